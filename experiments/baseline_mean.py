@@ -1,0 +1,48 @@
+"""The per-pixel baseline |x - mean| / std of the good images, blurred: the floor that every other number stands on.
+
+    python -m jaxad.train --config experiments/baseline_mean.py
+    python -m jaxad.train --config experiments/baseline_mean.py:bottle --config.data.root=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from jaxad.data import demo
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
+    category = demo.CATEGORIES[0] if category == "demo" else category
+    is_demo = category in demo.CATEGORIES
+
+    config = ConfigDict()
+    config.experiment = "baseline_mean"
+    config.category = category
+    config.method = "baseline_mean"
+    config.seed = 0
+    config.epochs = 0
+
+    config.data = ConfigDict()
+    config.data.source = "demo" if is_demo else "folder"
+    config.data.root = ""
+    config.data.category = category
+    config.data.test = ""
+    config.data.ground_truth = ""
+    config.data.size = 256
+    config.data.holdout = 0.1 if is_demo else 0.0
+    config.data.workers = 0
+    config.data.cache_gib = 4.0
+
+    config.score = ConfigDict()
+    config.score.sigma = 4.0
+    config.score.floor = 5.0
+    config.score.reduction = "max"
+    config.score.top = 0.01
+
+    config.threshold = ConfigDict()
+    config.threshold.false_alarm_rate = 0.05
+
+    config.evaluate = ConfigDict()
+    config.evaluate.crop = 0
+    config.evaluate.batch = 16
+    config.evaluate.pro_limit = 0.3
+    return config

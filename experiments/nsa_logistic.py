@@ -1,0 +1,82 @@
+"""NSA (logistic): Schlüter et al., ECCV 2022, Tables 1, 2 and 8, last column.
+
+    python -m jaxad.train --config experiments/nsa_logistic.py
+    python -m jaxad.train --config experiments/nsa_logistic.py:bottle --config.data.root=DIR
+    python -m jaxad.train --config experiments/nsa_logistic.py:object --config.data.root=MY_PARTS
+
+The first line trains on the embedded demo in minutes. The second follows the paper's protocol for a category of MVTec AD
+below DIR, where objects are tested on the central crop only. The third is for images of your own (`:object` or
+`:texture`): the whole image is tested and a threshold is fitted on held-out good images.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jaxad.augment.nsa_settings import settings
+from jaxad.data import demo
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+OWN_IMAGES = ("object", "texture")
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category, an MVTec AD category, `object` or `texture`; `demo` is the first demo category."""
+    category = demo.CATEGORIES[0] if category == "demo" else category
+    is_demo = category in demo.CATEGORIES
+    row = settings("object" if is_demo else category)
+    reproduces = not is_demo and category not in OWN_IMAGES
+
+    config = ConfigDict()
+    config.experiment = "nsa_logistic"
+    config.category = category
+    config.method = "nsa"
+    config.seed = 0
+    config.epochs = 40 if is_demo else row.epochs
+    config.batch = 32 if is_demo else 64
+    config.dtype = "float32"
+    config.log_every = 10
+
+    config.data = ConfigDict()
+    config.data.source = "demo" if is_demo else "folder"
+    config.data.root = ""
+    config.data.category = "" if category in OWN_IMAGES else category
+    config.data.test = ""
+    config.data.ground_truth = ""
+    config.data.size = 128 if is_demo else row.view.resize
+    config.data.holdout = 0.0 if reproduces else 0.1
+    config.data.workers = 0
+    config.data.cache_gib = 4.0
+
+    config.view = ConfigDict()
+    config.view.rotation = row.view.rotation
+    config.view.center_crop = row.view.center_crop if reproduces else 0
+    config.view.crop = 96 if is_demo else row.view.crop
+    config.view.flip = row.view.flip
+
+    config.normalize = ConfigDict(IMAGENET if row.view.normalize else {"mean": (0.0,) * 3, "std": (1.0,) * 3})
+
+    config.synthesis = ConfigDict({"background": placeholder(tuple)})
+    config.synthesis.update(row.synthesis._asdict())
+    config.label = "logistic"
+
+    config.optim = ConfigDict()
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.optim.final_learning_rate = 1e-6
+
+    config.score = ConfigDict()
+    config.score.reduction = "mean"
+    config.score.top = 0.01
+
+    config.threshold = ConfigDict()
+    config.threshold.false_alarm_rate = 0.05
+
+    config.evaluate = ConfigDict()
+    config.evaluate.crop = row.view.crop if reproduces and not row.view.flip else 0
+    config.evaluate.batch = 16
+    config.evaluate.pro_limit = 0.3
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 100
+    config.checkpoint.keep = 3
+    return config

@@ -1,0 +1,17 @@
+"""jaxad: image anomaly detection from good images alone, in JAX.
+
+    detector = jaxad.load("runs/nsa_logistic/cap/seed0")
+    for prediction in detector.predict(images):  # uint8 arrays (h, w, 3)
+        print(prediction.score, prediction.defective, prediction.peak)
+"""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Data workers import this package too; they need neither JAX nor a detector.
+    if name == "load":
+        from jaxad.detector import load
+
+        return load
+    raise AttributeError(f"module 'jaxad' has no attribute {name!r}")

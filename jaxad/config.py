@@ -1,0 +1,177 @@
+"""Experiment files, command-line overrides, and the config.json that a workdir is made with.
+
+An experiment is a Python file with ``get_config(category)`` that returns an `ml_collections.ConfigDict` in which
+every value is written out. Overrides change values, never add keys and never change types.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+import math
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad.errors import UserError
+
+
+def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """Reads an experiment and applies overrides.
+
+    Args:
+      spec: ``FILE`` or ``FILE:CATEGORY``; without a category the file's own default is used.
+      overrides: Text values by dotted key, as typed after ``--config.``.
+
+    Returns:
+      The locked config.
+
+    Raises:
+      UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
+    """
+    file, _, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    path = Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
+        raise UserError(f"config file {file} does not exist{hint}")
+    try:
+        module_spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, AttributeError) as error:
+        raise UserError(f"config file {file} cannot be loaded: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
+    if category and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"config file {file} takes no category, but {category!r} was given")
+    config = module.get_config(category) if category else module.get_config()
+    config.lock()
+    return override(config, overrides or {})
+
+
+def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
+    """Returns a locked copy of `config` with text values set by dotted key.
+
+    Raises:
+      UserError: A key does not exist (the nearest is named), or a value is not of the key's type.
+    """
+    config = ConfigDict(config)
+    for key, text in overrides.items():
+        known = flatten(config)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
+            near = near or [k for k in known if leaf and k.split(".")[-1] == leaf[0]]
+            hint = f"did you mean config.{near[0]}?" if near else f"the keys are {', '.join(sorted(known))}"
+            raise UserError(f"config has no key {key!r}; {hint}")
+        parent, _, leaf = key.rpartition(".")
+        node = config[parent] if parent else config
+        node[leaf] = _parse(key, text, node.get_ref(leaf).get_type())
+    config.lock()
+    return config
+
+
+def _parse(key: str, text: str, kind: type):
+    """Reads `text` as a value of type `kind`; 'none' empties an optional value."""
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"config.{key} must be true or false, not {text!r}")
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval("None" if text.lower() == "none" else text)
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in (tuple, list) and isinstance(value, (tuple, list)):
+        value = kind(value)
+    optional = value is None and kind is tuple
+    if not (optional or type(value) is kind):
+        raise UserError(f"config.{key} must be of type {kind.__name__}, not {text!r}")
+    return value
+
+
+def flatten(config: ConfigDict) -> dict:
+    """Leaf values by dotted key, in the form they have in JSON (tuples become lists)."""
+    flat = {}
+    for key, value in json.loads(config.to_json()).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{k}": v for k, v in flatten(ConfigDict(value)).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def read(workdir: Path) -> ConfigDict:
+    """Reads the config.json of a workdir.
+
+    Raises:
+      UserError: There is none, or it is not JSON.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    config = ConfigDict(values)
+    config.lock()
+    return config
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
+
+    Raises:
+      UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
+    """
+    path = Path(workdir) / "config.json"
+    if path.exists():
+        old, new = flatten(read(workdir)), flatten(config)
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing:
+            changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing)
+            raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
+
+
+def steps_per_epoch(config: ConfigDict, images: int) -> int:
+    """Optimiser steps in one epoch: batches are full, so the last one of an epoch reaches into the next epoch."""
+    return math.ceil(images / config.batch)
+
+
+def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Parses a command line that may hold ``--config.KEY=VALUE`` or ``--config.KEY VALUE`` anywhere.
+
+    Returns:
+      The parsed flags and the overrides by dotted key.
+
+    Raises:
+      UserError: An argument is neither a flag of the command nor an override.
+    """
+    flags, rest = parser.parse_known_args(argv)
+    overrides = {}
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--config."):
+            raise UserError(f"unknown argument {argument!r}; see --help")
+        if not equals:
+            if not rest:
+                raise UserError(f"{name} needs a value: {name}=VALUE")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return flags, overrides

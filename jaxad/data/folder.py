@@ -1,0 +1,227 @@
+"""Images in folders: the MVTec AD layout, and a plain folder of good images."""
+
+import collections
+import dataclasses
+import difflib
+import logging
+import os
+import pathlib
+
+import numpy as np
+
+from jaxad.data.image import find_images, list_folder, read_image, read_mask
+from jaxad.data.record import Dataset, Record
+from jaxad.errors import UserError
+
+GOOD = "good"
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """Records that are decoded from their files on access.
+
+    Attributes:
+      paths: The image files.
+      masks: The mask files; None for good images and where the pixel truth is unknown.
+      ids: ``train/good/<stem>`` or ``test/<defect>/<stem>``.
+      labels: 0 good, 1 defective.
+      defects: ``good`` or the defect type.
+      min_side: The smallest accepted height and width in pixels.
+    """
+
+    paths: list[pathlib.Path] = dataclasses.field(repr=False)
+    masks: list[pathlib.Path | None] = dataclasses.field(repr=False)
+    ids: list[str] = dataclasses.field(repr=False)
+    labels: list[int] = dataclasses.field(repr=False)
+    defects: list[str] = dataclasses.field(repr=False)
+    min_side: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        """Decodes one record.
+
+        Raises:
+          UserError: The image or the mask cannot be used (see ``read_image``), or the two differ in size.
+        """
+        image = read_image(self.paths[index], min_side=self.min_side)
+        return Record(image, self.labels[index], self._mask(index, image), self.ids[index], self.defects[index])
+
+    def _mask(self, index: int, image: np.ndarray) -> np.ndarray | None:
+        if not self.labels[index]:
+            return np.zeros(image.shape[:2], np.uint8)
+        path = self.masks[index]
+        if path is None:
+            return None
+        mask = read_mask(path)
+        if mask.shape != image.shape[:2]:
+            raise UserError(
+                f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image "
+                f"'{self.paths[index]}' is {image.shape[1]} x {image.shape[0]}; make them the same size"
+            )
+        if not mask.any():
+            # Published sets have such masks (four of the magnetic tiles), so this is no error.
+            logging.warning("mask '%s' marks no pixel of its defective image; it is used as it is", path)
+        return mask
+
+
+def load(
+    root: str | os.PathLike, category: str, *, test: str = "", ground_truth: str = "", min_side: int = 1
+) -> Dataset:
+    """Finds the images and masks of one category; nothing is decoded yet.
+
+    The category's folder is ``root/category``, or ``root`` when ``category`` is "". Two layouts are told apart by
+    whether it has a subfolder ``train``:
+
+    - MVTec AD: ``train/good``, ``test/<good or defect>``, ``ground_truth/<defect>``. Without a ``test`` folder
+      the test source is empty.
+    - Plain: the good training images lie in the folder itself; its subfolders are read only when named as ``test``
+      and ``ground_truth``.
+
+    A mask is ``ground_truth/<defect>/<stem>_mask.*`` or ``<stem>.*``. Without any ground truth folder the masks of
+    defective images are None; good images need none, theirs are zero. A mask that marks no pixel is used as it is, with
+    a logged warning on access. A test subfolder may be empty. The image suffix is no part of an id, so two images in
+    one folder may not share a stem. Folders may hold only what is described here (``find_images`` says what is
+    overlooked).
+
+    Args:
+      root: The folder of categories, or of one category.
+      category: The category's name, or "".
+      test: Another folder of ``good`` and defect type subfolders; by default the layout's own.
+      ground_truth: A folder of masks in the same structure; by default the layout's own, and none where ``test`` is
+        given.
+      min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
+
+    Returns:
+      The training and the test source, each in order of folder and file name.
+
+    Raises:
+      UserError: A folder is missing, unreadable or a file; the category is unknown; there are no training images; a
+        file is no image; ``root`` is empty; a defective image lacks its mask or has two; a mask lacks its image.
+    """
+    if not os.fspath(root):
+        raise UserError("data.root is empty; name the folder that holds the images")
+    folder = _category_folder(pathlib.Path(root), category)
+    has_train = any(path.name == "train" for path in list_folder(folder)[1])
+    train = _train_images(folder, has_train)
+    test_folder = _part(folder, "test", test, has_train)
+    masks_folder = _part(folder, "ground_truth", ground_truth, has_train and not test)
+    images = _images_by_defect(test_folder) if test_folder else {}
+    masks = _masks_by_image(images, masks_folder) if masks_folder else {}
+    return Dataset(_source("train", {GOOD: train}, {}, min_side), _source("test", images, masks, min_side))
+
+
+def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
+    files, folders = list_folder(root)
+    if not category:
+        return root
+    names = [path.name for path in folders]
+    if category in names:
+        return root / category
+    if category in [path.name for path in files]:
+        raise UserError(f"'{root / category}' is a file where the category's folder should be; name a folder")
+    nearest = difflib.get_close_matches(category, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    raise UserError(f"'{root}' has no category '{category}'; {hint}existing ones: {', '.join(names) or 'none'}")
+
+
+def _train_images(folder: pathlib.Path, has_train: bool) -> list[pathlib.Path]:
+    source = folder / "train" / GOOD if has_train else folder
+    images = _unique_stems(find_images(source, allow_subfolders=not has_train))
+    if images:
+        return images
+    _, subfolders = list_folder(source)
+    if subfolders:
+        raise UserError(
+            f"folder '{folder}' holds neither images nor 'train/{GOOD}', only {_quoted(subfolders)}; "
+            "name a category or another folder"
+        )
+    raise UserError(f"folder '{source}' holds no images; put the good training images there")
+
+
+def _part(folder: pathlib.Path, name: str, given: str, use_own: bool) -> pathlib.Path | None:
+    """The folder given, else the layout's own if it may be used and is there, else None."""
+    if given:
+        return pathlib.Path(given)
+    own = folder / name
+    return own if use_own and os.path.lexists(own) else None
+
+
+def _images_by_defect(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    return {path.name: _unique_stems(find_images(path)) for path in _defect_folders(folder)}
+
+
+def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    files, folders = list_folder(folder)
+    if files:
+        raise UserError(
+            f"'{files[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for each "
+            "defect type; sort the files into these"
+        )
+    for path in folders:
+        if path.name != GOOD and path.name.lower() == GOOD:
+            raise UserError(f"folder '{path}' would be a defect type of that name; write '{GOOD}' in small letters")
+    return folders
+
+
+def _unique_stems(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    by_stem: dict[str, pathlib.Path] = {}
+    for path in files:
+        if path.stem in by_stem:
+            raise UserError(
+                f"'{by_stem[path.stem]}' and '{path.name}' differ only in the suffix; rename or remove one of them"
+            )
+        by_stem[path.stem] = path
+    return files
+
+
+def _masks_by_image(images: dict[str, list[pathlib.Path]], folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """Pairs every defective image with its mask, and leaves no mask over."""
+    files = {path.name: find_images(path) for path in _defect_folders(folder)}
+    if files.get(GOOD):
+        raise UserError(f"'{files[GOOD][0]}' is a mask of a good image, which has no defect; remove it")
+    pairs: dict[pathlib.Path, pathlib.Path] = {}
+    for defect, paths in images.items():
+        by_stem = collections.defaultdict(list)
+        for mask in files.get(defect, []):
+            by_stem[mask.stem].append(mask)
+        for image in paths if defect != GOOD else []:
+            pairs[image] = _mask_of(image, by_stem, folder / defect)
+    used = set(pairs.values())
+    for defect, paths in files.items():
+        for mask in paths:
+            if mask not in used:
+                raise UserError(
+                    f"mask '{mask}' has no image among the test images of '{defect}'; add the image or remove the mask"
+                )
+    return pairs
+
+
+def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: pathlib.Path) -> pathlib.Path:
+    found = masks[f"{image.stem}_mask"] + masks[image.stem]
+    if not found:
+        raise UserError(
+            f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*'; add it"
+        )
+    if len(found) > 1:
+        raise UserError(f"defective image '{image}' has more than one mask: {_quoted(found)}; keep one")
+    return found[0]
+
+
+def _source(
+    split: str, images: dict[str, list[pathlib.Path]], masks: dict[pathlib.Path, pathlib.Path], min_side: int
+) -> FolderSource:
+    rows = [(path, defect) for defect, paths in images.items() for path in paths]
+    return FolderSource(
+        paths=[path for path, _ in rows],
+        masks=[masks.get(path) for path, _ in rows],
+        ids=[f"{split}/{defect}/{path.stem}" for path, defect in rows],
+        labels=[int(defect != GOOD) for _, defect in rows],
+        defects=[defect for _, defect in rows],
+        min_side=min_side,
+    )
+
+
+def _quoted(paths: list[pathlib.Path]) -> str:
+    return ", ".join(f"'{path.name}'" for path in paths)

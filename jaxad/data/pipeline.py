@@ -1,0 +1,125 @@
+"""From records to endless full batches: resize, cache, shuffle, host augmentation, batch.
+
+The stream is a function of seed and step alone. Example number i of the stream shows a training image drawn by
+reshuffling in every epoch, and everything random about it comes from a generator seeded by (seed, i). So the number of
+workers changes nothing, and resuming at a step is slicing the stream there.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import grain
+import numpy as np
+
+from jaxad.data.image import resize_image, resize_mask
+from jaxad.data.record import Record, Source
+from jaxad.errors import UserError
+
+HostExample = Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+def resized(record: Record, size: int) -> Record:
+    """The record with image (Lanczos) and mask (nearest) squeezed to ``size`` x ``size``."""
+    mask = None if record.mask is None else resize_mask(record.mask, (size, size))
+    return record._replace(image=resize_image(record.image, (size, size)), mask=mask)
+
+
+def read_all(source: Source, size: int) -> list[Record]:
+    """Decodes and resizes every record of `source`, in order, on two threads (decoding releases the GIL)."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda index: resized(source[index], size), range(len(source))))
+
+
+class Images:
+    """Random access to resized images, uint8 (size, size, 3): kept in memory when they fit, else decoded on access.
+
+    Args:
+      source: Where the records come from.
+      numbers: Which records, by index.
+      size: Side of the images in pixels.
+      cache_bytes: The most memory that the cached images may take.
+    """
+
+    def __init__(self, source: Source, numbers: np.ndarray, *, size: int, cache_bytes: float):
+        self._source, self._numbers, self._size = source, numbers, size
+        self._cache = None
+        if len(numbers) * size * size * 3 <= cache_bytes:
+            self._cache = self.stack()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if self._cache is not None:
+            return self._cache[index]
+        return resized(self._source[int(self._numbers[index])], self._size).image
+
+    def stack(self) -> np.ndarray:
+        """All images, uint8 (n, size, size, 3)."""
+        if self._cache is not None:
+            return self._cache
+        with ThreadPoolExecutor(2) as pool:
+            return np.stack(list(pool.map(self.__getitem__, range(len(self)))))
+
+
+def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits image numbers at random into a training part and a held-out part (a fraction `holdout`, rounded).
+
+    Raises:
+      UserError: `holdout` is no fraction below 1, or leaves fewer than two training images.
+    """
+    if not 0 <= holdout < 1:
+        raise UserError(f"config.data.holdout must lie in [0, 1), not {holdout}")
+    held = round(images * holdout)
+    if images - held < 2:
+        raise UserError(f"training needs at least 2 good images besides the held-out part; there are {images - held}")
+    order = np.random.default_rng((seed, images)).permutation(images)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+class _MakeExample:
+    """Turns (position in the stream, image number) into a training example; runs in worker threads or processes."""
+
+    def __init__(self, images: Images, example: HostExample, seed: int):
+        self._images, self._example, self._seed = images, example, seed
+
+    def __call__(self, position: int, number: int) -> dict[str, np.ndarray]:
+        # OpenCV's own thread pool gains nothing on one small image and would compete with the training step.
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self._seed, position))
+        partner = (number + rng.integers(1, len(self._images))) % len(self._images)
+        example = self._example(rng, self._images[number], self._images[int(partner)])
+        return {**example, "index": np.int32(position)}
+
+
+def batches(
+    images: Images, example: HostExample, *, seed: int, batch: int, start: int, stop: int, workers: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of steps `start` to `stop` - 1 of the stream.
+
+    Args:
+      images: At least two training images.
+      example: ``(rng, image, partner) -> arrays``, the host part of a method; `partner` is another training image.
+      seed: Of the shuffling and of all examples.
+      batch: Examples in a batch; with more than there are images, images repeat within a batch.
+      start: First step, 0 for a fresh run.
+      stop: One past the last step.
+      workers: Worker processes; with 0 the work is done by threads of this process.
+
+    Returns:
+      Dicts of stacked arrays with leading dimension `batch`; ``index`` is the example's position in the stream.
+    """
+    stream = (
+        grain.MapDataset.range(len(images))
+        .seed(seed % 2**32)
+        .shuffle()
+        .repeat()
+        .map_with_index(_MakeExample(images, example, seed))
+        .batch(batch)[start:stop]
+        .to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 2))
+    )
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=min(workers, stop - start), per_worker_buffer_size=2)
+        stream = stream.mp_prefetch(options)
+    return iter(stream)

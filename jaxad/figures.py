@@ -1,0 +1,192 @@
+"""Pictures of results: heatmap overlays, mask outlines, and the charts of the report.
+
+Charts are drawn on `matplotlib.figure.Figure` objects, never through pyplot, so no window system is ever asked for.
+"""
+
+import io
+from collections.abc import Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxad import metrics
+
+GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
+STYLE = {
+    "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#a0aec0", "axes.labelcolor": "#2d3748", "xtick.color": NEUTRAL, "ytick.color": NEUTRAL,
+    "axes.grid": True, "grid.color": "#edf2f7", "axes.axisbelow": True, "legend.frameon": False,
+    "svg.hashsalt": "jaxad", "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+def heat(values: np.ndarray, *, low: float, high: float) -> np.ndarray:
+    """Colours (h, w) values on the Turbo scale, blue at `low` and below to red at `high` and above: uint8 RGB."""
+    level = np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    return cv2.cvtColor(cv2.applyColorMap(np.uint8(np.round(255 * level)), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+
+
+def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = (0, 230, 118)) -> np.ndarray:
+    """Draws a line around, not over, what a mask marks.
+
+    Args:
+      image: uint8 (h, w, 3), RGB; not changed.
+      mask: (h, w), non-zero inside.
+      colour: RGB of the line, whose width grows with the image.
+
+    Returns:
+      uint8 (h, w, 3).
+    """
+    width = max(1, round(max(mask.shape) / 192))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    inside = np.uint8(mask != 0)
+    drawn = image.copy()
+    drawn[cv2.dilate(inside, kernel) > inside] = colour
+    return drawn
+
+
+def overlay(
+    image: np.ndarray, map: np.ndarray, *, low: float, high: float, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Lays a heatmap over the grey version of an image, the more opaque the higher.
+
+    Args:
+      image: uint8 (h, w, 3), RGB.
+      map: (h, w), anomaly scores.
+      low: Score drawn blue.
+      high: Score drawn red.
+      mask: (h, w), outlined in white where given.
+
+    Returns:
+      uint8 (h, w, 3).
+
+    Raises:
+      ValueError: Image and map differ in size.
+    """
+    if image.shape[:2] != map.shape:
+        raise ValueError(f"the image is {image.shape[:2]}, its map {map.shape}")
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    opacity = 0.45 + 0.3 * np.clip((map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)[..., None]
+    blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
+    return blended if mask is None else outline(blended, mask, (255, 255, 255))
+
+
+def colour_limits(maps: np.ndarray) -> tuple[float, float]:
+    """Scores (low, high) for `overlay` that show a whole set of maps (n, h, w) on one scale.
+
+    Half of all pixels are drawn in the lowest colour and the highest 0.5 % in the highest, so that one extreme image
+    does not darken the others.
+    """
+    sample = maps.ravel()[:: max(1, maps.size // 2_000_000)]  # quantiles of 2 million pixels are exact enough
+    low, high = np.quantile(sample, [0.5, 0.995])
+    return float(low), float(high)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _axes(*, height: float = 3.1):
+    figure = Figure(figsize=(5.2, height))
+    return figure, figure.add_subplot()
+
+
+def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> bytes:
+    """SVG: how often good and defective images (n,) get which score, with the decision threshold if there is one."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        bins = np.histogram_bin_edges(scores, 30)
+        for label, name, colour in ((0, "good", GOOD), (1, "defective", DEFECTIVE)):
+            if (labels == label).any():
+                axes.hist(scores[labels == label], bins, histtype="stepfilled", color=colour, alpha=0.55,
+                          edgecolor=colour, label=f"{name} ({(labels == label).sum()})")  # fmt: skip
+        if threshold is not None:
+            axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1, label="threshold")
+        axes.set(xlabel="image score", ylabel="images")
+        axes.legend()
+        return _svg(figure)
+
+
+def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
+    """SVG: densities of the scores of good and anomalous pixels; masks: n of (h, w), maps: (n, h, w)."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        edges = np.linspace(*np.quantile(maps[:, ::2, ::2], [0, 0.9999]), 81)
+        inside = np.stack(masks) != 0
+        for chosen, name, colour in ((~inside, "good", GOOD), (inside, "anomalous", DEFECTIVE)):
+            if chosen.any() and edges[-1] > edges[0]:
+                density = np.histogram(maps[chosen], edges)[0] / chosen.sum()
+                axes.stairs(density, edges, fill=True, color=colour, alpha=0.45, label=f"{name} pixels")
+        axes.set(xlabel="pixel score", ylabel="share of the pixels of a kind", yscale="log")
+        axes.legend()
+        return _svg(figure)
+
+
+def score_strips(defects: Sequence[str], scores: np.ndarray, threshold: float | None) -> bytes:
+    """SVG: one row of dots for each defect type, "good" on top; a bar marks the median."""
+    kinds = sorted(set(defects), key=lambda kind: (kind != "good", kind))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(height=max(1.6, 0.7 + 0.4 * len(kinds)))
+        for row, kind in enumerate(kinds):
+            own = scores[np.array(defects) == kind]
+            colour = GOOD if kind == "good" else DEFECTIVE
+            spread = np.random.default_rng(row).uniform(-0.22, 0.22, len(own))
+            axes.scatter(own, row + spread, s=9, color=colour, alpha=0.55, linewidths=0)
+            axes.vlines(np.median(own), row - 0.34, row + 0.34, color=colour, linewidth=2)
+        if threshold is not None:
+            axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1)
+        axes.set(xlabel="image score", yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.5))
+        axes.grid(False, axis="y")
+        return _svg(figure)
+
+
+def _thin(x: np.ndarray, y: np.ndarray, *, points: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` points of a rising curve, evenly spaced along it."""
+    length = np.concatenate([[0.0], np.cumsum(np.diff(x) + np.diff(y))])
+    kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points)).clip(0, len(x) - 1))
+    return x[kept], y[kept]
+
+
+def roc_chart(curves: dict[str, metrics.Thresholds]) -> bytes:
+    """SVG: a ROC curve for each name, with its area in the legend."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(height=3.6)
+        axes.plot([0, 1], [0, 1], color="#cbd5e0", linewidth=1, linestyle=":")
+        for (name, thresholds), colour in zip(curves.items(), (GOOD, DEFECTIVE), strict=False):
+            label = f"{name}: {100 * metrics.auroc(thresholds):.2f}"
+            axes.plot(*_thin(*metrics.roc_curve(thresholds)), color=colour, label=label, clip_on=False)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(title="AUROC in %", loc="lower right")
+        return _svg(figure)
+
+
+def pro_chart(thresholds: metrics.Thresholds, *, limit: float) -> bytes:
+    """SVG: the per-region overlap up to the limit, the area that AU-PRO measures shaded."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(height=3.6)
+        fpr, overlap = _thin(*metrics.pro_curve(thresholds, limit=limit))
+        axes.fill_between(fpr, overlap, color=DEFECTIVE, alpha=0.12, linewidth=0)
+        label = f"AU-PRO({limit:g}): {100 * metrics.aupro(thresholds, limit=limit):.2f} %"
+        axes.plot(fpr, overlap, color=DEFECTIVE, label=label, clip_on=False)
+        axes.set(xlabel="false positive rate of pixels", ylabel="per-region overlap", xlim=(0, limit), ylim=(0, 1))
+        axes.legend(loc="lower right")
+        return _svg(figure)
+
+
+def loss_chart(steps: np.ndarray, losses: np.ndarray) -> bytes:
+    """SVG: the training loss over the steps (n,), smoothed over a twentieth of the run where there are many points."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        window = len(losses) // 20
+        axes.plot(steps, losses, color=GOOD, alpha=0.35 if window > 1 else 1, linewidth=1)
+        if window > 1:
+            smooth = np.convolve(losses, np.full(window, 1 / window), "valid")
+            axes.plot(steps[window // 2 :][: len(smooth)], smooth, color=GOOD, linewidth=1.8)
+        if losses.min() > 0 and losses.max() > 10 * losses.min():
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel="training loss")
+        return _svg(figure)

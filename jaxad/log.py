@@ -1,0 +1,62 @@
+"""Metrics of a training run: on the screen, in metrics.jsonl, and as TensorBoard events."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Log:
+    """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line."""
+
+    def __init__(self, workdir: Path, config: ConfigDict, *, start: int, steps: int, per_epoch: int):
+        self._config, self._per_epoch = config, per_epoch
+        self._path = workdir / "metrics.jsonl"
+        # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
+        rows = [row for row in read_history(workdir) if row["step"] <= start]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._seconds = rows[-1]["seconds"] if rows else 0.0
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, write_to_disk=True)
+        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._rows, self._clock, self._end = [], time.perf_counter(), steps
+
+    def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Takes the metrics of a completed step (`step` counts from 1)."""
+        self._rows.append(metrics)
+        self._bar.update()
+        if step % self._config.log_every and step != self._end:
+            return
+        now = time.perf_counter()
+        elapsed, self._clock = now - self._clock, now
+        self._seconds += elapsed
+        means = {name: float(np.mean([row[name] for row in self._rows])) for name in metrics}
+        speed = len(self._rows) * self._config.batch / elapsed
+        row = {"step": step, "epoch": step / self._per_epoch, **means}
+        row |= {"images_per_second": speed, "seconds": self._seconds}
+        self._rows = []
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(name, value, step)
+        self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {speed:.1f} images/s")
+        if self._bar.disable:
+            left = (self._end - step) * self._config.batch / speed
+            print(f"step {step}/{self._end}  loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Closes the bar and the event file."""
+        self._bar.close()
+        self._events.close()
+
+
+def read_history(workdir: Path) -> list[dict[str, float]]:
+    """The rows of a workdir's metrics.jsonl; a last line that was cut off by a kill is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

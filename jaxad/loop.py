@@ -1,0 +1,210 @@
+"""The training loop: ``train(config, workdir)``.
+
+It knows a method by its record alone. The step is compiled once; nothing moves between host and devices inside the loop
+but the batch that is fed and the metrics that are logged.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import data, methods, parallel, provenance
+from jaxad.checkpoint import Checkpoints
+from jaxad.data import pipeline
+from jaxad.detector import Detector, fit_threshold
+from jaxad.errors import UserError
+from jaxad.samples import sample_grid
+from jaxad.log import Log
+from jaxad.methods.method import Method
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes; this is what a checkpoint holds."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of ``config.optim`` and its learning rate by step.
+
+    The rate follows one cosine from ``learning_rate`` to ``final_learning_rate``, constant within an epoch.
+    """
+    settings = config.optim
+
+    def schedule(step):
+        progress = (step // steps_per_epoch) / config.epochs
+        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+        return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine
+
+    optimizers = {"adam": optax.adam, "sgd": optax.sgd}
+    if settings.name not in optimizers:
+        raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
+    return optimizers[settings.name](schedule), schedule
+
+
+def make_step(
+    method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int
+) -> Callable:
+    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch) -> (state, metrics)``.
+
+    Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes does not depend
+    on the number of devices.
+    """
+
+    def step(state: TrainState, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        batch = method.corrupt(keys, batch)
+
+        def global_loss(params):
+            loss, (batch_stats, metrics) = method.loss(params, state.batch_stats, batch, key)
+            return jax.lax.pmean(loss, parallel.AXIS), (batch_stats, metrics)
+
+        (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, **jax.lax.pmean(metrics, parallel.AXIS), "learning_rate": schedule(state.step)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return step
+
+
+def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
+    """A fresh state for images like `image`, uint8 (h, w, 3)."""
+    shape = jnp.zeros((1, *image.shape), jnp.float32)
+    variables = jax.jit(method.init)(jax.random.key(seed), shape)
+    params = variables["params"]
+    return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """While active, SIGTERM only sets a flag; yields a function that tells whether it came."""
+    came = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _checked(step: int, metrics, checkpoints: Checkpoints) -> dict[str, np.ndarray]:
+    """Fetches a step's metrics.
+
+    Raises:
+      UserError: The loss is not finite.
+    """
+    metrics = parallel.to_host(metrics)
+    if not np.isfinite(metrics["loss"]):
+        kept = checkpoints.steps()
+        where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
+        raise UserError(f"the loss is {metrics['loss']} at step {step}; {where}; try a lower config.optim.learning_rate")
+    return metrics
+
+
+def _fit_weights(config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images) -> TrainState | None:
+    """Runs the steps that are left; None when SIGTERM stopped them."""
+    mesh = parallel.make_mesh()
+    if config.batch < 1 or config.batch % mesh.size:
+        raise UserError(f"config.batch is {config.batch}; it must be a positive multiple of the {mesh.size} devices")
+    if config.batch > len(images):
+        print(f"batch {config.batch} is larger than the {len(images)} training images: images repeat within a batch")
+    per_epoch = configs.steps_per_epoch(config, len(images))
+    steps = config.epochs * per_epoch
+    optimizer, schedule = make_optimizer(config, per_epoch)
+    example = method.example(np.random.default_rng(config.seed), images[0], images[1])
+    state = parallel.replicate(init_state(method, optimizer, example["image"], seed=config.seed), mesh)
+    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints, _stop_on_sigterm() as stopping:
+        done = 0
+        if restored := checkpoints.restore(state):
+            done, state = restored
+            print(f"resuming at step {done} of {steps}")
+        if done == steps:
+            return state
+        stream = pipeline.batches(
+            images, method.example, seed=config.seed, batch=config.batch, start=done, stop=steps, workers=config.data.workers
+        )
+        train_step = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
+        log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch)
+        with contextlib.closing(log), jax.transfer_guard("disallow"):
+            waiting = None
+            for batch in parallel.prefetch(_with_grid(stream, workdir, draw=done == 0), mesh):
+                state, metrics = train_step(state, batch)
+                done += 1
+                # Metrics are fetched one step late, so that the device never waits for the host.
+                if waiting is not None:
+                    log.add(done - 1, _checked(done - 1, waiting, checkpoints))
+                waiting = metrics
+                if done == steps or done % config.checkpoint.every_steps == 0 or stopping():
+                    log.add(done, _checked(done, waiting, checkpoints))
+                    waiting = None
+                    checkpoints.save(done, state)
+                    if stopping() and done < steps:
+                        print(f"stopped at step {done} of {steps}; the same command resumes there")
+                        return None
+                checkpoints.settle()
+    return state
+
+
+def _with_grid(stream, workdir: Path, *, draw: bool) -> Iterator[dict[str, np.ndarray]]:
+    """Passes the batches on; the first of a fresh run is also drawn to samples.png, so a user sees what is taught."""
+    for batch in stream:
+        if draw:
+            sample_grid(workdir / "samples.png", batch["image"], batch.get("label"))
+            draw = False
+        yield batch
+
+
+def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
+    """Trains a detector, or resumes its training, and writes it to `workdir`.
+
+    Args:
+      config: A locked config as experiments make it.
+      workdir: A directory to create, or one made with the same config.
+      command: What the user typed, for the provenance of the results.
+
+    Returns:
+      The detector; None when SIGTERM stopped the training, which the same call then resumes.
+
+    Raises:
+      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or the
+        loss is no longer finite.
+    """
+    workdir = Path(workdir)
+    method = methods.create(config)
+    dataset = data.load(config)
+    configs.claim(workdir, config)
+    provenance.record(workdir, command)
+    parallel.use_compilation_cache()
+    fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
+    options = {"size": config.data.size, "cache_bytes": config.data.cache_gib * 2**30 / (1 + config.data.workers)}
+    images = pipeline.Images(dataset.train, fitted, **options)
+    variables = {}
+    if method.loss is not None:
+        state = _fit_weights(config, workdir, method, images)
+        if state is None:
+            return None
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+    # From here on one device holds the weights; scoring spreads images, not weights.
+    variables = parallel.to_host(variables)
+    density = method.fit(variables, images, jax.random.key(config.seed))
+    detector = Detector(config, variables, density)
+    # A sample of the training images shows how warm good images get where none were held out.
+    scores = detector.score(pipeline.Images(dataset.train, held if len(held) else fitted[:32], **options).stack())
+    detector.heat_range = (float(np.median(scores.map)), float(scores.map.max()))
+    if len(held):
+        detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
+    detector.save(workdir)
+    return detector

@@ -1,0 +1,62 @@
+"""The smallest filling of the record: how far each pixel lies from the mean of the good images.
+
+It learns nothing, and its row beside a method's gives that method's numbers their meaning.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad.errors import UserError
+from jaxad.methods.method import Method, Scores, reduce_map
+
+
+def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:
+    """Blurs float32 (b, h, w) maps with a Gaussian of `sigma` pixels, cut at 4 sigma; borders are reflected."""
+    radius = int(4 * sigma + 0.5)
+    offsets = jnp.arange(-radius, radius + 1)
+    kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = jnp.pad(maps, ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")[..., None]
+    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return convolve(convolve(padded, kernel[:, None, None, None]), kernel[None, :, None, None])[..., 0]
+
+
+def create(config: ConfigDict) -> Method:
+    """The per-pixel baseline: blurred mean over channels of |x - mean| / (std + floor).
+
+    Args:
+      config: ``score.sigma`` (pixels), ``score.floor`` (grey levels of 255; keeps constant pixels from dividing by
+        zero), ``score.reduction`` and ``score.top``.
+    """
+    settings = config.score
+    if not settings.sigma > 0:
+        raise UserError(f"config.score.sigma must be positive, not {settings.sigma}")
+
+    def fit(variables, good_images, key):
+        # Sums of integers are exact, so the variance loses nothing to cancellation.
+        total = sum(image.astype(np.int64) for image in good_images)
+        squares = sum(image.astype(np.int64) ** 2 for image in good_images)
+        count = len(good_images)
+        mean, std = total / count / 255, np.sqrt(count * squares - total**2) / count / 255
+        return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+
+    def score(variables, density, images):
+        if images.shape[1:] != density["mean"].shape:
+            raise UserError(
+                f"baseline_mean compares pixel by pixel: images of {density['mean'].shape[:2]} were fitted and "
+                f"{images.shape[1:3]} are given; set config.evaluate.crop=0"
+            )
+        distance = jnp.abs(images - density["mean"]) / (density["std"] + settings.floor / 255)
+        maps = gaussian_blur(distance.mean(axis=-1), sigma=settings.sigma)
+        return Scores(reduce_map(maps, reduction=settings.reduction, top=settings.top), maps)
+
+    return Method(
+        example=lambda rng, image, partner: {"image": image},
+        init=lambda key, image: {},
+        corrupt=lambda keys, batch: batch,
+        loss=None,
+        fit=fit,
+        score=score,
+    )

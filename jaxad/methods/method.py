@@ -1,0 +1,72 @@
+"""The record of pure functions that every method fills; nothing else of a method is known to the rest of jaxad."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxad.errors import UserError
+
+Batch = dict[str, jax.Array]
+
+
+class Scores(NamedTuple):
+    """How anomalous images are.
+
+    Attributes:
+      image: float32 (b,), one score per image; larger is more anomalous.
+      map: float32 (b, h, w), one score per pixel.
+    """
+
+    image: jax.Array
+    map: jax.Array
+
+
+class Method(NamedTuple):
+    """One method.
+
+    Attributes:
+      example: ``(rng, image, partner) -> arrays``, the host part of a training example, run in the data workers.
+        `image` and `partner` (another training image) are uint8 (h, w, 3); the arrays must hold ``image``.
+      init: ``(key, image) -> variables``; parameters and batch statistics for images like float32 (1, h, w, 3).
+      corrupt: ``(keys, batch) -> batch``, self-supervision on the device inside the jitted step; one key per example.
+      loss: ``(params, batch_stats, batch, key) -> (loss, (batch_stats, metrics))``, per device, with the axis ``batch``
+        bound. None for a method that only fits a density (``config.epochs`` is then 0).
+      fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a
+        sequence of uint8 (h, w, 3) images on the host.
+      score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, 3) images in [0, 1]; deterministic.
+    """
+
+    example: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+    init: Callable[[jax.Array, jax.Array], dict[str, Any]]
+    corrupt: Callable[[jax.Array, Batch], Batch]
+    loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]] | None
+    fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], Any]
+    score: Callable[[dict[str, Any], Any, jax.Array], Scores]
+
+
+def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
+    """Image scores from score maps.
+
+    Args:
+      maps: float32 (b, h, w).
+      reduction: ``mean`` (NSA, Section 4.2), ``max``, or ``top``, the mean of the highest pixels.
+      top: The share of pixels in (0, 1] that ``top`` takes.
+
+    Returns:
+      float32 (b,).
+
+    Raises:
+      UserError: The reduction is unknown or the share lies outside (0, 1].
+    """
+    flat = maps.reshape(maps.shape[0], -1)
+    if reduction == "mean":
+        return flat.mean(axis=1)
+    if reduction == "max":
+        return flat.max(axis=1)
+    if reduction != "top":
+        raise UserError(f"config.score.reduction must be mean, max or top, not {reduction!r}")
+    if not 0 < top <= 1:
+        raise UserError(f"config.score.top must lie in (0, 1], not {top}")
+    return jax.lax.top_k(flat, max(1, round(top * flat.shape[1])))[0].mean(axis=1)

@@ -1,0 +1,305 @@
+"""Image-level and pixel-level AUROC, AP and F1-max, and AU-PRO: exact, with ties, from one sort.
+
+Everything follows from the same few numbers: at each threshold, how many good and how many anomalous samples score at
+least as much. Only thresholds that admit an anomalous sample matter (between them the true positive rate is flat), so
+the pixels of a whole test set are sorted once and reduced to `Thresholds`, for the full set and again for each
+defect type; every metric is then a short sum.
+
+    ranking = rank_pixels(masks, maps)
+    thresholds = select(ranking, np.ones(len(maps), bool))
+    auroc(thresholds), aupro(thresholds, limit=0.3)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from jaxad.errors import UserError
+
+IMAGE_METRICS = ("auroc", "ap", "f1_max")
+PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro")
+
+
+class TestScores(NamedTuple):
+    """What a detector said about a test set of n images, at evaluation size, with the truth beside it."""
+
+    __test__ = False  # pytest takes classes named Test* for test cases
+
+    ids: list[str]
+    labels: np.ndarray  # (n,) 0 good, 1 defective
+    defects: list[str]  # "good" or the defect type
+    images: np.ndarray  # uint8 (n, h, w, 3) RGB
+    masks: list[np.ndarray | None]  # uint8 (h, w) 0/1; None: pixel truth unknown
+    image_scores: np.ndarray  # (n,) higher is more anomalous
+    maps: np.ndarray  # float32 (n, h, w) higher is more anomalous
+
+
+class Ranking(NamedTuple):
+    """Samples in ascending order of score, each with a code that says which image and which component it is from.
+
+    Code c < n: a good sample of image c. Code n + j: a sample of component j. For image-level metrics, every image is
+    one sample and every defective image a component of its own.
+    """
+
+    scores: np.ndarray  # uint32 (m,) ascending, in the order of the scores they stand for
+    codes: np.ndarray  # uint32 (m,)
+    images: int  # n
+    component_image: np.ndarray  # int (k,) the image that component j lies in
+    component_size: np.ndarray  # int (k,) its number of samples
+
+
+class Thresholds(NamedTuple):
+    """Cumulative counts at every distinct score of an anomalous sample, highest score first."""
+
+    fp_above: np.ndarray  # (t,) good samples scoring more than the threshold
+    fp: np.ndarray  # (t,) good samples scoring at least the threshold
+    tp: np.ndarray  # (t,) anomalous samples scoring at least the threshold
+    overlap: np.ndarray  # (t,) covered fraction of a component, averaged over components
+    good: int  # all good samples
+    anomalous: int  # all anomalous samples
+
+
+def _sortable(scores: np.ndarray) -> np.ndarray:
+    """Maps finite float32 to uint32 in the same order, equal to equal, by their bits."""
+    bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0.0 into 0.0, its equal
+    # IEEE 754 bit patterns of positive floats are ordered like integers, those of negative floats in reverse.
+    flip = (bits >> 31) | np.int32(-(2**31))
+    return (bits ^ flip).view(np.uint32)
+
+
+def _ranking(keys: np.ndarray, images: int, component_image: Sequence[int], component_size: Sequence[int]) -> Ranking:
+    """Sorts keys, uint64 with the score in the upper and the code in the lower half; overwrites them."""
+    keys.sort()  # sorting values is several times faster than argsort and a gather
+    scores = (keys >> np.uint64(32)).astype(np.uint32)
+    return Ranking(scores, keys.astype(np.uint32), images, np.asarray(component_image, np.int64),
+                   np.asarray(component_size, np.int64))
+
+
+def rank_images(labels: np.ndarray, scores: np.ndarray) -> Ranking:
+    """Ranks whole images: labels (n,) of 0 and 1, scores (n,) finite. Raises ValueError for other values or shapes."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be two equally long vectors")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    defective = np.flatnonzero(labels)
+    codes = np.arange(len(labels), dtype=np.uint64)
+    codes[defective] = len(labels) + np.arange(len(defective))
+    ranks = np.unique(scores, return_inverse=True)[1].astype(np.uint64)
+    return _ranking(ranks << np.uint64(32) | codes, len(labels), defective, np.ones(len(defective)))
+
+
+def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
+    """Ranks all pixels of a test set.
+
+    Args:
+        masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO.
+        maps: float32 (n, h, w), finite.
+
+    Raises:
+        ValueError: shapes that differ, maps of another type, or scores that are not finite.
+    """
+    if len(masks) != len(maps) or maps.dtype != np.float32:
+        raise ValueError(f"need as many masks as maps, in float32, not {len(masks)} and {maps.shape} {maps.dtype}")
+    keys = np.empty(maps.shape, np.uint64)
+    component_image, component_size = [], []
+    for i, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
+        if mask.shape != scores.shape:
+            raise ValueError(f"mask {i} is {mask.shape}, its map {scores.shape}")
+        if not np.isfinite(scores).all():
+            raise ValueError(f"map {i} is not finite")
+        codes = np.full(mask.shape, i, np.uint64)
+        if mask.any():
+            count, components, stats, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
+            inside = components > 0
+            codes[inside] = components[inside] - 1 + len(maps) + len(component_size)
+            component_image += [i] * (count - 1)
+            component_size += stats[1:, cv2.CC_STAT_AREA].tolist()
+        keys[i] = _sortable(scores)
+        keys[i] <<= np.uint64(32)
+        keys[i] |= codes
+    return _ranking(keys.ravel(), len(maps), component_image, component_size)
+
+
+def select(ranking: Ranking, chosen: np.ndarray) -> Thresholds:
+    """Counts at every threshold over the chosen images alone, chosen: bool (n,); linear in the number of samples."""
+    good = np.concatenate([chosen, np.zeros(len(ranking.component_image), bool)])[ranking.codes]
+    good_below = np.cumsum(good, dtype=np.int64)
+    total_good = int(good_below[-1]) if len(good_below) else 0
+
+    component_chosen = chosen[ranking.component_image]
+    at = np.flatnonzero(np.concatenate([np.zeros(len(chosen), bool), component_chosen])[ranking.codes])
+    levels, group = np.unique(ranking.scores[at], return_inverse=True)
+    first = np.searchsorted(ranking.scores, levels, "left")
+    last = np.searchsorted(ranking.scores, levels, "right")
+    component = ranking.codes[at] - ranking.images
+    weight = 1.0 / ranking.component_size[component] / max(component_chosen.sum(), 1)
+
+    def down(values: np.ndarray) -> np.ndarray:
+        return np.cumsum(values[::-1])
+
+    return Thresholds(
+        fp_above=total_good - good_below[last - 1][::-1],
+        fp=total_good - (good_below[first] - good[first])[::-1],
+        tp=down(np.bincount(group, minlength=len(levels))),
+        overlap=down(np.bincount(group, weight, minlength=len(levels))),
+        good=total_good, anomalous=len(at))
+
+
+def _need_both(thresholds: Thresholds) -> None:
+    if not thresholds.good or not thresholds.anomalous:
+        raise ValueError("need good and anomalous samples")
+
+
+def _curve(thresholds: Thresholds, rises: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The polyline (false positive rate, rise) from (0, 0) to (1, 1): flat between thresholds, slanted across ties."""
+    _need_both(thresholds)
+    x = np.stack([thresholds.fp_above, thresholds.fp], 1).ravel() / thresholds.good
+    y = np.stack([np.concatenate([[0.0], rises[:-1]]), rises], 1).ravel()
+    return np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]])
+
+
+def roc_curve(thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates in [0, 1], ascending. Raises ValueError if either class is empty."""
+    return _curve(thresholds, thresholds.tp / max(thresholds.anomalous, 1))
+
+
+def pro_curve(thresholds: Thresholds, *, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """False positive rate up to `limit` and per-region overlap (mean covered fraction of the components), in [0, 1].
+
+    The last point lies at `limit` exactly, interpolated. Raises ValueError if either class is empty, or for a limit
+    outside (0, 1].
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"the limit of the false positive rate must be in (0, 1], not {limit}")
+    fpr, overlap = _curve(thresholds, thresholds.overlap)
+    inside = fpr <= limit
+    return np.append(fpr[inside], limit), np.append(overlap[inside], np.interp(limit, fpr, overlap))
+
+
+def auroc(thresholds: Thresholds) -> float:
+    """Area under the ROC curve: the chance that an anomalous sample outscores a good one, ties counting half."""
+    fpr, tpr = roc_curve(thresholds)
+    return float(np.trapezoid(tpr, fpr))
+
+
+def average_precision(thresholds: Thresholds) -> float:
+    """Precision averaged over the anomalous samples: sum of (recall step) * precision, without interpolation.
+
+    Raises ValueError if either class is empty; so do all metrics here.
+    """
+    _need_both(thresholds)
+    tp = thresholds.tp
+    return float(np.sum(np.diff(tp, prepend=0) * (tp / (tp + thresholds.fp))) / thresholds.anomalous)
+
+
+def f1_max(thresholds: Thresholds) -> float:
+    """The largest F1 over all thresholds; always at one that admits an anomalous sample."""
+    _need_both(thresholds)
+    return float(np.max(2 * thresholds.tp / (thresholds.tp + thresholds.fp + thresholds.anomalous)))
+
+
+def aupro(thresholds: Thresholds, *, limit: float = 0.3) -> float:
+    """Area under the per-region-overlap curve up to the false positive rate `limit`, divided by it, in [0, 1]."""
+    return float(np.trapezoid(*pro_curve(thresholds, limit=limit)[::-1]) / limit)
+
+
+def known_masks(scores: TestScores) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The images that pixel-level metrics use, bool (n,), and their masks.
+
+    A good image has no anomalous pixel by definition, so it counts with or without a mask. A defective image
+    without a mask is left out.
+    """
+    known = np.array([mask is not None or label == 0 for mask, label in zip(scores.masks, scores.labels, strict=True)],
+                     bool)
+    blank = np.zeros(scores.maps.shape[1:], np.uint8)
+    return known, [blank if mask is None else mask for mask, k in zip(scores.masks, known, strict=True) if k]
+
+
+def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
+    """All metrics of a test set, in [0, 1], over everything and by defect type.
+
+    A defect type's metrics compare its own images with all good images. Pixel-level metrics take all pixels of
+    these images. A metric that can't be computed is None, and `reasons` says why under its dotted key.
+
+    Returns:
+        {"image": {"auroc", "ap", "f1_max"}, "pixel": {"auroc", "ap", "f1_max", "aupro"}, "pro_limit": float,
+        "counts": {"good", "defective", "with_mask"}, "reasons": {"image.auroc": "no anomalous test images", ...},
+        "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}}}
+
+    Raises:
+        UserError: a score or a map that is not finite.
+        ValueError: a good image whose mask marks anomalous pixels; shapes that differ; a limit outside (0, 1].
+    """
+    _check(scores)
+    labels = np.asarray(scores.labels)
+    defects = np.array(scores.defects, dtype=str)
+    known, masks = known_masks(scores)
+    images = rank_images(labels, scores.image_scores)
+    maps = scores.maps if known.all() else scores.maps[known]
+    pixels = rank_pixels(masks, maps)
+
+    result = {"counts": {"good": int((labels == 0).sum()), "defective": int(labels.sum()),
+                         "with_mask": int((known & (labels == 1)).sum())},
+              "pro_limit": pro_limit, "reasons": {}}
+
+    def measure(chosen: np.ndarray, prefix: str) -> dict:
+        image, pixel = select(images, chosen), select(pixels, chosen[known])
+        image_reason = _missing(image)
+        pixel_reason = _missing_pixels(pixel, labels[chosen], labels[chosen & known])
+        functions = {"auroc": auroc, "ap": average_precision, "f1_max": f1_max,
+                     "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit)}
+        measured = {}
+        for level, names, thresholds, reason in (("image", IMAGE_METRICS, image, image_reason),
+                                                 ("pixel", PIXEL_METRICS, pixel, pixel_reason)):
+            measured[level] = _apply({name: functions[name] for name in names}, thresholds, reason)
+            result["reasons"] |= {f"{prefix}{level}.{name}": reason for name in names if reason}
+        return measured
+
+    result |= measure(np.ones(len(labels), bool), "")
+    result["by_defect"] = {}
+    for defect in sorted(set(defects[labels == 1].tolist())):
+        own = (defects == defect) & (labels == 1)
+        result["by_defect"][defect] = {"images": int(own.sum()), **measure(own | (labels == 0), f"by_defect.{defect}.")}
+    return result
+
+
+def _apply(functions: dict[str, Callable], thresholds: Thresholds, reason: str) -> dict[str, float | None]:
+    return {name: None if reason else function(thresholds) for name, function in functions.items()}
+
+
+def _missing(thresholds: Thresholds) -> str:
+    """Why image-level metrics can't be computed; empty if they can."""
+    if not thresholds.good and not thresholds.anomalous:
+        return "no test images"
+    if not thresholds.anomalous:
+        return "no anomalous test images"
+    return "" if thresholds.good else "no good test images"
+
+
+def _missing_pixels(thresholds: Thresholds, labels: np.ndarray, known_labels: np.ndarray) -> str:
+    """Why pixel-level metrics can't be computed; empty if they can."""
+    if not len(labels):
+        return "no test images"
+    if not labels.any():
+        return "no anomalous test images"
+    if not known_labels.any():
+        return "no ground-truth masks for the anomalous test images"
+    if not thresholds.anomalous:
+        return "the ground-truth masks mark no anomalous pixel"
+    return "" if thresholds.good else "no good pixels"
+
+
+def _check(scores: TestScores) -> None:
+    finite = np.isfinite(scores.image_scores) & np.isfinite(scores.maps).all(axis=(1, 2))
+    if not finite.all():
+        id_ = scores.ids[int(np.argmin(finite))]
+        raise UserError(f"test image {id_!r}: the detector's score or map is not finite; "
+                        "evaluate an earlier checkpoint or train again with a lower learning rate")
+    for id_, label, mask in zip(scores.ids, scores.labels, scores.masks, strict=True):
+        if label == 0 and mask is not None and mask.any():
+            raise ValueError(f"{id_!r} is labelled good but its mask marks anomalous pixels")

@@ -1,0 +1,77 @@
+"""The encoder-decoder that NSA trains to find its synthetic anomalies (Schlueter et al., ECCV 2022, section 3.4)."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxad.errors import UserError
+from jaxad.models.layers import BatchNorm, Conv, ConvTranspose, upsample_bilinear
+from jaxad.models.resnet import ResNet18
+
+
+class UpBlock(nn.Module):
+    """A residual block that doubles the resolution by transposed convolutions."""
+
+    features: int
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps (b, h, w, in) to (b, 2h, 2w, features)."""
+        norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        y = ConvTranspose(self.features, 3, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y, train=train))
+        y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
+        y = norm(name="bn2")(y, train=train)
+        shortcut = ConvTranspose(self.features, 1, dtype=self.dtype, name="upsample_conv")(x)
+        shortcut = norm(name="upsample_bn")(shortcut, train=train)
+        return nn.relu(y + shortcut)
+
+
+class EncoderDecoder(nn.Module):
+    """A ResNet-18 whose last stage is brought back to the image's resolution, without skip connections.
+
+    Attributes:
+        axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
+            Initialisation ignores it.
+        dtype: dtype of the computation; parameters are float32 and so are the logits (at least).
+    """
+
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """Computes all stages and the logits of normalised images.
+
+        Args:
+            x: (b, h, w, c), sides multiples of 32, any number of channels.
+            train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
+
+        Returns:
+            The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128), "up1" (b, h/16, w/16, 64),
+            "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), before sigmoid or ReLU.
+
+        Raises:
+            UserError: a side of the images is not a multiple of 32.
+        """
+        height, width = x.shape[1:3]
+        if height % 32 or width % 32:
+            raise UserError(
+                f"The input is {height} pixels high and {width} wide, but the encoder-decoder takes multiples of 32 only; "
+                "choose such a size in the config."
+            )
+        stages = ResNet18(axis_name=self.axis_name, dtype=self.dtype, name="encoder")(x, train=train)
+        y = stages["layer4"]
+        for i, features in enumerate((256, 128)):
+            y = nn.relu(Conv(features, 1, dtype=self.dtype, name=f"squeeze{i + 1}")(y))
+        stages["squeeze"] = y
+        for i, features in enumerate((64, 32, 16)):
+            y = UpBlock(features, self.axis_name, self.dtype, name=f"up{i + 1}")(y, train=train)
+            stages[f"up{i + 1}"] = y
+        logits = ConvTranspose(1, 7, dtype=self.dtype, name="head")(upsample_bilinear(y))[..., 0]
+        return stages | {"logits": logits.astype(jnp.promote_types(logits.dtype, jnp.float32))}

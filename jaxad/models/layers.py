@@ -1,0 +1,214 @@
+"""Layers of the convolutional networks, written so that they are fast on CPU as well as on GPU and TPU.
+
+XLA's CPU backend is slow for strided convolutions of few channels, for transposed convolutions and for the gradient of
+max pooling. Each layer here is exactly the same function of the same parameters as its plain counterpart (``nn.Conv``,
+``nn.ConvTranspose``, ``nn.max_pool``), only computed another way: checkpoints don't depend on the formulation.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+
+def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws a convolution's kernel (kh, kw, in, out) from N(0, 2 / (out kh kw)) (He et al. 2015, fan out)."""
+    kh, kw, _, out = shape
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (out * kh * kw))
+
+
+def uniform_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws a transposed convolution's kernel (kh, kw, in, out) uniformly from +- 1 / sqrt(out kh kw)."""
+    kh, kw, _, out = shape
+    bound = 1 / math.sqrt(out * kh * kw)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def space_to_depth(x: jax.Array) -> jax.Array:
+    """Gathers each 2x2 square of (b, 2h, 2w, c) into the channels: (b, h, w, 4c), ordered (row, column, channel)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // 2, w // 2, 4 * c)
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+    """Spreads the channels of (b, h, w, 4c), ordered (row, column, channel), over squares: (b, 2h, 2w, c)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, 2 * h, 2 * w, c // 4)
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int, int]) -> jax.Array:
+    """Cross-correlates x (b, h, w, in) with a kernel (kh, kw, in, out); the padding holds for both axes."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def conv_by_space_to_depth(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Strided convolution as a dense one on 2x2 squares: equal to ``conv(x, kernel, stride=2, padding=(k//2, k//2))``.
+
+    With r = k // 2, y[m] = sum_a x[2m + a - r] K[a]. Writing a - r = 2s + p with phase p in {0, 1} turns the sum into one over
+    squares m + s with taps s = floor(-r / 2) ... floor(r / 2), whose channels are the phases. Where 2s + p leaves the kernel,
+    the tap is zero.
+
+    Args:
+        x: (b, h, w, in); odd sides are padded by a zero row, which the plain convolution pads as well.
+        kernel: (k, k, in, out), k odd.
+
+    Returns:
+        (b, ceil(h / 2), ceil(w / 2), out)
+    """
+    k, _, c, out = kernel.shape
+    r = k // 2
+    before, taps = (r + 1) // 2, (r + 1) // 2 + r // 2 + 1
+    low = 2 * before - r
+    pad = (low, 2 * taps - k - low)
+    kernel = jnp.pad(kernel, (pad, pad, (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps, 2, taps, 2, c, out).transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, 4 * c, out)
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    return conv(space_to_depth(x), kernel, padding=(before, taps - 1 - before))
+
+
+def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Doubles the resolution by a transposed convolution, computed as a sub-pixel convolution (Shi et al. 2016).
+
+    Equal to ``lax.conv_transpose(x, kernel, (2, 2), ((r, r + 1), (r, r + 1)))`` with r = k // 2. Between the pixels of x lie
+    zeros there; here the four outputs y[2m + p], p in {0, 1}^2, are channels of one dense convolution:
+    y[2m + p] = sum_s x[m + s] K[r - p + 2s]. Where r - p + 2s leaves the kernel, the tap is zero.
+
+    Args:
+        x: (b, h, w, in)
+        kernel: (k, k, in, out), k odd, laid out as in ``nn.ConvTranspose``.
+
+    Returns:
+        (b, 2h, 2w, out)
+    """
+    k, _, c, out = kernel.shape
+    r = k // 2
+    if k == 1:  # every other output pixel is zero
+        return depth_to_space(jnp.pad(jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0]), ((0, 0),) * 3 + ((0, 3 * out),)))
+    taps, before = (k + 1) // 2, r // 2
+    low = 1 - r % 2  # the kernel's first tap belongs to the second phase when r is odd, else to the first
+    pad = (low, 1 - low)
+    kernel = jnp.pad(kernel, (pad, pad, (0, 0), (0, 0))).reshape(taps, 2, taps, 2, c, out)[:, ::-1, :, ::-1]
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(taps, taps, c, 4 * out)
+    return depth_to_space(conv(x, kernel, padding=(before, taps - 1 - before)))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Max pooling by 3x3 with stride 2 and padding 1, as maxima of shifted slices.
+
+    Equal to ``nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))``. Among equal maxima the gradient goes to the first in row-major order, as there.
+
+    Args:
+        x: (b, h, w, c)
+
+    Returns:
+        (b, ceil(h / 2), ceil(w / 2), c)
+    """
+    return _pool(_pool(x, axis=2), axis=1)
+
+
+def _pool(x: jax.Array, *, axis: int) -> jax.Array:
+    size = x.shape[axis]
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (1, size % 2)
+    x = jnp.pad(x, pad, constant_values=-jnp.inf)
+    span = size + size % 2 - 1
+    first, second, third = (lax.slice_in_dim(x, i, i + span, stride=2, axis=axis) for i in range(3))
+    y = jnp.where(first >= second, first, second)
+    return jnp.where(y >= third, y, third)
+
+
+def _linear_upsampling(n: int) -> jax.Array:
+    """The (2n, n) matrix of linear interpolation from n to 2n samples whose end points coincide."""
+    position = jnp.arange(2 * n) * ((n - 1) / (2 * n - 1))
+    return jnp.maximum(0, 1 - jnp.abs(position[:, None] - jnp.arange(n)))
+
+
+def upsample_bilinear(x: jax.Array) -> jax.Array:
+    """Doubles the resolution bilinearly with aligned corners, as two small matrix products: (b, h, w, c) to (b, 2h, 2w, c)."""
+    rows, columns = (_linear_upsampling(n).astype(x.dtype) for n in x.shape[1:3])
+    x = jnp.einsum("Hh,bhwc->bHwc", rows, x)
+    return jnp.einsum("Ww,bhwc->bhWc", columns, x)
+
+
+class Conv(nn.Module):
+    """Square convolution of odd size without bias, padded by half its size: ``nn.Conv`` with the same parameters.
+
+    Parameters are float32; the computation runs in ``dtype``.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features)."""
+        kernel = self.param("kernel", he_normal_fan_out, (self.size, self.size, x.shape[-1], self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.size == 7 and self.stride == 2:
+            return conv_by_space_to_depth(x, kernel)
+        return conv(x, kernel, stride=self.stride, padding=(self.size // 2,) * 2)
+
+
+class ConvTranspose(nn.Module):
+    """Square transposed convolution of odd size and stride 2 without bias: ``nn.ConvTranspose`` with the same parameters.
+
+    Parameters are float32; the computation runs in ``dtype``.
+    """
+
+    features: int
+    size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, h, w, in) to (b, 2h, 2w, features)."""
+        kernel = self.param("kernel", uniform_fan_out, (self.size, self.size, x.shape[-1], self.features))
+        return conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as PyTorch's: running averages move by 0.1 a step and hold the unbiased variance.
+
+    With ``axis_name`` the statistics in training are those of the global batch. They are computed in at least float32.
+    """
+
+    axis_name: str | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises (..., c); with ``train`` by the batch's statistics, updating the collection ``batch_stats``."""
+        c = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        scale = self.param("scale", self.scale_init, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var, count = self._batch_statistics(x)
+            if not self.is_initializing():
+                running_mean.value += 0.1 * (mean - running_mean.value)
+                running_var.value += 0.1 * (var * (count / max(count - 1, 1)) - running_var.value)
+        factor = scale * lax.rsqrt(var + 1e-5)
+        return (x * factor + (bias - mean * factor)).astype(x.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance of each channel of the global batch, and over how many values they are taken."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // x.shape[-1]
+        moments = x.mean(axes), jnp.square(x).mean(axes)
+        if self.axis_name is not None and not self.is_initializing():
+            moments = lax.pmean(moments, self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        mean, square = moments
+        return mean, jnp.maximum(square - jnp.square(mean), 0), count

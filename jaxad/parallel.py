@@ -1,0 +1,97 @@
+"""Devices, mesh, the per-device step, and every move of an array between host and devices.
+
+Importing this module settles how XLA compiles; it must happen before the first computation.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import jaxlib.version
+
+# YNNPACK's convolutions are several times slower than Eigen's on CPU (jax-ml/jax#37465, #23783); dots and reductions
+# stay with it. The flag is of this release series: an unknown flag would stop the process.
+if jaxlib.version.__version_info__[:2] == (0, 10):
+    _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+    if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        )
+
+import jax  # noqa: E402 - the flag above is read when JAX starts
+import numpy as np  # noqa: E402
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
+
+AXIS = "batch"
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the second command of a user starts at once.
+
+    ``JAX_COMPILATION_CACHE_DIR`` chooses the place; the default is ``~/.cache/jaxad``.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxad"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh named ``batch`` over the first `devices` devices; all of them by default."""
+    chosen = jax.devices()[:devices]
+    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+def pmapped(step: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``step(state, batch) -> (state, metrics)``, written per device, over all devices of `mesh`.
+
+    Inside, the axis is named ``batch``. The state is replicated and donated, the batch is split along its first
+    dimension. The step must differentiate ``pmean(loss)``: the gradient of the replicated parameters is then already
+    summed over devices, and a further ``pmean`` of it would multiply it by their number.
+    """
+    replicated, split = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(replicated, split), out_specs=(replicated, replicated))
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree, mesh: Mesh):
+    """Puts a pytree whole on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def split(tree, mesh: Mesh):
+    """Puts a pytree on the devices, split along each leaf's first dimension."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def prefetch(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
+    """Yields the batches on the devices, `ahead` of them under way at any time."""
+    queue = deque()
+    for batch in batches:
+        queue.append(split(batch, mesh))
+        if len(queue) >= ahead:
+            yield queue.popleft()
+    yield from queue
+
+
+def to_host(tree):
+    """Copies a pytree of device arrays to NumPy arrays."""
+    return jax.device_get(tree)
+
+
+def describe() -> str:
+    """The devices in words, for the provenance of a result."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    model = "CPU"
+    if os.path.exists("/proc/cpuinfo"):
+        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        model = names[0] if names else model
+    simulated = f", {jax.device_count()} simulated devices" if jax.device_count() > 1 else ""
+    return f"{len(os.sched_getaffinity(0))} cores of {model}{simulated}"

@@ -1,0 +1,96 @@
+"""``python -m jaxad.predict``: scores image files and folders with a trained detector."""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxad import detector, errors
+from jaxad.data import MIN_SIDE
+from jaxad.data.image import find_images, read_image
+from jaxad.detector import Detector, Prediction
+from jaxad.errors import UserError
+from jaxad.figures import overlay
+
+COLUMNS = ("path", "score", "threshold", "decision", "peak_row", "peak_column", "heatmap")
+
+
+def collect(paths: list[str]) -> list[Path]:
+    """The images named: files as they are, folders with the images directly in them and below.
+
+    Raises:
+      UserError: A path does not exist, or a folder holds no image.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [image for folder in (path, *sorted(p for p in path.rglob("*") if p.is_dir()))
+                  for image in find_images(folder, allow_subfolders=True)]
+        if not inside:
+            raise UserError(f"folder {path} holds no images")
+        found += inside
+    return found
+
+
+def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
+    """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, 3) and prediction, in order."""
+    batch = found.config.evaluate.batch if len(paths) > 1 else 1
+    for start in range(0, len(paths), batch):
+        chunk = paths[start : start + batch]
+        images = [read_image(path, min_side=MIN_SIDE) for path in chunk]
+        yield from zip(chunk, images, found.predict(images), strict=True)
+
+
+def write_images(output: Path, stem: str, image: np.ndarray, prediction: Prediction, heat_range, maps: str) -> None:
+    """Writes one image's heatmap overlay (JPEG) and, if asked for, its raw map, both at the image's own size."""
+    drawn = overlay(image, prediction.map, low=heat_range[0], high=heat_range[1])
+    Image.fromarray(drawn).save(output / "heatmaps" / f"{stem}.jpg", quality=90)
+    if maps == "npy":
+        np.save(output / "maps" / f"{stem}.npy", prediction.map)
+    elif maps == "tiff":
+        Image.fromarray(prediction.map).save(output / "maps" / f"{stem}.tiff")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "python -m jaxad.predict",
+        description="Scores images: predictions.csv, and heatmap overlays in heatmaps/. The whole image is seen.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders of images")
+    parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
+    parser.add_argument("--output", default="predictions", help="directory to write to (default: predictions)")
+    parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
+    flags = parser.parse_args(argv)
+
+    found = detector.load(flags.workdir)
+    paths, output = collect(flags.paths), Path(flags.output)
+    for folder in ("heatmaps", "maps") if flags.maps else ("heatmaps",):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    start, flagged = time.perf_counter(), 0
+    with open(output / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number, (path, image, made) in enumerate(predictions(found, paths), start=1):
+            stem = f"{number:05d}_{path.stem}"
+            decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
+            threshold = "n/a" if made.threshold is None else made.threshold
+            writer.writerow([path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"])
+            write_images(output, stem, image, made, found.heat_range, flags.maps)
+            flagged += bool(made.defective)
+            if sys.stderr.isatty():
+                print(f"\r{number}/{len(paths)}", end="", file=sys.stderr)
+    speed = len(paths) / (time.perf_counter() - start)
+    decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
+    print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {output / 'predictions.csv'}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,59 @@
+"""Where a number comes from: command, code, versions and machine."""
+
+import datetime
+import importlib.metadata
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from jaxad import parallel
+
+
+def command(module: str, argv: list[str] | None) -> str:
+    """The command line that runs `module` with `argv` (by default this process's own arguments)."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with ``+`` when files differ from it; None outside a git checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", folder) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def collect() -> dict:
+    """Commit, date, device and versions, as they are now."""
+    names = ("jaxad", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None  # run from a source tree that was not installed
+    return {
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "device": parallel.describe(),
+        "versions": {"python": sys.version.split()[0], **versions},
+    }
+
+
+def record(workdir: Path, trained_with: str) -> None:
+    """Writes ``provenance.json``: how the weights of a workdir were made."""
+    text = json.dumps({"command": trained_with, **collect()}, indent=1)
+    (workdir / "provenance.json").write_text(text + "\n")
+
+
+def recorded(workdir: Path) -> dict:
+    """Reads what `record` wrote; empty where there is none."""
+    path = Path(workdir) / "provenance.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,33 @@
+"""``python -m jaxad.train``: trains a detector, evaluates it, and writes both to a workdir."""
+
+import argparse
+from pathlib import Path
+
+from jaxad import config as configs
+from jaxad import data, errors, evaluate, loop, provenance
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "python -m jaxad.train",
+        description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
+    parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
+    flags, overrides = configs.arguments(parser, argv)
+    config = configs.load(flags.config, overrides)
+    category = config.data.category or Path(config.data.root).name
+    workdir = Path(flags.workdir or f"runs/{config.experiment}/{category}/seed{config.seed}")
+    print(f"workdir: {workdir}", flush=True)
+    detector = loop.train(config, workdir, command=provenance.command("jaxad.train", argv))
+    if detector is None:
+        return
+    if not len(data.load(config).test):
+        print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
+        return
+    evaluate.evaluate(detector, workdir)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,362 @@
+"""The two folder layouts, what their records hold, and a sentence for everything that does not fit them."""
+
+import errno
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxad.data import folder
+from jaxad.errors import UserError
+from tests.shared import SHARED, needs_shared
+
+SIZES = {"000": (8, 6), "001": (5, 9)}
+
+
+def draw(path, size=(8, 6), value=90):
+    """Writes a grey image of (height, width); returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+    return path
+
+
+def draw_mask(path, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(size, np.uint8)
+    mask[1, 2:4] = 255
+    Image.fromarray(mask).save(path)
+    return path
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    """Two training, one good and two times two defective test images of two sizes, all with masks."""
+    root = tmp_path / "sets" / "nut"
+    for stem, size in SIZES.items():
+        draw(root / "train" / "good" / f"{stem}.png", size)
+        for defect in ("bent", "scratch"):
+            draw(root / "test" / defect / f"{stem}.png", size)
+            draw_mask(root / "ground_truth" / defect / f"{stem}_mask.png", size)
+    draw(root / "test" / "good" / "000.png", value=40)
+    return root
+
+
+def refusal(*args, **options):
+    with pytest.raises(UserError) as caught:
+        folder.load(*args, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def refusal_on_access(source, index):
+    with pytest.raises(UserError) as caught:
+        source[index]
+    return str(caught.value)
+
+
+def test_mvtec_layout(mvtec):
+    train, test = folder.load(mvtec.parent, "nut")
+    assert train.ids == ["train/good/000", "train/good/001"]
+    assert train.labels == [0, 0] and train.defects == ["good", "good"]
+    assert test.ids == ["test/bent/000", "test/bent/001", "test/good/000", "test/scratch/000", "test/scratch/001"]
+    assert test.labels == [1, 1, 0, 1, 1]
+    assert test.defects == ["bent", "bent", "good", "scratch", "scratch"]
+    assert (len(train), len(test)) == (2, 5)
+
+
+def test_records(mvtec):
+    train, test = folder.load(mvtec.parent, "nut")
+    record = test[1]
+    assert (record.id, record.label, record.defect) == ("test/bent/001", 1, "bent")
+    np.testing.assert_array_equal(record.image, np.full((5, 9, 3), 90, np.uint8))
+    assert record.mask.dtype == np.uint8 and np.argwhere(record.mask).tolist() == [[1, 2], [1, 3]]
+    good = test[2]
+    assert (good.id, good.label, good.defect, good.image[0, 0, 0]) == ("test/good/000", 0, "good", 40)
+    assert good.mask.dtype == np.uint8 and good.mask.shape == (8, 6) and not good.mask.any()
+    assert train[0].mask.shape == (8, 6) and train[np.int64(1)].image.shape == (5, 9, 3)
+    with pytest.raises(IndexError):
+        train[2]
+
+
+def test_root_can_be_the_category(mvtec):
+    assert folder.load(str(mvtec), "").test.ids == folder.load(mvtec.parent, "nut").test.ids
+
+
+def test_sources_pickle_small_and_decode_lazily(mvtec):
+    train, test = folder.load(mvtec.parent, "nut")
+    copy = pickle.loads(pickle.dumps(test))
+    assert copy.ids == test.ids
+    np.testing.assert_array_equal(copy[4].mask, test[4].mask)
+    (mvtec / "train" / "good" / "001.png").write_bytes(b"")
+    train = folder.load(mvtec.parent, "nut").train  # finding files does not open them
+    assert train[0].image.shape == (8, 6, 3)
+    assert "is empty (zero bytes)" in refusal_on_access(train, 1)
+
+
+@pytest.mark.parametrize("name", ["000_mask.png", "000.png", "000.bmp", "000_mask.TIFF"])
+def test_masks_are_found_by_both_names_and_any_suffix(mvtec, name):
+    (mvtec / "ground_truth" / "bent" / "000_mask.png").unlink()
+    draw_mask(mvtec / "ground_truth" / "bent" / name)
+    assert folder.load(mvtec.parent, "nut").test[0].mask.sum() == 2
+
+
+def test_other_files_beside_the_layout_are_allowed(mvtec):
+    (mvtec / "license.txt").write_text("free")
+    (mvtec / "test" / "bent" / "Thumbs.db").write_bytes(b"x")
+    (mvtec / "test" / ".DS_Store").write_bytes(b"x")
+    assert len(folder.load(mvtec.parent, "nut").test) == 5
+
+
+def remove(path):
+    for child in sorted(path.rglob("*"), reverse=True):
+        child.rmdir() if child.is_dir() else child.unlink()
+    path.rmdir()
+
+
+def test_without_ground_truth_the_masks_are_unknown(mvtec):
+    remove(mvtec / "ground_truth")
+    test = folder.load(mvtec.parent, "nut").test
+    assert [test[i].mask is None for i in range(5)] == [True, True, False, True, True]
+    assert test.labels == [1, 1, 0, 1, 1]
+
+
+def test_without_test_images(mvtec):
+    remove(mvtec / "ground_truth")
+    remove(mvtec / "test")
+    train, test = folder.load(mvtec.parent, "nut")
+    assert len(train) == 2 and len(test) == 0 and test.ids == test.labels == test.defects == []
+
+
+def test_without_anomalies_and_with_empty_folders(mvtec):
+    remove(mvtec / "ground_truth" / "bent")
+    remove(mvtec / "ground_truth" / "scratch")
+    remove(mvtec / "test" / "scratch")
+    remove(mvtec / "test" / "bent")
+    (mvtec / "test" / "bent").mkdir()
+    assert folder.load(mvtec.parent, "nut").test.ids == ["test/good/000"]
+
+
+def test_plain_folder(tmp_path):
+    for stem, size in SIZES.items():
+        draw(tmp_path / "parts" / f"{stem}.jpg", size)
+    train, test = folder.load(tmp_path, "parts")
+    assert train.ids == ["train/good/000", "train/good/001"] and len(test) == 0
+    assert train[1].image.shape == (5, 9, 3) and not train[1].mask.any()
+    assert folder.load(tmp_path / "parts", "").train.ids == train.ids
+
+
+def test_plain_folder_with_test_images_and_masks(tmp_path):
+    parts = tmp_path / "parts"
+    draw(parts / "a.png")
+    draw(parts / "check" / "good" / "a.png")
+    draw(parts / "check" / "dent" / "b.png")
+    draw_mask(tmp_path / "truth" / "dent" / "b.png")
+    assert len(folder.load(parts, "").test) == 0
+    test = folder.load(parts, "", test=str(parts / "check")).test
+    assert test.ids == ["test/dent/b", "test/good/a"] and test[0].mask is None
+    test = folder.load(parts, "", test=str(parts / "check"), ground_truth=str(tmp_path / "truth")).test
+    assert test[0].mask.sum() == 2 and test[1].mask.sum() == 0
+
+
+def test_named_folders_replace_those_of_the_layout(mvtec, tmp_path):
+    draw(tmp_path / "other" / "dent" / "7.png")
+    draw_mask(tmp_path / "truth" / "dent" / "7.png")
+    options = {"test": str(tmp_path / "other"), "ground_truth": str(tmp_path / "truth")}
+    test = folder.load(mvtec, "", **options).test
+    assert test.ids == ["test/dent/7"] and test[0].mask.sum() == 2
+    # The layout's own masks belong to its own test images.
+    assert folder.load(mvtec, "", test=options["test"]).test[0].mask is None
+
+
+def test_empty_root():
+    assert refusal("", "nut") == "data.root is empty; name the folder that holds the images"
+
+
+def test_missing_root(tmp_path):
+    for category in ("", "nut"):
+        text = refusal(tmp_path / "no", category)
+        assert text == f"folder '{tmp_path / 'no'}' does not exist; check the path"
+
+
+def test_unknown_category(mvtec):
+    root = mvtec.parent
+    (root / "bottle").mkdir()
+    (root / ".git").mkdir()
+    assert refusal(root, "botle") == (
+        f"'{root}' has no category 'botle'; did you mean 'bottle'? existing ones: bottle, nut"
+    )
+    assert refusal(root, "xyz") == f"'{root}' has no category 'xyz'; existing ones: bottle, nut"
+    assert refusal(root, "nut/train").startswith(f"'{root}' has no category 'nut/train'")
+    assert refusal(root / "bottle", "nut").endswith("existing ones: none")
+
+
+def test_files_where_folders_should_be(mvtec, tmp_path):
+    path = draw(tmp_path / "a.png")
+    assert refusal(path, "") == f"'{path}' is a file where a folder should be; name the folder that holds it"
+    text = refusal(tmp_path, "a.png")
+    assert text == f"'{path}' is a file where the category's folder should be; name a folder"
+    remove(mvtec / "test")
+    draw(mvtec / "test.png").rename(mvtec / "test")
+    assert refusal(mvtec, "").startswith(f"'{mvtec / 'test'}' is a file where a folder should be")
+
+
+def test_unreadable_folder(mvtec, monkeypatch):
+    scandir, locked = os.scandir, mvtec / "test" / "bent"
+
+    def refuse(path):
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert refusal(mvtec, "") == f"folder '{locked}' cannot be read (Permission denied); check its permissions"
+
+
+def test_no_training_images(mvtec, tmp_path):
+    good = mvtec / "train" / "good"
+    for path in good.iterdir():
+        path.unlink()
+    assert refusal(mvtec, "") == f"folder '{good}' holds no images; put the good training images there"
+    good.rmdir()
+    assert refusal(mvtec, "") == f"folder '{good}' does not exist; check the path"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refusal(empty, "") == f"folder '{empty}' holds no images; put the good training images there"
+
+
+def test_a_folder_of_folders_is_no_plain_folder(mvtec):
+    root = mvtec.parent
+    (root / "bolt").mkdir()
+    assert refusal(root, "") == (
+        f"folder '{root}' holds neither images nor 'train/good', only 'bolt', 'nut'; name a category or another folder"
+    )
+
+
+def test_files_that_are_no_images(mvtec, tmp_path):
+    path = mvtec / "train" / "good" / "list.csv"
+    path.write_text("a,b")
+    assert refusal(mvtec, "").startswith(f"'{path}' is not an image")
+    plain = draw(tmp_path / "plain" / "a.png").parent
+    (plain / "notes.txt").write_text("x")
+    assert refusal(plain, "").startswith(f"'{plain / 'notes.txt'}' is not an image")
+
+
+@pytest.mark.parametrize("part", ["train/good", "test/bent", "ground_truth/bent"])
+def test_a_directory_where_an_image_should_be(mvtec, part):
+    path = mvtec / part / "007.png"
+    path.mkdir()
+    assert refusal(mvtec, "") == f"'{path}' is a directory where an image should be; move it away"
+
+
+def test_a_directory_among_the_images_of_a_plain_folder(tmp_path):
+    draw(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    assert refusal(tmp_path, "") == f"'{tmp_path / 'b.png'}' is a directory where an image should be; move it away"
+
+
+@pytest.mark.parametrize("part", ["train/good", "test/bent"])
+def test_two_images_of_one_stem(mvtec, part):
+    draw(mvtec / part / "001.jpg")
+    text = refusal(mvtec, "")
+    assert text == f"'{mvtec / part / '001.jpg'}' and '001.png' differ only in the suffix; rename or remove one of them"
+
+
+@pytest.mark.parametrize("part", ["test", "ground_truth"])
+def test_images_outside_the_defect_folders(mvtec, part):
+    path = draw(mvtec / part / "x.png")
+    assert refusal(mvtec, "") == (
+        f"'{path}' lies directly in '{mvtec / part}', which should hold only the subfolder 'good' and one for each "
+        "defect type; sort the files into these"
+    )
+
+
+def test_good_in_capitals_is_no_defect(mvtec):
+    (mvtec / "test" / "good").rename(mvtec / "test" / "Good")
+    path = mvtec / "test" / "Good"
+    assert refusal(mvtec, "") == f"folder '{path}' would be a defect type of that name; write 'good' in small letters"
+
+
+def test_named_test_folder_must_exist(mvtec, tmp_path):
+    for name in ("test", "ground_truth"):
+        text = refusal(mvtec, "", **{name: str(tmp_path / "no")})
+        assert text == f"folder '{tmp_path / 'no'}' does not exist; check the path"
+
+
+def test_missing_mask(mvtec):
+    masks = mvtec / "ground_truth" / "scratch"
+    (masks / "001_mask.png").unlink()
+    expected = (
+        f"defective image '{mvtec / 'test' / 'scratch' / '001.png'}' has no mask '{masks / '001'}_mask.*' or "
+        "'001.*'; add it"
+    )
+    assert refusal(mvtec, "") == expected
+    remove(masks)
+    assert refusal(mvtec, "") == expected.replace("001", "000")
+
+
+def test_two_masks(mvtec):
+    draw_mask(mvtec / "ground_truth" / "bent" / "001.png", SIZES["001"])
+    assert refusal(mvtec, "") == (
+        f"defective image '{mvtec / 'test' / 'bent' / '001.png'}' has more than one mask: '001_mask.png', '001.png'; "
+        "keep one"
+    )
+
+
+@pytest.mark.parametrize("name", ["bent/002_mask.png", "torn/000_mask.png", "bent/000_mask_mask.png"])
+def test_mask_without_its_image(mvtec, name):
+    path = draw_mask(mvtec / "ground_truth" / name)
+    assert refusal(mvtec, "") == (
+        f"mask '{path}' has no image among the test images of '{path.parent.name}'; add the image or remove the mask"
+    )
+
+
+def test_masks_without_test_images(mvtec):
+    remove(mvtec / "test")
+    path = mvtec / "ground_truth" / "bent" / "000_mask.png"
+    assert refusal(mvtec, "").startswith(f"mask '{path}' has no image among the test images of 'bent'")
+
+
+def test_mask_of_a_good_image(mvtec):
+    path = draw_mask(mvtec / "ground_truth" / "good" / "000_mask.png")
+    assert refusal(mvtec, "") == f"'{path}' is a mask of a good image, which has no defect; remove it"
+
+
+def test_mask_of_another_size(mvtec):
+    path = draw_mask(mvtec / "ground_truth" / "bent" / "001_mask.png", (9, 5))
+    text = refusal_on_access(folder.load(mvtec, "").test, 1)
+    assert text == (
+        f"mask '{path}' is 5 x 9 pixels (width x height), but its image "
+        f"'{mvtec / 'test' / 'bent' / '001.png'}' is 9 x 5; make them the same size"
+    )
+
+
+def test_black_mask_is_used_and_reported(mvtec, caplog):
+    path = draw(mvtec / "ground_truth" / "bent" / "000_mask.png", value=0)
+    record = folder.load(mvtec, "").test[0]
+    assert record.label == 1 and record.mask.shape == (8, 6) and not record.mask.any()
+    assert caplog.messages == [f"mask '{path}' marks no pixel of its defective image; it is used as it is"]
+
+
+def test_smallest_side(mvtec):
+    train = folder.load(mvtec, "", min_side=6).train
+    assert train[0].image.shape == (8, 6, 3)
+    assert "at least 6 pixels a side are needed" in refusal_on_access(train, 1)
+
+
+@pytest.mark.parametrize(
+    ("root", "category", "counts"),
+    [
+        pytest.param("mvtec_ad", "bottle", (209, 20, 63), marks=needs_shared("data", "mvtec_ad", "bottle")),
+        pytest.param("magnetic_tile", "tile", (300, 150, 392), marks=needs_shared("data", "magnetic_tile", "tile")),
+    ],
+)
+def test_real_sets(root, category, counts):
+    train, test = folder.load(SHARED / "data" / root, category)
+    assert (len(train), test.labels.count(0), test.labels.count(1)) == counts
+    assert len(set(train.ids + test.ids)) == sum(counts)
+    for record in (test[i] for i in range(len(test))):
+        assert record.image.ndim == 3 and record.mask.shape == record.image.shape[:2]
+    assert train[0].image.dtype == np.uint8

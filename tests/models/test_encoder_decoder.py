@@ -1,0 +1,71 @@
+"""The encoder-decoder against golden logits, and its promises on shapes, dtypes and synchronised statistics."""
+
+import json
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxad.errors import UserError
+from jaxad.models.encoder_decoder import EncoderDecoder
+from tests.shared import SHARED, needs_shared
+
+LEAVES = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
+
+
+def golden_tensor(name: str, shape: list[int]) -> np.ndarray:
+    """Draws a tensor as the golden file's author did: from its name alone."""
+    r = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return 1 + 0.1 * np.abs(r)
+    if len(shape) == 4:
+        return r * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+    return 1 + 0.1 * r if name.endswith("weight") else 0.1 * r
+
+
+def from_torch(name: str, tensor: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Translates a tensor of the PyTorch program into the path and the layout of the Flax network."""
+    *modules, leaf = name.split(".")
+    path = re.sub(r"^uplayer(\d)\.0", r"up\1", ".".join(modules))
+    path = re.sub(r"^layer(\d)\.(\d)", r"encoder.layer\1_\2", path)
+    path = re.sub(r"^(conv1|bn1)$", r"encoder.\1", path)
+    path = path.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")
+    path = path.replace("upsample.0", "upsample_conv").replace("upsample.1", "upsample_bn")
+    path = path.replace("nin.0", "squeeze1").replace("nin.2", "squeeze2").replace("convtranspose1", "head")
+    if tensor.ndim < 4:
+        return (*path.split("."), LEAVES.get(leaf, "scale")), tensor
+    if path == "head" or re.match(r"up\d\.(conv1|upsample_conv)", path):
+        tensor = tensor[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)  # (in, out, h, w), flipped by definition
+    else:
+        tensor = tensor.transpose(2, 3, 1, 0)
+    return (*path.split("."), "kernel"), tensor
+
+
+def golden_variables() -> dict:
+    shapes = json.loads((SHARED / "golden" / "nsa_encdec_tensors.json").read_text())
+    flat = {"params": {}, "batch_stats": {}}
+    for name, shape in shapes.items():
+        path, tensor = from_torch(name, golden_tensor(name, shape))
+        flat["batch_stats" if path[-1] in ("mean", "var") else "params"][path] = jnp.asarray(tensor)
+    return {collection: unflatten_dict(tensors) for collection, tensors in flat.items()}
+
+
+@needs_shared("golden", "nsa_encdec_forward.npz")
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_golden_logits(mode: str) -> None:
+    golden = np.load(SHARED / "golden" / "nsa_encdec_forward.npz", allow_pickle=False)
+    apply = jax.jit(lambda variables, x: EncoderDecoder().apply(variables, x, train=mode == "train", mutable=["batch_stats"]))
+    stages, _ = apply(golden_variables(), golden["x_nhwc"])
+    reference = golden[f"logits_{mode}_nhw"]
+    assert np.abs(stages["logits"] - reference).max() <= 1e-3 * np.abs(reference).max()
+
+
+@needs_shared("golden", "nsa_encdec_tensors.json")
+def test_variables_have_the_reference_shapes() -> None:
+    variables = jax.eval_shape(lambda: EncoderDecoder().init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    shapes = jax.tree.map(jnp.shape, golden_variables())
+    assert flatten_dict(jax.tree.map(jnp.shape, variables)) == flatten_dict(shapes)
