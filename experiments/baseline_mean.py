@@ -33,6 +33,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.cache_gib = 4.0
 
     config.score = ConfigDict()
+    config.score.size = config.data.get_ref("size").identity()  # follows data.size
     config.score.sigma = 4.0
     config.score.floor = 5.0
     config.score.reduction = "max"

@@ -65,6 +65,9 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.optim.final_learning_rate = 1e-6
 
     config.score = ConfigDict()
+    # Textures are cropped from larger images in training and scored whole at the crop's size. Both follow their source.
+    scored = config.view.get_ref("crop") if row.view.flip else config.data.get_ref("size")
+    config.score.size = scored.identity()
     config.score.reduction = "mean"
     config.score.top = 0.01
 

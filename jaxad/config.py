@@ -17,6 +17,28 @@ from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
 
+# Accepted values, wherever a config has the key: whole numbers from a bound on, and shares with open or closed ends.
+_AT_LEAST = {
+    "seed": 0,
+    "epochs": 0,
+    "batch": 1,
+    "log_every": 1,
+    "data.size": 1,
+    "data.workers": 0,
+    "score.size": 1,
+    "evaluate.batch": 1,
+    "evaluate.crop": 0,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": 1,
+}
+_SHARES = {
+    "data.holdout": "[0, 1)",
+    "score.top": "(0, 1]",
+    "threshold.false_alarm_rate": "[0, 1)",
+    "evaluate.pro_limit": "(0, 1]",
+}
+_OPTIONAL = ("synthesis.background",)  # may be none
+
 
 def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     """Reads an experiment and applies overrides.
@@ -41,8 +63,10 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, AttributeError) as error:
-        raise UserError(f"config file {file} cannot be loaded: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program, which may fail in any way
+        raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
     if category and not inspect.signature(module.get_config).parameters:
@@ -56,7 +80,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """Returns a locked copy of `config` with text values set by dotted key.
 
     Raises:
-      UserError: A key does not exist (the nearest is named), or a value is not of the key's type.
+      UserError: A key does not exist (the nearest is named), or a value is not of the key's type or out of its range.
     """
     config = ConfigDict(config)
     for key, text in overrides.items():
@@ -69,13 +93,27 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
             raise UserError(f"config has no key {key!r}; {hint}")
         parent, _, leaf = key.rpartition(".")
         node = config[parent] if parent else config
-        node[leaf] = _parse(key, text, node.get_ref(leaf).get_type())
+        node[leaf] = _parse(key, text, node.get_ref(leaf).get_type(), known[key])
+    _check_ranges(flatten(config))
     config.lock()
     return config
 
 
-def _parse(key: str, text: str, kind: type):
-    """Reads `text` as a value of type `kind`; 'none' empties an optional value."""
+def _check_ranges(values: dict) -> None:
+    """Refuses values that no run can use, so that a mistake in a late stage costs no training."""
+    for key, least in _AT_LEAST.items():
+        if key in values and values[key] < least:
+            raise UserError(f"config.{key} must be at least {least}, not {values[key]}")
+    if values.get("seed", 0) >= 2**32:
+        raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
+    for key, share in _SHARES.items():
+        value = values.get(key, 0.5)
+        if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
+            raise UserError(f"config.{key} must lie in {share}, not {value}")
+
+
+def _parse(key: str, text: str, kind: type, old):
+    """Reads `text` as a value of type `kind` to replace the value `old`; 'none' empties an optional value."""
     if kind is str:
         return text
     if kind is bool:
@@ -90,8 +128,10 @@ def _parse(key: str, text: str, kind: type):
         value = float(value)
     if kind in (tuple, list) and isinstance(value, (tuple, list)):
         value = kind(value)
-    optional = value is None and kind is tuple
-    if not (optional or type(value) is kind):
+        numbers = all(type(number) in (int, float) for number in value)
+        if not numbers or (old is not None and len(value) != len(old)):
+            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {text!r}")
+    if not (type(value) is kind or (value is None and key in _OPTIONAL)):
         raise UserError(f"config.{key} must be of type {kind.__name__}, not {text!r}")
     return value
 
@@ -111,7 +151,7 @@ def read(workdir: Path) -> ConfigDict:
     """Reads the config.json of a workdir.
 
     Raises:
-      UserError: There is none, or it is not JSON.
+      UserError: There is none, or it is no JSON object.
     """
     path = Path(workdir) / "config.json"
     try:
@@ -120,6 +160,8 @@ def read(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not what jaxad.train writes; restore it or train into another --workdir")
     config = ConfigDict(values)
     config.lock()
     return config

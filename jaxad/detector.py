@@ -1,6 +1,7 @@
 """A trained detector: everything that is needed to score images, in one directory.
 
-The directory is the workdir: config.json, and ``detector/`` with variables and density (Orbax, sealed) and the threshold.
+The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax, sealed), and detector.json
+with the threshold and the range of the heatmaps' colours.
 """
 
 import json
@@ -13,10 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, config as configs, methods, parallel
+from jaxad import checkpoint, methods, parallel
+from jaxad import config as configs
 from jaxad.data.image import resize_image
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
+
+REWRITE = "run its training command again to rewrite it"
+# What may still be changed in a trained detector's config.
+CHANGEABLE = ("evaluate.", "score.", "data.root", "data.category", "data.test", "data.ground_truth", "data.source")
 
 
 class Prediction(NamedTuple):
@@ -64,10 +70,10 @@ class Detector:
         self._score = jax.jit(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
-        """Scores images of the size that the detector was trained at.
+        """Scores images that have the size for scoring already.
 
         Args:
-          images: uint8 (n, size, size, 3), where size is ``config.data.size``.
+          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
           crop: Side of the central square that the network sees; the map is zero outside it. 0 for the whole image.
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
 
@@ -112,7 +118,7 @@ class Detector:
                 raise UserError(f"image {number} must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
         if not len(images):
             return []
-        size = self.config.data.size
+        size = self.config.score.size
         stack = np.stack([resize_image(image, (size, size)) for image in images])
         scores = self.score(stack, batch=1 if len(stack) == 1 else None)
         return [self._prediction(*row) for row in zip(images, scores.image, scores.map, strict=True)]
@@ -127,15 +133,16 @@ class Detector:
         """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
         tree = {"variables": self.variables, "density": self.density}
         checkpoint.write(Path(workdir) / "detector", tree)
-        (Path(workdir) / "detector.json").write_text(json.dumps({"threshold": self.threshold, "heat_range": self.heat_range}) + "\n")
+        fitted = {"threshold": self.threshold, "heat_range": self.heat_range}
+        (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
 
 
 def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | None:
-    """The smallest held-out good score that at most a share `false_alarm_rate` of the held-out scores exceed.
+    """The smallest held-out good score that at most a share `false_alarm_rate` of the other held-out scores exceed.
 
     Args:
       scores: (n,) image scores of good images that were not trained on; None is returned when there are none.
-      false_alarm_rate: Target in [0, 1). Below 1 / n the threshold is the highest score.
+      false_alarm_rate: Target in [0, 1). Below 1 / (n - 1) the threshold is the highest score.
 
     Raises:
       UserError: The rate lies outside [0, 1).
@@ -152,19 +159,29 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
 
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
-      overrides: Values of its config to change for this use, as text by dotted key.
+      overrides: Values of its config to change for this use, as text by dotted key: where the test images are, and how
+        they are scored. With other values in ``config.score`` the threshold is None, since it was fitted with these.
 
     Raises:
-      UserError: It is no workdir, its training is not complete, or its files were damaged.
+      UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
     """
     parallel.use_compilation_cache()
     workdir = Path(workdir)
-    config = configs.override(configs.read(workdir), overrides or {})
+    trained = configs.read(workdir)
+    config = configs.override(trained, overrides or {})
+    if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
+        raise UserError(f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
+                        f"{', config.'.join(CHANGEABLE)}")
     path = workdir / "detector"
     if not (workdir / "detector.json").is_file():
         raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")
     if damage := checkpoint.inspect(path):
-        raise UserError(f"the detector in {workdir} is damaged ({damage}); run its training command again to rewrite it")
+        raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
     tree = checkpoint.read(path)
-    fitted = json.loads((workdir / "detector.json").read_text())
-    return Detector(config, tree["variables"], tree["density"], fitted["threshold"], tuple(fitted["heat_range"]))
+    try:
+        fitted = json.loads((workdir / "detector.json").read_text())
+        threshold, (low, high) = fitted["threshold"], fitted["heat_range"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
+    threshold = threshold if config.score == trained.score else None
+    return Detector(config, tree["variables"], tree["density"], threshold, (low, high))

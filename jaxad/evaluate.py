@@ -25,7 +25,7 @@ def score_test_set(found: detector.Detector) -> metrics.TestScores:
     source = data.load(config).test
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
-    records = pipeline.read_all(source, config.data.size)
+    records = pipeline.read_all(source, config.score.size)
     images = np.stack([record.image for record in records])
     scores = found.score(images, crop=config.evaluate.crop)
     return metrics.TestScores(
@@ -42,7 +42,7 @@ def score_test_set(found: detector.Detector) -> metrics.TestScores:
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
-        return {"value": None, "reason": "no good images were held out (config.data.holdout is 0)"}
+        return {"value": None, "reason": "no good images were held out, or config.score is not what it was fitted with"}
     if found.config.evaluate.crop:
         return {"value": found.threshold, "reason": "fitted on whole images, the test set is scored on a crop"}
     called = scores.image_scores > found.threshold
@@ -83,6 +83,19 @@ def evaluate(found: detector.Detector, workdir: str | Path) -> dict:
         },
         "config": json.loads(found.config.to_json()),
     }
+    try:
+        _write(workdir, results, scores, history)
+    except OSError as error:
+        raise UserError(
+            f"the results cannot be written to {workdir} ({error.strerror}); make that possible and run "
+            f"python -m jaxad.evaluate --workdir {workdir}"
+        ) from error
+    print(summary(results))
+    print(f"report: {workdir / 'report.html'}")
+    return results
+
+
+def _write(workdir: Path, results: dict, scores: metrics.TestScores, history: list[dict]) -> None:
     (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     with open(workdir / "scores.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -93,9 +106,6 @@ def evaluate(found: detector.Detector, workdir: str | Path) -> dict:
         workdir / "report.html", results=results, scores=scores, history=history,
         samples_png=samples if samples.is_file() else None,
     )
-    print(summary(results))
-    print(f"report: {workdir / 'report.html'}")
-    return results
 
 
 def summary(results: dict) -> str:

@@ -19,13 +19,17 @@ STYLE = {
     "axes.edgecolor": "#a0aec0", "axes.labelcolor": "#2d3748", "xtick.color": NEUTRAL, "ytick.color": NEUTRAL,
     "axes.grid": True, "grid.color": "#edf2f7", "axes.axisbelow": True, "legend.frameon": False,
     "svg.hashsalt": "jaxad", "figure.constrained_layout.use": True,
-}  # fmt: skip
+}
+
+
+def _level(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def heat(values: np.ndarray, *, low: float, high: float) -> np.ndarray:
     """Colours (h, w) values on the Turbo scale, blue at `low` and below to red at `high` and above: uint8 RGB."""
-    level = np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    return cv2.cvtColor(cv2.applyColorMap(np.uint8(np.round(255 * level)), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    level = np.uint8(np.round(255 * _level(values, low, high)))
+    return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = (0, 230, 118)) -> np.ndarray:
@@ -39,7 +43,7 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = 
     Returns:
       uint8 (h, w, 3).
     """
-    width = max(1, round(max(mask.shape) / 192))
+    width = max(1, round(max(mask.shape) / 128))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     inside = np.uint8(mask != 0)
     drawn = image.copy()
@@ -68,7 +72,7 @@ def overlay(
     if image.shape[:2] != map.shape:
         raise ValueError(f"the image is {image.shape[:2]}, its map {map.shape}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
-    opacity = 0.45 + 0.3 * np.clip((map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)[..., None]
+    opacity = 0.15 + 0.6 * np.sqrt(_level(map, low, high))[..., None]
     blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
     return blended if mask is None else outline(blended, mask, (255, 255, 255))
 
@@ -99,11 +103,11 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | N
     """SVG: how often good and defective images (n,) get which score, with the decision threshold if there is one."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        bins = np.histogram_bin_edges(scores, 30)
+        bins = np.histogram_bin_edges(scores.astype(np.float64), 30)
         for label, name, colour in ((0, "good", GOOD), (1, "defective", DEFECTIVE)):
             if (labels == label).any():
                 axes.hist(scores[labels == label], bins, histtype="stepfilled", color=colour, alpha=0.55,
-                          edgecolor=colour, label=f"{name} ({(labels == label).sum()})")  # fmt: skip
+                          edgecolor=colour, label=f"{name} ({(labels == label).sum()})")
         if threshold is not None:
             axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1, label="threshold")
         axes.set(xlabel="image score", ylabel="images")
@@ -115,10 +119,11 @@ def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
     """SVG: densities of the scores of good and anomalous pixels; masks: n of (h, w), maps: (n, h, w)."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        edges = np.linspace(*np.quantile(maps[:, ::2, ::2], [0, 0.9999]), 81)
+        low, high = np.quantile(maps[:, ::2, ::2], [0, 0.9999]).astype(np.float64)  # the few highest stretch no axis
+        edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 0.5, low + 0.5, 81)
         inside = np.stack(masks) != 0
         for chosen, name, colour in ((~inside, "good", GOOD), (inside, "anomalous", DEFECTIVE)):
-            if chosen.any() and edges[-1] > edges[0]:
+            if chosen.any():
                 density = np.histogram(maps[chosen], edges)[0] / chosen.sum()
                 axes.stairs(density, edges, fill=True, color=colour, alpha=0.45, label=f"{name} pixels")
         axes.set(xlabel="pixel score", ylabel="share of the pixels of a kind", yscale="log")

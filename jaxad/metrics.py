@@ -97,11 +97,11 @@ def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
     """Ranks all pixels of a test set.
 
     Args:
-        masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO.
-        maps: float32 (n, h, w), finite.
+      masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO.
+      maps: float32 (n, h, w), finite.
 
     Raises:
-        ValueError: shapes that differ, maps of another type, or scores that are not finite.
+      ValueError: Shapes differ, maps are of another type or not finite.
     """
     if len(masks) != len(maps) or maps.dtype != np.float32:
         raise ValueError(f"need as many masks as maps, in float32, not {len(masks)} and {maps.shape} {maps.dtype}")
@@ -227,13 +227,13 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     these images. A metric that can't be computed is None, and `reasons` says why under its dotted key.
 
     Returns:
-        {"image": {"auroc", "ap", "f1_max"}, "pixel": {"auroc", "ap", "f1_max", "aupro"}, "pro_limit": float,
-        "counts": {"good", "defective", "with_mask"}, "reasons": {"image.auroc": "no anomalous test images", ...},
-        "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}}}
+      {"image": {"auroc", "ap", "f1_max"}, "pixel": {"auroc", "ap", "f1_max", "aupro"}, "pro_limit": float,
+      "counts": {"good", "defective", "with_mask"}, "reasons": {"image.auroc": "no anomalous test images", ...},
+      "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}}}
 
     Raises:
-        UserError: a score or a map that is not finite.
-        ValueError: a good image whose mask marks anomalous pixels; shapes that differ; a limit outside (0, 1].
+      UserError: A score or a map is not finite.
+      ValueError: A good image's mask marks anomalous pixels; shapes differ; the limit is outside (0, 1].
     """
     _check(scores)
     labels = np.asarray(scores.labels)

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from PIL import Image
 
 from jaxad import detector, errors
 from jaxad.data import MIN_SIDE
-from jaxad.data.image import find_images, read_image
+from jaxad.data.image import find_images, list_folder, read_image
 from jaxad.detector import Detector, Prediction
 from jaxad.errors import UserError
 from jaxad.figures import overlay
@@ -31,12 +32,17 @@ def collect(paths: list[str]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [image for folder in (path, *sorted(p for p in path.rglob("*") if p.is_dir()))
-                  for image in find_images(folder, allow_subfolders=True)]
+        inside = list(_inside(path))
         if not inside:
             raise UserError(f"folder {path} holds no images")
         found += inside
     return found
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    yield from find_images(folder, allow_subfolders=True)
+    for subfolder in list_folder(folder)[1]:
+        yield from _inside(subfolder)
 
 
 def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
@@ -48,14 +54,51 @@ def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.n
         yield from zip(chunk, images, found.predict(images), strict=True)
 
 
-def write_images(output: Path, stem: str, image: np.ndarray, prediction: Prediction, heat_range, maps: str) -> None:
+def write_images(
+    output: Path,
+    stem: str,
+    image: np.ndarray,
+    prediction: Prediction,
+    heat_range: tuple[float, float],
+    maps: str | None,
+) -> None:
     """Writes one image's heatmap overlay (JPEG) and, if asked for, its raw map, both at the image's own size."""
     drawn = overlay(image, prediction.map, low=heat_range[0], high=heat_range[1])
     Image.fromarray(drawn).save(output / "heatmaps" / f"{stem}.jpg", quality=90)
     if maps == "npy":
-        np.save(output / "maps" / f"{stem}.npy", prediction.map)
+        encoded = io.BytesIO()  # np.save into a file on a full disk raises an error that does not say so
+        np.save(encoded, prediction.map)
+        (output / "maps" / f"{stem}.npy").write_bytes(encoded.getbuffer())
     elif maps == "tiff":
         Image.fromarray(prediction.map).save(output / "maps" / f"{stem}.tiff")
+
+
+def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str | None) -> int:
+    """Scores images and writes predictions.csv, heatmaps/ and, with `maps` "npy" or "tiff", maps/ to `output`.
+
+    Returns:
+      The number of images that are called defective.
+
+    Raises:
+      UserError: An image cannot be read.
+      OSError: A file cannot be written.
+    """
+    for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    flagged = 0
+    with open(output / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number, (path, image, made) in enumerate(predictions(found, paths), start=1):
+            stem = f"{number:05d}_{path.stem}"
+            decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
+            threshold = "n/a" if made.threshold is None else made.threshold
+            writer.writerow([path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"])
+            write_images(output, stem, image, made, found.heat_range, maps)
+            flagged += bool(made.defective)
+            if sys.stderr.isatty():
+                print(f"\r{number}/{len(paths)}", end="", file=sys.stderr)
+    return flagged
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,21 +115,12 @@ def main(argv: list[str] | None = None) -> None:
 
     found = detector.load(flags.workdir)
     paths, output = collect(flags.paths), Path(flags.output)
-    for folder in ("heatmaps", "maps") if flags.maps else ("heatmaps",):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    start, flagged = time.perf_counter(), 0
-    with open(output / "predictions.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number, (path, image, made) in enumerate(predictions(found, paths), start=1):
-            stem = f"{number:05d}_{path.stem}"
-            decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
-            threshold = "n/a" if made.threshold is None else made.threshold
-            writer.writerow([path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"])
-            write_images(output, stem, image, made, found.heat_range, flags.maps)
-            flagged += bool(made.defective)
-            if sys.stderr.isatty():
-                print(f"\r{number}/{len(paths)}", end="", file=sys.stderr)
+    start = time.perf_counter()
+    try:
+        flagged = score_files(found, paths, output, maps=flags.maps)
+    except OSError as error:
+        raise UserError(f"the predictions cannot be written to {output} ({error.strerror}); "
+                        "make that possible or choose another --output") from error
     speed = len(paths) / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {output / 'predictions.csv'}")

@@ -49,7 +49,7 @@ figure{margin:0;break-inside:avoid}figcaption{font-weight:600;margin-bottom:.2re
 .charts img,.samples{width:100%;height:auto;display:block}.samples{max-width:1000px}
 .examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(480px,100%),1fr));gap:1.2rem 1.6rem}
 .tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:4px}
-.tiles img{width:100%;height:auto;display:block;border-radius:3px}
+.tiles img{width:100%;height:auto;display:block;border-radius:3px;outline:1px solid var(--line)}
 .tiles div{display:flex;align-items:center;justify-content:center;text-align:center;background:var(--pale);
  border:1px dashed #cbd5e0;border-radius:3px;color:var(--soft);font-size:.82rem;padding:.4rem}
 .examples figcaption{font-weight:400;font-size:.86rem;margin:.25rem 0 0;color:var(--soft)}
@@ -88,8 +88,8 @@ def write_html(
         body = [_summary(name, results), _metric_table(results), _charts(results, scores, history)]
         if samples_png is not None:
             source = _data_uri(Path(samples_png).read_bytes(), "png")
-            body.append("<h2>What the network is taught</h2><p class=soft>Synthetic training images, each with its "
-                        f"label to the right.</p><img class=samples src='{source}' alt='synthetic training samples'>")
+            body.append("<h2>What the network is taught</h2><p class=soft>Synthetic training images; a dark map to the "
+                        f"right of one is its label.</p><img class=samples src='{source}' alt='synthetic samples'>")
         body += [_examples(scores), _provenance(results)]
         Path(path).write_text(
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -110,7 +110,7 @@ def _picture(image: np.ndarray, alt: str) -> str:
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    return f"<img loading=lazy src='{_data_uri(data, 'jpeg')}' alt='{html.escape(alt, quote=True)}'>"
+    return f"<img src='{_data_uri(data, 'jpeg')}' alt='{html.escape(alt, quote=True)}'>"
 
 
 def _percent(value: float | None, *, digits: int = 2) -> str:
@@ -205,8 +205,8 @@ def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str,
         own = [i for i in (good if kind == "good" else defective) if kind == "good" or defects[i] == kind]
         medians += [own[len(own) // 2]] if own else []
     groups = [
-        ("False alarms", "Good images with the highest scores.", good[::-1][:count]),
-        ("Misses", "Defective images with the lowest scores.", defective[:count]),
+        ("False alarms, or nearest to one", "Good images with the highest scores.", good[::-1][:count]),
+        ("Misses, or nearest to one", "Defective images with the lowest scores.", defective[:count]),
         ("Typical", "The image with the median score of each kind.", medians),
         ("Best", "Defective images with the highest scores, good ones with the lowest.",
          defective[::-1][: count - 2] + good[:2]),
@@ -226,7 +226,7 @@ def _examples(scores: TestScores) -> str:
     low, high = figures.colour_limits(scores.maps)
     bar = figures.heat(np.linspace(low, high, 220)[None].repeat(12, 0), low=low, high=high)
     parts = [
-        "<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap; one colour scale for all.</p>"
+        "<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap. All heatmaps share one colour scale.</p>"
         f"<div class=scale>{low:.3g}{_picture(bar, 'colour scale')}{high:.3g}</div>"
     ]
     for title, explanation, indices in pick_examples(scores):
@@ -244,25 +244,27 @@ def _example(scores: TestScores, i: int, low: float, high: float) -> str:
         mask = None
     others = scores.image_scores[scores.labels != label]
     kind, other = ("good", "defective") if label == 0 else ("bad", "good")
-    rank = f", above {(others < score).sum()} of {len(others)} {other} images" if len(others) else ""
+    rank = f", above {(others < score).sum()} of {len(others)} {other}" if len(others) else ""
+    caption = (f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
+               f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}")
     heatmap = _picture(figures.overlay(image, scores.maps[i], low=low, high=high, mask=mask), "heatmap")
-    return (f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div><figcaption>"
-            f"<span class=id>{html.escape(scores.ids[i])}</span> · "
-            f"<span class={kind}>{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}</figcaption></figure>")
+    return (f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div>"
+            f"<figcaption>{caption}</figcaption></figure>")
 
 
 def _provenance(results: dict) -> str:
     seconds = {name: value for name, value in (results.get("wall_time_s") or {}).items() if value is not None}
     facts = {
         "seed": results.get("seed"), "command": results.get("command"), "commit": results.get("commit"),
+        "commit of the evaluation": (results.get("evaluated") or {}).get("commit"),
         "device": results.get("device"), "date": results.get("date"),
         "wall time": ", ".join(f"{name} {value:,.0f} s" for name, value in seconds.items()) or None,
         "versions": ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items() if v is not None) or None,
-    }  # fmt: skip
+    }
     rows = ""
     for name, value in facts.items():
         if value is not None:
-            tag = "code" if name in ("command", "commit") else "span"
+            tag = "code" if name.startswith("com") else "span"
             rows += f"<tr><th>{name}</th><td><{tag}>{html.escape(str(value))}</{tag}></td></tr>"
     config = html.escape(json.dumps(results.get("config", {}), indent=2))
     return (f"<h2>Provenance</h2><table class=facts><tbody>{rows}</tbody></table>"
@@ -303,14 +305,14 @@ def group_seeds(runs: Sequence[dict]) -> list[list[dict]]:
       UserError: Two runs of a group have the same seed, which would make the standard error too small.
     """
     groups = {}
-    for run_ in runs:
-        config = {key: value for key, value in run_["config"].items() if key != "seed"}
-        key = (str(run_["experiment"]), str(run_["category"]), json.dumps(config, sort_keys=True))
+    for entry in runs:
+        config = {key: value for key, value in entry["config"].items() if key != "seed"}
+        key = (str(entry["experiment"]), str(entry["category"]), json.dumps(config, sort_keys=True))
         seeds = groups.setdefault(key, {})
-        if run_["seed"] in seeds:
-            raise UserError(f"{seeds[run_['seed']]['path']} and {run_['path']} are the same experiment with the same "
-                            f"seed {run_['seed']}; leave one of them out")
-        seeds[run_["seed"]] = run_
+        if entry["seed"] in seeds:
+            raise UserError(f"{seeds[entry['seed']]['path']} and {entry['path']} are the same experiment with the same "
+                            f"seed {entry['seed']}; leave one of them out")
+        seeds[entry["seed"]] = entry
     return [[seeds[seed] for seed in sorted(seeds)] for _, seeds in sorted(groups.items())]
 
 
@@ -331,14 +333,14 @@ def markdown(runs: Sequence[dict]) -> str:
         first = group[0]
 
         def each(key: str, group: list[dict] = group) -> str:
-            return ", ".join(dict.fromkeys(str(run_[key]) for run_ in group if run_.get(key) is not None)) or "n/a"
+            return ", ".join(dict.fromkeys(str(entry[key]) for entry in group if entry.get(key) is not None)) or "n/a"
 
         def metric(level: str, name: str, group: list[dict] = group) -> str:
-            return _mean_and_error([run_[level][name] for run_ in group])
+            return _mean_and_error([entry[level][name] for entry in group])
 
         cells = [first["experiment"], first["category"], len(group), metric("image", "auroc"), metric("pixel", "auroc"),
                  metric("pixel", "aupro"), first["config"].get("epochs") or "–", each("device"), each("date"),
-                 each("commit"), f"`{first['command']}`" if first.get("command") else "n/a"]  # fmt: skip
+                 each("commit"), f"`{first['command']}`" if first.get("command") else "n/a"]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -49,10 +49,11 @@ def logistic(
       midpoint: The paper's y0 in grey levels, where the label is 1/2.
 
     Returns:
-      float32 (h, w) in [0, 1).
+      float32 (h, w) in [0, 1].
     """
     changed, difference = _binary_and_continuous(original, blended, mask)
-    return changed / (1 + np.exp(-np.float32(steepness) * (difference - np.float32(midpoint))))
+    # 1 / (1 + exp(-x)), in the form that cannot overflow.
+    return changed * (0.5 + 0.5 * np.tanh(np.float32(steepness / 2) * (difference - np.float32(midpoint))))
 
 
 def disk_median(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,11 @@ def load(config: ConfigDict) -> Dataset:
       UserError: The source is unknown, or the data is not as its source expects it.
     """
     data = config.data
+    if data.source == "demo" and (data.root or data.test or data.ground_truth):
+        raise UserError(
+            "config.data.source is demo, which reads no folder, but a folder is given; name a category after the config "
+            "file (such as :object or :texture for images of your own) or set config.data.source=folder"
+        )
     if data.source == "demo":
         return demo.load(data.category, size=data.size)
     if data.source == "folder":

@@ -1,9 +1,9 @@
 """The embedded demo data: rendered inspection photographs with exact masks, made from a seed on access.
 
-Nothing is downloaded or stored. A picture is a function of category, split, index, seed and size alone: every one shows
-another instance (lamp, exposure, focus, colour, dimensions, position, texture, sensor noise). A defective part is drawn twice,
-with its defect and without, and its mask is where the two pictures visibly differ; elsewhere the good picture is kept, so the
-mask misses no changed pixel.
+Nothing is downloaded or stored. A picture is a function of category, split, index, seed and size alone: every one
+shows another instance (lamp, exposure, focus, colour, dimensions, position, texture, sensor noise). A defective part is
+drawn twice, with its defect and without, and its mask is where the two pictures visibly differ; elsewhere the good
+picture is kept, so the mask misses no changed pixel.
 """
 
 import difflib
@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxad.data.demo_cap import CAP
 from jaxad.data.demo_fabric import FABRIC
-from jaxad.data.demo_render import SUPERSAMPLING, Category, expose, photograph
+from jaxad.data.demo_render import SUPERSAMPLING, Category, expose, grain, mix, photograph, smoothstep
 from jaxad.data.demo_screw import SCREW
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
 _CATEGORIES: dict[str, Category] = {"cap": CAP, "fabric": FABRIC, "screw": SCREW}
 CATEGORIES: tuple[str, ...] = tuple(_CATEGORIES)
-_VISIBLE = 6.0  # smallest change of any channel, in levels of 255, that counts: about three times the sensor noise
+_VISIBLE = 4.0  # smallest change of any channel, in levels of 255, that counts: about twice the sensor noise
 _SMALLEST_SIZE = 32
 
 
@@ -47,7 +47,7 @@ def _generators(category: str, split: str, index: int, seed: int) -> list[np.ran
 
 
 def _picture(seeds: list[np.random.SeedSequence], category: str, defect: str | None, size: int) -> np.ndarray:
-    """Noiseless picture, float32 (size, size, 3) in [0, 255]; equal seeds give the same part with and without a defect."""
+    """Noiseless picture, float32 (size, size, 3) in [0, 255]; with equal seeds, of the same part with any defect."""
     kind = _CATEGORIES[category]
     part, flaw, scene = (np.random.default_rng(s) for s in seeds[:3])
     return photograph(scene, kind.draw(part, SUPERSAMPLING * size, defect, flaw), kind.rig, size)
@@ -58,7 +58,7 @@ def _visible(good: np.ndarray, defective: np.ndarray) -> np.ndarray:
     change = np.abs(defective - good).max(axis=2)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     mask = cv2.morphologyEx((change > _VISIBLE).astype(np.uint8), cv2.MORPH_CLOSE, disk)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
     keep = area >= max(4, 0.02 * area[1:].max(initial=0))
     keep[0] = False
@@ -70,11 +70,11 @@ def render_pair(category: str, defect: str, index: int, *, size: int = 256, seed
     seeds = _generators(category, f"test/{defect}", index, seed)
     good, defective = _picture(seeds, category, None, size), _picture(seeds, category, defect, size)
     mask = _visible(good, defective)
-    defective = np.where(mask[..., None] > 0, defective, good)
-    sensor = seeds[3]
-    return Pair(
-        expose(np.random.default_rng(sensor), good), expose(np.random.default_rng(sensor), defective), mask
-    )
+    # Changes fade in from the threshold on, or the rim of a faint shadow would end in a step.
+    share = mask * smoothstep(_VISIBLE, 2 * _VISIBLE, np.abs(defective - good).max(axis=2))
+    defective = mix(good, defective, share)
+    speckle = grain(np.random.default_rng(seeds[3]), size)
+    return Pair(expose(good, speckle), expose(defective, speckle), mask)
 
 
 class DemoSource:
@@ -101,7 +101,8 @@ class DemoSource:
         if defect == "good":
             seeds = _generators(self._category, f"{self._split}/good", number, self._seed)
             picture = _picture(seeds, self._category, None, self._size)
-            image, mask = expose(np.random.default_rng(seeds[3]), picture), np.zeros((self._size, self._size), np.uint8)
+            image = expose(picture, grain(np.random.default_rng(seeds[3]), self._size))
+            mask = np.zeros((self._size, self._size), np.uint8)
         else:
             _, image, mask = render_pair(self._category, defect, number, size=self._size, seed=self._seed)
         return Record(image, self.labels[index], mask, self.ids[index], defect)
@@ -126,7 +127,8 @@ def load(
     if category not in _CATEGORIES:
         near = difflib.get_close_matches(str(category), CATEGORIES, n=1, cutoff=0)[0]
         raise UserError(
-            f"data.category: there is no demo category {category!r}; did you mean {near!r}? (choose from {', '.join(CATEGORIES)})"
+            f"data.category: there is no demo category {category!r}; did you mean {near!r}? "
+            f"Choose one of {', '.join(CATEGORIES)}."
         )
     if size < _SMALLEST_SIZE:
         raise UserError(f"data.size: demo pictures of {size} pixels show nothing; use {_SMALLEST_SIZE} or more")

@@ -89,7 +89,7 @@ def _misprint(rng: np.random.Generator, ink: np.ndarray, pose: Pose) -> np.ndarr
         centre = pose.at(0.51, rng.choice([0.0, np.pi]) + rng.uniform(3.6, 5.3))
     else:
         centre = pose.at(rng.uniform(0.05, 0.28), rng.choice([0.0, np.pi]) + rng.uniform(-0.3, 0.3))
-    spot = patch(rng, n, centre, rng.uniform(0.11, 0.17), ragged=0.5, soft=0.1)
+    spot = patch(rng, n, centre, rng.uniform(0.13, 0.19), ragged=0.4, soft=0.1)
     if rng.random() < 0.55:
         return ink * (1 - spot)
     drag = rng.uniform(0.05, 0.09) * n / 2
@@ -107,12 +107,12 @@ def _chip(rng: np.random.Generator, part: Surface, belt: tuple[np.ndarray, np.nd
     centre = pose.at(rng.uniform(0.95, 1.01), rng.uniform(0, 2 * np.pi))
     radius = rng.uniform(0.075, 0.13)
     state = rng.bit_generator.state
-    gone = patch(rng, n, centre, radius, ragged=0.45, soft=0.05)
+    gone = patch(rng, n, centre, radius, ragged=0.28, soft=0.04)
     rng.bit_generator.state = state  # the fracture runs along the same outline, a little outside it
-    torn = patch(rng, n, centre, radius * 1.22, ragged=0.45, soft=0.1) * part.cover * (1 - gone)
+    torn = patch(rng, n, centre, radius * 1.25, ragged=0.28, soft=0.1) * part.cover * (1 - gone)
     rough = noise(rng, n, cells=90, octaves=2)
     height = part.height - torn * (0.03 + 0.006 * rough)
-    albedo = mix(part.albedo, part.albedo * 0.5 + 0.22, torn * 0.8)
+    albedo = mix(part.albedo, part.albedo * 0.5 + 0.26, torn * 0.85)
     cover = part.cover * (1 - gone)
     gloss = part.gloss * (1 - gone) * (1 - torn)
     return Surface(height + (belt[0] - height) * gone, mix(albedo, belt[1], gone), gloss, cover)
@@ -133,7 +133,9 @@ def _contamination(rng: np.random.Generator, part: Surface, pose: Pose) -> Surfa
     colour = tuple(strength * c for c in ((0.035, 0.028, 0.02) if dark else (0.42, 0.36, 0.24)))
     body = film * np.clip(0.82 + 0.13 * noise(rng, n, cells=50, octaves=2), 0, 1)
     height = part.height + 0.010 * cv2.GaussianBlur(film, (0, 0), 0.006 * n)
-    return Surface(height, mix(part.albedo, colour, body), part.gloss * (1 + (0.6 if dark else -0.8) * film), part.cover)
+    return Surface(
+        height, mix(part.albedo, colour, body), part.gloss * (1 + (0.6 if dark else -0.8) * film), part.cover
+    )
 
 
 def _scratch(rng: np.random.Generator, part: Surface, pose: Pose) -> Surface:
@@ -145,8 +147,10 @@ def _scratch(rng: np.random.Generator, part: Surface, pose: Pose) -> Surface:
     groove = stroke(rng, n, start, inward, length, width=width, wander=0.06) * part.cover
     lips = cv2.GaussianBlur(groove, (0, 0), 0.4 * width * n / 2)
     height = part.height - 0.016 * groove + 0.010 * lips
-    rough = np.clip(0.7 + 0.25 * noise(rng, n, cells=120), 0, 1)
-    return Surface(height, mix(part.albedo, (0.46, 0.53, 0.60), 0.92 * groove * rough), part.gloss * (1 - 0.7 * groove), part.cover)
+    rough = np.clip(0.85 + 0.15 * noise(rng, n, cells=120), 0, 1)
+    return Surface(
+        height, mix(part.albedo, (0.46, 0.53, 0.60), 0.92 * groove * rough), part.gloss * (1 - 0.7 * groove), part.cover
+    )
 
 
 def _draw(rng: np.random.Generator, n: int, defect: str | None, flaw: np.random.Generator) -> Surface:

@@ -36,7 +36,7 @@ class Yarns(NamedTuple):
 
 
 def _spin(rng: np.random.Generator, across: np.ndarray, along: np.ndarray, over: float) -> Yarns:
-    """Lays yarns side by side; ``over`` is 1 for the system that passes over where the other passes under, and -1 for that."""
+    """Lays yarns side by side; ``over`` is 1 for one system and -1 for the other, which is under where it is over."""
     n = len(across)
     width = (0.50 * (1 + 0.07 * rng.standard_normal(_YARNS))).astype(np.float32)
     shift = (0.05 * rng.standard_normal(_YARNS)).astype(np.float32)
@@ -99,15 +99,17 @@ _YARN_DEFECTS = {"broken_yarn": _break, "slub": _slub}
 def _hole(rng: np.random.Generator, cloth: Surface) -> Surface:
     """Cut or worn through: the dark table below, and frayed ends that reach into the opening."""
     n = len(cloth.height)
-    centre, radius = _spot(rng), rng.uniform(0.06, 0.11)
+    centre, radius = _spot(rng), rng.uniform(0.055, 0.085)
     opening = patch(rng, n, centre, radius, ragged=0.5, soft=0.08)
     frayed = np.zeros((n, n), np.float32)
     for direction in rng.uniform(0, 2 * np.pi, rng.integers(7, 13)):
         start = centre[0] + 1.25 * radius * np.cos(direction), centre[1] + 1.25 * radius * np.sin(direction)
-        fibre = stroke(rng, n, start, direction + np.pi + rng.uniform(-0.8, 0.8), radius * rng.uniform(0.5, 1.2), width=0.009)
+        fibre = stroke(
+            rng, n, start, direction + np.pi + rng.uniform(-0.8, 0.8), radius * rng.uniform(0.5, 1.2), width=0.009
+        )
         frayed = np.maximum(frayed, fibre)
     height = cloth.height + (_FLOOR * 1.5 - cloth.height) * opening + 0.03 * frayed
-    albedo = mix(mix(cloth.albedo, (0.02, 0.02, 0.022), opening), (0.45, 0.42, 0.36), 0.8 * frayed)
+    albedo = mix(mix(cloth.albedo, (0.11, 0.11, 0.115), opening), (0.45, 0.42, 0.36), 0.8 * frayed)
     return Surface(height, albedo, cloth.gloss, cloth.cover)
 
 
@@ -117,7 +119,9 @@ def _stain(rng: np.random.Generator, cloth: Surface) -> Surface:
     film = patch(rng, n, _spot(rng), rng.uniform(0.09, 0.16), ragged=0.45, soft=0.1)
     inner = cv2.GaussianBlur(film, (0, 0), 0.012 * n)
     rim = film * (1 - inner)
-    depth = np.clip(film * rng.uniform(0.6, 0.85) + 0.5 * rim, 0, 0.95) * np.clip(0.9 + 0.15 * noise(rng, n, cells=30, octaves=2), 0, 1.05)
+    depth = np.clip(film * rng.uniform(0.45, 0.7) + 0.5 * rim, 0, 0.95) * np.clip(
+        0.9 + 0.15 * noise(rng, n, cells=30, octaves=2), 0, 1.05
+    )
     tint = (0.45, 0.30, 0.16) if rng.random() < 0.6 else (0.28, 0.29, 0.31)
     return cloth._replace(albedo=cloth.albedo * cv2.merge([1 - depth * (1 - t) for t in tint]))
 
@@ -137,7 +141,7 @@ def _draw(rng: np.random.Generator, n: int, defect: str | None, flaw: np.random.
     height = np.maximum(np.maximum(warp.height, weft.height), _FLOOR)
     top = (warp.height >= weft.height).astype(np.float32)
     cover = (height > _FLOOR).astype(np.float32)
-    dye = np.exp(0.12 * rng.standard_normal() + 0.012 * rng.standard_normal(3))
+    dye = np.exp(0.15 * rng.standard_normal() + 0.012 * rng.standard_normal(3))
     colours = [(np.array(rgb) * dye).tolist() for rgb in ((0.34, 0.30, 0.23), (0.44, 0.41, 0.34))]
     tones = [warp.tone * top * cover, weft.tone * (1 - top) * cover]
     albedo = cv2.merge([tones[0] * a + tones[1] * b + 0.03 * (1 - cover) for a, b in zip(*colours, strict=True)])
@@ -152,6 +156,6 @@ def _draw(rng: np.random.Generator, n: int, defect: str | None, flaw: np.random.
 
 FABRIC = Category(
     _draw,
-    Rig(azimuth=-2.4, swing=0.6, elevation=0.75, key=1.3, fill=0.75, shininess=10, lift=0.0, exposure=0.14),
+    Rig(azimuth=-2.4, swing=0.6, elevation=0.75, key=1.15, fill=0.65, shininess=10, lift=0.0, exposure=0.20),
     ("broken_yarn", "hole", "slub", "stain"),
 )

@@ -9,7 +9,13 @@ from jaxad.data.demo_render import noise, smoothstep
 
 
 def patch(
-    rng: np.random.Generator, n: int, centre: tuple[float, float], radius: float, *, ragged: float = 0.35, soft: float = 0.15
+    rng: np.random.Generator,
+    n: int,
+    centre: tuple[float, float],
+    radius: float,
+    *,
+    ragged: float = 0.35,
+    soft: float = 0.15,
 ) -> np.ndarray:
     """Irregular spot, float32 (n, n) in [0, 1].
 
@@ -25,7 +31,7 @@ def patch(
     dx, dy = np.meshgrid(axis, axis)
     turn, aspect = rng.uniform(0, np.pi), rng.uniform(0.65, 1.0)
     along, across = math.cos(turn) * dx + math.sin(turn) * dy, math.cos(turn) * dy - math.sin(turn) * dx
-    distance = cv2.magnitude(along * aspect, across / aspect) + 0.5 * ragged * noise(rng, side, cells=8, octaves=3)
+    distance = cv2.magnitude(along * aspect, across / aspect) + 0.5 * ragged * noise(rng, side, cells=7, octaves=3)
     window = smoothstep(1 + soft, 1 - soft, distance)
     spot = np.zeros((n, n), np.float32)
     rows, columns = slice(max(top, 0), min(top + side, n)), slice(max(left, 0), min(left + side, n))

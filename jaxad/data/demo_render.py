@@ -1,7 +1,7 @@
 """Small renderer behind the demo data: noise, relief shading, and a camera with its imperfections.
 
-Scenes are relief maps seen from straight above. Lengths are in half frames: the picture spans [-1, 1] in x (to the right)
-and y (downwards), so a scene looks the same at every size. Surfaces are drawn at twice the size of the picture.
+Scenes are relief maps seen from straight above. Lengths are in half frames: the picture spans [-1, 1] in x (to the
+right) and y (downwards), so a scene looks the same at every size. Surfaces are drawn at twice the size of the picture.
 """
 
 import functools
@@ -58,8 +58,8 @@ class Category(NamedTuple):
     """A kind of part: how it is drawn, lit and damaged.
 
     Attributes:
-      draw: ``(rng, n, defect, flaw) -> Surface`` on an (n, n) canvas. ``rng`` decides everything about the good part and
-        ``flaw`` everything about the defect (None: a good part), so the same ``rng`` gives the same part with and without it.
+      draw: ``(rng, n, defect, flaw) -> Surface`` on an (n, n) canvas. ``rng`` decides everything about the good part
+        and ``flaw`` everything about the defect (None: a good part), so equal ``rng`` give the same part.
       rig: The station that photographs it.
       defects: Names of its defect types.
     """
@@ -88,7 +88,7 @@ def noise(rng: np.random.Generator, n: int, *, cells: float, octaves: int = 1, s
     """Smooth random field, float32 (n, n), mean about 0 and standard deviation about 1.
 
     Args:
-      cells: Grid cells along the picture's height in the coarsest octave; each further octave doubles them at half the strength.
+      cells: Grid cells along the canvas's height in the coarsest octave; each further one doubles them, half as strong.
       stretch: How much longer than high the grains are.
     """
     field = np.zeros((2, 2), np.float32)
@@ -130,8 +130,8 @@ def _shadows(surface: Surface, rig: Rig, light: np.ndarray) -> tuple[np.ndarray,
 def shade(surface: Surface, rig: Rig, azimuth: float, elevation: float) -> np.ndarray:
     """Linear light that leaves the surface towards the camera, float32 (n, n, 3).
 
-    Lambert's law for the lamp and the surroundings, Blinn's half-vector model for the gloss, a soft cast shadow, and less
-    diffuse light in hollows.
+    Lambert's law for the lamp and the surroundings, Blinn's half-vector model for the gloss, a soft cast shadow, and
+    less diffuse light in hollows.
     """
     light = np.array(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)], np.float32
@@ -153,8 +153,8 @@ def shade(surface: Surface, rig: Rig, azimuth: float, elevation: float) -> np.nd
 def photograph(rng: np.random.Generator, surface: Surface, rig: Rig, size: int) -> np.ndarray:
     """Picture of a surface without sensor noise, float32 (size, size, 3), sRGB-like levels in [0, 255].
 
-    Lamp direction, exposure, white balance, unevenness of the light, vignetting and focus are drawn from ``rng``, with the
-    same draws whatever the surface: two surfaces seen with equal generators are seen under equal conditions.
+    Lamp direction, exposure, white balance, unevenness of the light, vignetting and focus are drawn from ``rng``, with
+    the same draws whatever the surface: two surfaces seen with equal generators are seen under equal conditions.
     """
     azimuth = rig.azimuth + rig.swing * rng.uniform(-1, 1)
     elevation = rig.elevation + 0.06 * rng.standard_normal()
@@ -171,8 +171,11 @@ def photograph(rng: np.random.Generator, surface: Surface, rig: Rig, size: int) 
     return np.clip(cv2.pow(np.maximum(light, 0), 1 / 2.2) * 255, 0, 255)
 
 
-def expose(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Adds read and photon noise to levels (h, w, 3) and quantises them to uint8; the same draws whatever the picture."""
-    grain = rng.standard_normal(picture.shape, dtype=np.float32)
-    strength = rng.uniform(0.7, 1.3)
-    return np.clip(np.rint(picture + grain * strength * (1.0 + 0.09 * cv2.sqrt(picture))), 0, 255).astype(np.uint8)
+def grain(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Noise of one exposure, float32 (size, size, 3), relative to the level's standard deviation."""
+    return np.float32(rng.uniform(0.7, 1.3)) * rng.standard_normal((size, size, 3), dtype=np.float32)
+
+
+def expose(picture: np.ndarray, speckle: np.ndarray) -> np.ndarray:
+    """Levels (h, w, 3) with read and photon noise, quantised to uint8; ``speckle`` comes from ``grain``."""
+    return np.clip(np.rint(picture + speckle * (1.0 + 0.09 * cv2.sqrt(picture))), 0, 255).astype(np.uint8)

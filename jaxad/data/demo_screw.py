@@ -6,7 +6,7 @@ import numpy as np
 from jaxad.data.demo_marks import patch
 from jaxad.data.demo_render import Category, Rig, Surface, grid, mix, noise, smoothstep
 
-# Outline of the screw: position along its axis and core radius, in half frames; the thread is added between the two marks.
+# Outline of the screw: position along its axis and core radius, in half frames; the thread is added between two marks.
 _AXIS = (-0.640, -0.636, -0.622, -0.608, -0.50, -0.47, -0.12, -0.08, 0.44, 0.62, 0.640)
 _CORE = (0.000, 0.120, 0.165, 0.170, 0.072, 0.066, 0.066, 0.056, 0.056, 0.012, 0.000)
 _THREAD = (-0.14, 0.60)
@@ -46,7 +46,7 @@ def _damage(
     n = len(part.height)
     if defect == "chipped_head":
         centre = place(rng.uniform(-0.63, -0.59), rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.16))
-        gone = patch(rng, n, centre, rng.uniform(0.06, 0.09), soft=0.05)
+        gone = patch(rng, n, centre, rng.uniform(0.065, 0.095), ragged=0.22, soft=0.05)
         kept = 1 - gone
         height = part.height * kept + ground[0] * gone
         return Surface(height, mix(part.albedo, ground[1], gone), part.gloss * kept, part.cover * kept)

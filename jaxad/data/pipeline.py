@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import grain
 import numpy as np
+from absl import flags
 
 from jaxad.data.image import resize_image, resize_mask
 from jaxad.data.record import Record, Source
@@ -120,6 +121,9 @@ def batches(
         .to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 2))
     )
     if workers:
+        # Grain reads its own absl flags when it starts workers; jaxad's commands do not parse absl flags.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=min(workers, stop - start), per_worker_buffer_size=2)
         stream = stream.mp_prefetch(options)
     return iter(stream)

@@ -19,8 +19,11 @@ def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:
     kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     padded = jnp.pad(maps, ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")[..., None]
-    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return convolve(convolve(padded, kernel[:, None, None, None]), kernel[None, :, None, None])[..., 0]
+    for one_side in (kernel[:, None, None, None], kernel[None, :, None, None]):
+        padded = jax.lax.conv_general_dilated(
+            padded, one_side, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    return padded[..., 0]
 
 
 def create(config: ConfigDict) -> Method:
@@ -33,6 +36,13 @@ def create(config: ConfigDict) -> Method:
     settings = config.score
     if not settings.sigma > 0:
         raise UserError(f"config.score.sigma must be positive, not {settings.sigma}")
+    if not settings.floor > 0:
+        raise UserError(f"config.score.floor must be positive, not {settings.floor}")
+    if config.evaluate.crop or settings.size != config.data.size:
+        raise UserError(
+            "baseline_mean compares whole images pixel by pixel: config.evaluate.crop must be 0 "
+            f"and config.score.size the same as config.data.size, not {config.evaluate.crop} and {settings.size}"
+        )
 
     def fit(variables, good_images, key):
         # Sums of integers are exact, so the variance loses nothing to cancellation.
@@ -43,11 +53,6 @@ def create(config: ConfigDict) -> Method:
         return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
 
     def score(variables, density, images):
-        if images.shape[1:] != density["mean"].shape:
-            raise UserError(
-                f"baseline_mean compares pixel by pixel: images of {density['mean'].shape[:2]} were fitted and "
-                f"{images.shape[1:3]} are given; set config.evaluate.crop=0"
-            )
         distance = jnp.abs(images - density["mean"]) / (density["std"] + settings.floor / 255)
         maps = gaussian_blur(distance.mean(axis=-1), sigma=settings.sigma)
         return Scores(reduce_map(maps, reduction=settings.reduction, top=settings.top), maps)

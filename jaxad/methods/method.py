@@ -9,6 +9,7 @@ import numpy as np
 from jaxad.errors import UserError
 
 Batch = dict[str, jax.Array]
+REDUCTIONS = ("mean", "max", "top")
 
 
 class Scores(NamedTuple):

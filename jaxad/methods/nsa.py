@@ -18,6 +18,8 @@ from jaxad.methods.method import Method, Scores, reduce_map
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
 
+STRIDE = 32  # of the encoder's last stage
+
 
 class HostExample:
     """``(rng, image, partner) -> example``: two training views and their blend, on the host (Section 3)."""
@@ -36,14 +38,43 @@ class HostExample:
         return {"image": made.image, "label": made.label, **counts}
 
 
+def _check(config: ConfigDict) -> None:
+    """Refuses what the synthesis or the network cannot take, before any image is read."""
+    choices = {
+        "dtype": (config.dtype, ("float32", "bfloat16")),
+        "label": (config.label, ("binary", "continuous", "logistic")),
+        "synthesis.gradients": (config.synthesis.gradients, ("source", "mixed")),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+    if config.synthesis.patches < 1:
+        raise UserError(f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}")
+    if config.synthesis.background is not None and len(config.synthesis.background) != 2:
+        raise UserError("config.synthesis.background must be none or (brightness, threshold)")
+    view, whole = config.view, config.data.size
+    if view.center_crop > whole or view.crop > (view.center_crop or whole):
+        raise UserError(
+            f"config.view.crop {view.crop} does not fit into config.view.center_crop {view.center_crop or 'none'} "
+            f"or config.data.size {whole}; lower the first or raise the last"
+        )
+    sides = {"view.crop": view.crop, "score.size (data.size unless set)": config.score.size}
+    sides |= {"evaluate.crop": config.evaluate.crop} if config.evaluate.crop else {}
+    for key, side in sides.items():
+        if side < STRIDE or side % STRIDE:
+            raise UserError(f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only")
+
+
 def create(config: ConfigDict) -> Method:
     """NSA with the synthesis and label type of ``config.synthesis`` and ``config.label``.
 
-    Bounded labels (binary, logistic) are learnt with cross-entropy on a sigmoid (Equation 15), the continuous label with
-    the squared error of a rectified output (Equation 16).
+    Bounded labels (binary, logistic) are learnt with cross-entropy on a sigmoid (Equation 15), the continuous label
+    with the squared error of a rectified output (Equation 16).
+
+    Raises:
+      UserError: A choice is unknown, or a size is none that the synthesis or the network can take.
     """
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.dtype must be float32 or bfloat16, not {config.dtype!r}")
+    _check(config)
     bounded = config.label != "continuous"
     model = EncoderDecoder(dtype=jnp.dtype(config.dtype), axis_name=AXIS)
     mean, std = jnp.asarray(config.normalize.mean), jnp.asarray(config.normalize.std)

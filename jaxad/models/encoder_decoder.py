@@ -53,8 +53,9 @@ class EncoderDecoder(nn.Module):
             train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
 
         Returns:
-            The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128), "up1" (b, h/16, w/16, 64),
-            "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), before sigmoid or ReLU.
+            The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128),
+            "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to which
+            the caller applies a sigmoid or ReLU.
 
         Raises:
             UserError: a side of the images is not a multiple of 32.
@@ -62,8 +63,8 @@ class EncoderDecoder(nn.Module):
         height, width = x.shape[1:3]
         if height % 32 or width % 32:
             raise UserError(
-                f"The input is {height} pixels high and {width} wide, but the encoder-decoder takes multiples of 32 only; "
-                "choose such a size in the config."
+                f"The input is {height} pixels high and {width} wide, but the encoder-decoder takes only multiples "
+                "of 32: choose such an input size."
             )
         stages = ResNet18(axis_name=self.axis_name, dtype=self.dtype, name="encoder")(x, train=train)
         y = stages["layer4"]

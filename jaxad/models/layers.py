@@ -51,9 +51,9 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int
 def conv_by_space_to_depth(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Strided convolution as a dense one on 2x2 squares: equal to ``conv(x, kernel, stride=2, padding=(k//2, k//2))``.
 
-    With r = k // 2, y[m] = sum_a x[2m + a - r] K[a]. Writing a - r = 2s + p with phase p in {0, 1} turns the sum into one over
-    squares m + s with taps s = floor(-r / 2) ... floor(r / 2), whose channels are the phases. Where 2s + p leaves the kernel,
-    the tap is zero.
+    With r = k // 2, y[m] = sum_a x[2m + a - r] K[a]. Writing a - r = 2s + p with the phase p in {0, 1} turns this into a
+    sum over the squares m + s, s = floor(-r / 2) ... floor(r / 2), whose channels are the phases. Where r + 2s + p leaves
+    the kernel, the tap is zero.
 
     Args:
         x: (b, h, w, in); odd sides are padded by a zero row, which the plain convolution pads as well.
@@ -74,10 +74,10 @@ def conv_by_space_to_depth(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Doubles the resolution by a transposed convolution, computed as a sub-pixel convolution (Shi et al. 2016).
+    """Doubles the resolution by a transposed convolution, computed as a sub-pixel convolution (Shi et al., CVPR 2016).
 
-    Equal to ``lax.conv_transpose(x, kernel, (2, 2), ((r, r + 1), (r, r + 1)))`` with r = k // 2. Between the pixels of x lie
-    zeros there; here the four outputs y[2m + p], p in {0, 1}^2, are channels of one dense convolution:
+    Equal to ``lax.conv_transpose(x, kernel, (2, 2), ((r, r + 1), (r, r + 1)))`` with r = k // 2, which convolves x with
+    zeros between its pixels. Here the four outputs y[2m + p], p in {0, 1}^2, are channels of one dense convolution:
     y[2m + p] = sum_s x[m + s] K[r - p + 2s]. Where r - p + 2s leaves the kernel, the tap is zero.
 
     Args:
@@ -89,8 +89,9 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     k, _, c, out = kernel.shape
     r = k // 2
-    if k == 1:  # every other output pixel is zero
-        return depth_to_space(jnp.pad(jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0]), ((0, 0),) * 3 + ((0, 3 * out),)))
+    if k == 1:  # three of four output pixels are zero
+        y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+        return depth_to_space(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, 3 * out))))
     taps, before = (k + 1) // 2, r // 2
     low = 1 - r % 2  # the kernel's first tap belongs to the second phase when r is odd, else to the first
     pad = (low, 1 - low)
@@ -99,10 +100,12 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return depth_to_space(conv(x, kernel, padding=(before, taps - 1 - before)))
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """Max pooling by 3x3 with stride 2 and padding 1, as maxima of shifted slices.
+    """Max pooling by 3x3 with stride 2 and padding 1: ``nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))``.
 
-    Equal to ``nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))``. Among equal maxima the gradient goes to the first in row-major order, as there.
+    Only the gradient is computed in another way: each window hands its gradient to the first of its maxima in
+    row-major order, as there, but by shifted slices instead of a scatter.
 
     Args:
         x: (b, h, w, c)
@@ -110,18 +113,30 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
         (b, ceil(h / 2), ceil(w / 2), c)
     """
-    return _pool(_pool(x, axis=2), axis=1)
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-def _pool(x: jax.Array, *, axis: int) -> jax.Array:
-    size = x.shape[axis]
-    pad = [(0, 0)] * x.ndim
-    pad[axis] = (1, size % 2)
-    x = jnp.pad(x, pad, constant_values=-jnp.inf)
-    span = size + size % 2 - 1
-    first, second, third = (lax.slice_in_dim(x, i, i + span, stride=2, axis=axis) for i in range(3))
-    y = jnp.where(first >= second, first, second)
-    return jnp.where(y >= third, y, third)
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return max_pool(x), x
+
+
+def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    (h, w), (rows, columns) = x.shape[1:3], gradient.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    offsets = [(i, j) for i in range(3) for j in range(3)]
+    highest, first = jnp.full_like(gradient, -jnp.inf), jnp.zeros(gradient.shape, jnp.int8)
+    for n, (i, j) in enumerate(offsets):
+        pixel = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        highest, first = jnp.maximum(highest, pixel), jnp.where(pixel > highest, jnp.int8(n), first)
+    total = 0
+    for n, (i, j) in enumerate(offsets):  # pixel 2m + i - 1 of x is the i-th of window m
+        share = jnp.where(first == n, gradient, 0)
+        edges = ((0, 0, 0), (i - 1, h - 2 * rows + 2 - i, 1), (j - 1, w - 2 * columns + 2 - j, 1), (0, 0, 0))
+        total += lax.pad(share, jnp.zeros((), share.dtype), edges)
+    return (total,)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _linear_upsampling(n: int) -> jax.Array:
@@ -131,7 +146,7 @@ def _linear_upsampling(n: int) -> jax.Array:
 
 
 def upsample_bilinear(x: jax.Array) -> jax.Array:
-    """Doubles the resolution bilinearly with aligned corners, as two small matrix products: (b, h, w, c) to (b, 2h, 2w, c)."""
+    """Doubles the resolution bilinearly with aligned corners: (b, h, w, c) to (b, 2h, 2w, c), two matrix products."""
     rows, columns = (_linear_upsampling(n).astype(x.dtype) for n in x.shape[1:3])
     x = jnp.einsum("Hh,bhwc->bHwc", rows, x)
     return jnp.einsum("Ww,bhwc->bhWc", columns, x)
@@ -159,9 +174,9 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Square transposed convolution of odd size and stride 2 without bias: ``nn.ConvTranspose`` with the same parameters.
+    """Square transposed convolution of odd size, stride 2, without bias: ``nn.ConvTranspose`` with the same parameters.
 
-    Parameters are float32; the computation runs in ``dtype``.
+    Its padding there is (size // 2, size // 2 + 1). Parameters are float32; the computation runs in ``dtype``.
     """
 
     features: int
@@ -182,7 +197,6 @@ class BatchNorm(nn.Module):
     """
 
     axis_name: str | None = None
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -190,14 +204,14 @@ class BatchNorm(nn.Module):
         c = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        scale = self.param("scale", self.scale_init, (c,))
+        scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         mean, var = running_mean.value, running_var.value
         if train:
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
-                running_mean.value += 0.1 * (mean - running_mean.value)
-                running_var.value += 0.1 * (var * (count / max(count - 1, 1)) - running_var.value)
+                for average, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
+                    average.value = (0.9 * average.value + 0.1 * new).astype(average.value.dtype)
         factor = scale * lax.rsqrt(var + 1e-5)
         return (x * factor + (bias - mean * factor)).astype(x.dtype)
 

@@ -76,6 +76,14 @@ def test_labels_of_a_uniform_change_by_hand():
     assert logistic[5, 5] == 0
 
 
+def test_an_extreme_logistic_neither_overflows_nor_leaves_its_range():
+    original, blended = np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 10, np.uint8)
+    mask = np.ones((40, 40), np.uint8)
+    for midpoint, value in ((250.0, 0.0), (0.0, 1.0)):
+        found = nsa_labels.logistic(original, blended, mask, steepness=100.0, midpoint=midpoint)
+        np.testing.assert_array_equal(found, value)
+
+
 def test_a_change_of_one_level_on_average_is_none():
     original = np.full((40, 40, 3), 100, np.uint8)
     blended = original + np.uint8(1)

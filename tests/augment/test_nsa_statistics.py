@@ -33,9 +33,8 @@ def statistics(images: list[np.ndarray], category: str, count: int) -> dict[str,
 def named(boxes: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
     top, bottom, left, right = boxes.T
     count, area, mean = rows.T
-    return dict(
-        top=top, left=left, height=bottom - top, width=right - left, count=count, labelled_area=area, label_mean=mean
-    )
+    names = "top", "left", "height", "width", "count", "labelled_area", "label_mean"
+    return dict(zip(names, (top, left, bottom - top, right - left, count, area, mean), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_random_view_rotates_within_the_range_and_both_ways():
 
 def test_random_view_is_determined_by_the_seed_and_owns_its_memory():
     image = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    options = dict(rotation=5, center_crop=230, crop=224, flip=True)
+    options = {"rotation": 5, "center_crop": 230, "crop": 224, "flip": True}
     first, second = (views.random_view(np.random.default_rng(3), image, **options) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     other = views.random_view(np.random.default_rng(4), image, **options)

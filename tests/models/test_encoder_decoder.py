@@ -58,8 +58,12 @@ def golden_variables() -> dict:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_golden_logits(mode: str) -> None:
     golden = np.load(SHARED / "golden" / "nsa_encdec_forward.npz", allow_pickle=False)
-    apply = jax.jit(lambda variables, x: EncoderDecoder().apply(variables, x, train=mode == "train", mutable=["batch_stats"]))
-    stages, _ = apply(golden_variables(), golden["x_nhwc"])
+
+    @jax.jit
+    def forward(variables: dict, x: jax.Array) -> dict[str, jax.Array]:
+        return EncoderDecoder().apply(variables, x, train=mode == "train", mutable=["batch_stats"])[0]
+
+    stages = forward(golden_variables(), golden["x_nhwc"])
     reference = golden[f"logits_{mode}_nhw"]
     assert np.abs(stages["logits"] - reference).max() <= 1e-3 * np.abs(reference).max()
 
@@ -69,3 +73,38 @@ def test_variables_have_the_reference_shapes() -> None:
     variables = jax.eval_shape(lambda: EncoderDecoder().init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
     shapes = jax.tree.map(jnp.shape, golden_variables())
     assert flatten_dict(jax.tree.map(jnp.shape, variables)) == flatten_dict(shapes)
+    assert sum(np.size(p) for p in jax.tree.leaves(golden_variables()["params"])) == 11_497_712
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_stages_have_the_promised_shapes_and_dtypes(channels: int, dtype: jnp.dtype) -> None:
+    model = EncoderDecoder(axis_name="batch", dtype=dtype)
+    images = jnp.zeros((2, 64, 96, channels))
+
+    def init_and_apply() -> tuple[dict, dict]:
+        variables = model.init(jax.random.key(0), images, train=True)
+        return variables, model.apply(variables, images, train=False)
+
+    variables, stages = jax.eval_shape(init_and_apply)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert {name: stage.shape[1:] for name, stage in stages.items()} == {
+        "stem": (16, 24, 64),
+        "layer1": (16, 24, 64),
+        "layer2": (8, 12, 128),
+        "layer3": (4, 6, 256),
+        "layer4": (2, 3, 512),
+        "squeeze": (2, 3, 128),
+        "up1": (4, 6, 64),
+        "up2": (8, 12, 32),
+        "up3": (16, 24, 16),
+        "logits": (64, 96),
+    }
+    assert stages["logits"].dtype == jnp.float32
+    assert {stage.dtype for name, stage in stages.items() if name != "logits"} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 230, 3), (1, 100, 64, 3)])
+def test_sides_must_be_multiples_of_32(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=rf"{shape[1]} pixels high and {shape[2]} wide.* multiples of 32"):
+        jax.eval_shape(lambda: EncoderDecoder().init(jax.random.key(0), jnp.zeros(shape), train=False))

@@ -1,0 +1,214 @@
+"""Each reformulated layer against the plain one of Flax, in values and gradients, and BatchNorm against its equations."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from scipy.ndimage import zoom
+
+from jaxad.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    depth_to_space,
+    he_normal_fan_out,
+    max_pool,
+    space_to_depth,
+    uniform_fan_out,
+    upsample_bilinear,
+)
+
+SIZES = [(8, 8), (7, 10), (13, 9), (6, 5), (1, 3)]
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def assert_close(actual: jax.Array, expected: jax.Array) -> None:
+    """Equal up to float32 rounding of sums of a few thousand terms."""
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6 * max(1, float(jnp.abs(expected).max())))
+
+
+def assert_same_function(f: Callable, g: Callable, *arguments: jax.Array) -> None:
+    """Compares values and the gradients with respect to every argument, for a random cotangent."""
+    (actual, pull_actual), (expected, pull_expected) = jax.vjp(jax.jit(f), *arguments), jax.vjp(jax.jit(g), *arguments)
+    assert_close(actual, expected)
+    cotangent = normal(9, expected.shape)
+    for a, b in zip(pull_actual(cotangent), pull_expected(cotangent), strict=True):
+        assert_close(a, b)
+
+
+def plain_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (1, 1), (1, 2)])
+def test_conv_equals_flax(size: tuple[int, int], kernel: int, stride: int) -> None:
+    ours = Conv(5, kernel, stride)
+    padding = (kernel // 2, kernel // 2)
+    plain = nn.Conv(5, (kernel, kernel), (stride, stride), padding=(padding, padding), use_bias=False)
+    x = normal(0, (2, *size, 3))
+    params = ours.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain.init(jax.random.key(0), x))
+    weights = params["params"]["kernel"]
+    assert_same_function(
+        lambda x, w: ours.apply({"params": {"kernel": w}}, x), lambda x, w: plain.apply({"params": {"kernel": w}}, x), x, weights
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("kernel", "features"), [(3, 5), (1, 5), (7, 1), (5, 2)])
+def test_conv_transpose_equals_flax(size: tuple[int, int], kernel: int, features: int) -> None:
+    ours = ConvTranspose(features, kernel)
+    padding = (kernel // 2, kernel // 2 + 1)
+    plain = nn.ConvTranspose(features, (kernel, kernel), (2, 2), padding=(padding, padding), use_bias=False)
+    x = normal(0, (2, *size, 3))
+    params = ours.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain.init(jax.random.key(0), x))
+    weights = params["params"]["kernel"]
+    assert_same_function(
+        lambda x, w: ours.apply({"params": {"kernel": w}}, x), lambda x, w: plain.apply({"params": {"kernel": w}}, x), x, weights
+    )
+
+
+def test_conv_transpose_by_hand() -> None:
+    """One pixel spreads the kernel around position 2m, in the order of a correlation with the dilated input."""
+    x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 1, 0].set(1)
+    kernel = jnp.arange(1.0, 10).reshape(3, 3, 1, 1)
+    y = ConvTranspose(1, 3).apply({"params": {"kernel": kernel}}, x)[0, :, :, 0]
+    np.testing.assert_array_equal(y, [[0, 0, 0, 0], [0, 9, 8, 7], [0, 6, 5, 4], [0, 3, 2, 1]])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_max_pool_equals_flax(size: tuple[int, int]) -> None:
+    assert_same_function(max_pool, plain_pool, normal(0, (2, *size, 3)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_max_pool_breaks_ties_as_flax(size: tuple[int, int]) -> None:
+    ties = jnp.asarray(np.random.default_rng(0).integers(-1, 2, (2, *size, 3)), jnp.float32)
+    assert_same_function(max_pool, plain_pool, ties)
+
+
+def test_max_pool_by_hand() -> None:
+    x = jnp.asarray([[1.0, 5, 2], [5, 0, 3], [4, 4, 9]])[None, :, :, None]
+    y, pull = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[5, 5], [5, 9]])
+    gradient = jnp.asarray([[1.0, 10], [100, 1000]])[None, :, :, None]
+    np.testing.assert_array_equal(pull(gradient)[0][0, :, :, 0], [[0, 11, 0], [100, 0, 0], [0, 0, 1000]])
+
+
+def test_space_to_depth_is_undone_by_depth_to_space() -> None:
+    x = normal(0, (2, 4, 6, 3))
+    y = space_to_depth(x)
+    np.testing.assert_array_equal(y[1, 1, 2], np.concatenate([x[1, 2, 4], x[1, 2, 5], x[1, 3, 4], x[1, 3, 5]]))
+    np.testing.assert_array_equal(depth_to_space(y), x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_upsampling_equals_scipy(size: tuple[int, int]) -> None:
+    x = normal(0, (2, *size, 3))
+    expected = zoom(np.asarray(x, np.float64), (1, 2, 2, 1), order=1, mode="nearest")
+    assert_close(upsample_bilinear(x), jnp.asarray(expected, jnp.float32))
+
+
+def test_upsampling_by_hand() -> None:
+    y = upsample_bilinear(jnp.asarray([0.0, 3, 9]).reshape(1, 1, 3, 1))  # positions 0, 0.4, 0.8, 1.2, 1.6, 2
+    np.testing.assert_allclose(y[0, 0, :, 0], [0, 1.2, 2.4, 4.2, 6.6, 9], rtol=1e-6)
+
+
+def test_kernels_are_drawn_with_the_stated_spread() -> None:
+    he = np.asarray(he_normal_fan_out(jax.random.key(0), (3, 3, 64, 128)))
+    assert abs(he.std() / np.sqrt(2 / (128 * 9)) - 1) < 0.01
+    uniform = np.asarray(uniform_fan_out(jax.random.key(0), (7, 7, 64, 16)))
+    bound = 1 / np.sqrt(16 * 49)
+    assert 0.999 * bound < uniform.max() <= bound
+    assert -bound <= uniform.min() < -0.999 * bound
+    assert abs(uniform.std() / (bound / np.sqrt(3)) - 1) < 0.01
+
+
+def test_batch_norm_by_hand() -> None:
+    """Values 1, 2, 3, 6 have mean 3, biased variance 3.5 and unbiased variance 14 / 3."""
+    x = jnp.asarray([1.0, 2, 3, 6]).reshape(2, 2, 1, 1)
+    variables = {
+        "params": {"scale": jnp.asarray([2.0]), "bias": jnp.asarray([1.0])},
+        "batch_stats": {"mean": jnp.asarray([10.0]), "var": jnp.asarray([20.0])},
+    }
+    y, updated = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.ravel(), 1 + 2 * (np.array([1, 2, 3, 6]) - 3) / np.sqrt(3.5 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 10 + 0.1 * 3], rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 * 20 + 0.1 * 14 / 3], rtol=1e-6)
+    y = BatchNorm().apply(variables, x, train=False)
+    np.testing.assert_allclose(y.ravel(), 1 + 2 * (np.array([1, 2, 3, 6]) - 10) / np.sqrt(20 + 1e-5), rtol=1e-6)
+
+
+def test_batch_norm_equals_flax() -> None:
+    x = 3 + 2 * normal(0, (4, 5, 6, 7))
+    params = {"scale": normal(1, (7,)), "bias": normal(2, (7,))}
+    statistics = {"mean": jnp.zeros(7), "var": jnp.ones(7)}
+
+    def apply(layer: nn.Module, **mode: bool) -> Callable:
+        variables = {"batch_stats": statistics}
+        return lambda x, p: layer.apply(variables | {"params": p}, x, mutable=["batch_stats"], **mode)[0]
+
+    ours, plain = apply(BatchNorm(), train=True), apply(nn.BatchNorm(use_running_average=False, epsilon=1e-5))
+    cotangent = normal(3, x.shape)
+    for f in (lambda x, p, g: (g(x, p) * cotangent).sum(),):
+        actual, expected = (jax.grad(f, (0, 1))(x, params, g) for g in (ours, plain))
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            assert_close(a, b)
+    assert_close(ours(x, params), plain(x, params))
+
+
+def test_batch_norm_takes_statistics_in_float32() -> None:
+    """In bfloat16 a sum of 4096 ones would stop at 256."""
+    x = jnp.ones((1, 64, 64, 1), jnp.bfloat16).at[0, ::2].set(3)
+    variables = BatchNorm().init(jax.random.key(0), x, train=True)
+    y, updated = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    assert updated["batch_stats"]["mean"].dtype == jnp.float32
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.2], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(y.astype(jnp.float32)), [-1, 1], rtol=1e-2)
+
+
+class Tiny(nn.Module):
+    """Every layer once, with synchronised statistics."""
+
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(BatchNorm(self.axis_name)(Conv(4, 7, 2, dtype=x.dtype)(x), train=True))
+        x = ConvTranspose(4, 3, dtype=x.dtype)(max_pool(x)) + ConvTranspose(4, 1, dtype=x.dtype)(max_pool(x))
+        return upsample_bilinear(nn.relu(BatchNorm(self.axis_name)(x, train=True)))
+
+
+def test_eight_devices_equal_one() -> None:
+    """Loss, gradients and running statistics of a batch split over devices are those of the whole batch."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(np.arange(8)[:, None, None, None], 1, (8, 12, 12, 3)))
+        target = jnp.asarray(np.random.default_rng(1).standard_normal((8, 12, 12, 4)))
+        variables = jax.jit(Tiny("batch").init)(jax.random.key(0), x[:1])
+        variables = jax.tree.map(lambda v: v.astype(jnp.float64), variables)
+
+        def loss_and_gradient(axis_name: str | None) -> Callable:
+            def loss(params: dict, x: jax.Array, target: jax.Array) -> tuple[jax.Array, dict]:
+                y, updated = Tiny(axis_name).apply(variables | {"params": params}, x, mutable=["batch_stats"])
+                value = jnp.square(y - target).mean()
+                return (jax.lax.pmean(value, axis_name) if axis_name else value), updated
+
+            return jax.value_and_grad(loss, has_aux=True)
+
+        mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+        whole, split = PartitionSpec(), PartitionSpec("batch")
+        on_eight = jax.shard_map(loss_and_gradient("batch"), mesh=mesh, in_specs=(whole, split, split), out_specs=whole)
+        actual = jax.jit(on_eight)(variables["params"], x, target)
+        expected = jax.jit(loss_and_gradient(None))(variables["params"], x, target)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), actual, expected)

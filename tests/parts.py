@@ -1,0 +1,78 @@
+"""A tiny data set of parts in the MVTec AD layout, and the commands run on it inside this process."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxad import errors
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = f"{ROOT}/experiments/baseline_mean.py"
+NSA = f"{ROOT}/experiments/nsa_logistic.py"
+
+HEIGHT, WIDTH = 48, 40  # unlike each other and unlike the size that the detector sees
+SIZE = 32
+SPOT = (slice(30, 36), slice(9, 15))  # where defective parts are bright, in pixels of the image
+
+
+def part(number: int, *, spot: bool = False) -> np.ndarray:
+    """A noisy grey part, uint8 (HEIGHT, WIDTH, 3), another one for each number."""
+    image = np.random.default_rng(number).integers(90, 110, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    if spot:
+        image[SPOT] = 255
+    return image
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    """Writes an image, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def write_parts(root: Path, *, train: int = 6) -> Path:
+    """Writes the category ``nut`` below `root`: good training parts, two good and three spotted test parts with masks."""
+    for number in range(train):
+        write(root / "nut" / "train" / "good" / f"{number:03d}.png", part(number))
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[SPOT] = 255
+    for number in range(3):
+        write(root / "nut" / "test" / "spot" / f"{number:03d}.png", part(100 + number, spot=True))
+        write(root / "nut" / "ground_truth" / "spot" / f"{number:03d}_mask.png", mask)
+    for number in range(2):
+        write(root / "nut" / "test" / "good" / f"{number:03d}.png", part(200 + number))
+    return root
+
+
+def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
+    """Arguments that fit the baseline to the parts; overrides name keys with ``__`` for the dot."""
+    given = {"data__root": root, "data__size": SIZE, "score__sigma": 1.0} | overrides
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in given.items()]
+    return ["--config", f"{BASELINE}:nut", "--workdir", str(workdir), *flags]
+
+
+def command(main, *arguments) -> int:
+    """Runs a command as ``python -m`` does; returns its exit status."""
+    try:
+        errors.run(lambda: main([str(argument) for argument in arguments]))
+    except SystemExit as status:
+        return status.code
+    return 0
+
+
+def refusal(capsys, main, *arguments) -> str:
+    """Runs a command that must be refused with exit status 2 and one sentence, which is returned."""
+    capsys.readouterr()
+    status = command(main, *arguments)
+    printed = capsys.readouterr()
+    return sentence(status, printed.err, printed.out)
+
+
+def sentence(status: int, stderr: str, stdout: str = "") -> str:
+    """The one sentence that a refused command has printed, without its prefix."""
+    assert status == 2, (status, stdout, stderr)
+    assert "Traceback" not in stderr + stdout
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and stderr.rstrip().endswith(lines[0]), stderr
+    return lines[0].removeprefix("error: ")

@@ -1,0 +1,276 @@
+"""The HTML report, its figures, and the Markdown tables."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxad import figures, metrics, report
+from jaxad.errors import UserError
+
+ROOT = Path(report.__file__).parents[1]
+
+
+def small_test_set(*, good=4, crack=5, hole=3, masks=True):
+    rng = np.random.default_rng(0)
+    defects = ["good"] * good + ["crack"] * crack + ["hole"] * hole
+    n = len(defects)
+    truth = np.zeros((n, 48, 64), np.uint8)
+    truth[good:, 10:20, 12:30] = 1
+    maps = (rng.random(truth.shape) + truth).astype(np.float32)
+    return metrics.TestScores(
+        ids=[f"test/{defect}/{i:03d}" for i, defect in enumerate(defects)],
+        labels=np.array([0] * good + [1] * (n - good)), defects=defects,
+        images=rng.integers(0, 256, (n, 48, 64, 3), np.uint8),
+        masks=[mask if masks or i < good else None for i, mask in enumerate(truth)],
+        image_scores=maps.mean((1, 2)), maps=maps)
+
+
+def full_results(scores, **changes):
+    provenance = {
+        "experiment": "nsa_logistic", "category": "bottle", "seed": 3, "commit": "abc123", "device": "2 CPU cores",
+        "date": "2026-11-22", "command": "python -m jaxad.train --config experiments/nsa_logistic.py:bottle",
+        "versions": {"jax": "0.10.2", "jaxad": None}, "wall_time_s": {"train": 1234.5, "evaluate": 8.2},
+        "config": {"experiment": "nsa_logistic", "epochs": 320, "seed": 3},
+    }
+    return metrics.evaluate(scores) | provenance | changes
+
+
+class Page(HTMLParser):
+    """Collects tags and sources, and checks that every opened element is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.tags, self.texts = [], [], set(), []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+def write(tmp_path, scores, *, history=(), samples_png=None, **changes):
+    path = tmp_path / "report.html"
+    results = full_results(scores, **changes)
+    report.write_html(path, results=results, scores=scores, history=history, samples_png=samples_png)
+    return Page(path.read_text(encoding="utf-8")), results
+
+
+def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
+    samples = tmp_path / "samples.png"
+    cv2.imwrite(str(samples), np.zeros((8, 8, 3), np.uint8))
+    history = [{"step": 10 * i, "loss": 1 / (i + 1)} for i in range(60)]
+    page, _ = write(tmp_path, small_test_set(), history=history, samples_png=samples)
+    assert not page.tags & {"script", "link", "iframe"}
+    kinds = {"jpeg": 0, "png": 0, "svg+xml": 0}
+    for source in page.sources:
+        kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.+)", source).groups()
+        data = base64.b64decode(data)
+        kinds[kind] += 1
+        if kind == "svg+xml":
+            assert ElementTree.fromstring(data).tag.endswith("svg")
+        else:
+            assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    # Two score charts, pixel scores, ROC, overlap, loss; 4 good (2 tiles) and 8 defective (3 tiles), and the scale.
+    assert kinds == {"svg+xml": 6, "png": 1, "jpeg": 4 * 2 + 8 * 3 + 1}
+
+
+def test_report_shows_every_metric_and_where_it_comes_from(tmp_path):
+    page, results = write(tmp_path, small_test_set())
+    for values in (results, *results["by_defect"].values()):
+        for number in (*values["image"].values(), *values["pixel"].values()):
+            assert f"{100 * number:.2f}" in page.texts
+    wall_time = "train 1,234 s, evaluate 8 s"
+    for fact in ("abc123", "2 CPU cores", "2026-11-22", results["command"], "jax 0.10.2", wall_time):
+        assert fact in page.texts
+    assert '"epochs": 320' in page.text
+    assert "Training loss" not in page.texts and "What the network is taught" not in page.texts
+
+
+def test_report_says_why_a_metric_is_missing(tmp_path):
+    page, _ = write(tmp_path, small_test_set(masks=False))
+    assert page.texts.count("n/a") == 2 + 3 * 4  # two cards; three rows of four pixel-level metrics
+    assert " n/a: no ground-truth masks for the anomalous test images" in page.texts
+    assert "Per-region overlap" not in page.texts and "ROC curves" in page.texts
+    page, _ = write(tmp_path, small_test_set(crack=0, hole=0))
+    assert " n/a: no anomalous test images" in page.texts and "ROC curves" not in page.texts
+
+
+def test_report_shows_what_the_threshold_does(tmp_path):
+    page, _ = write(tmp_path, small_test_set(),
+                    threshold={"value": 0.5, "false_alarm_rate": 0.25, "detection_rate": 0.875})
+    assert "threshold 0.5 calls 25.0 % of the good images and 87.5 % of the defective images defective." in page.text
+    page, _ = write(tmp_path, small_test_set(), threshold={"value": None, "reason": "nothing held out"})
+    assert "Decision threshold: n/a (nothing held out)." in page.text
+
+
+def test_names_are_escaped(tmp_path):
+    scores = small_test_set()
+    defects = [defect.replace("hole", "<i>&") for defect in scores.defects]
+    scores = scores._replace(ids=[f"<b>{i}" for i in scores.ids], defects=defects)
+    page, _ = write(tmp_path, scores)
+    assert "<b>test/good/000" in page.texts and "<i>&" in page.texts and not page.tags & {"i"}
+
+
+def test_constant_scores_make_a_report_without_warnings(tmp_path):
+    scores = small_test_set()
+    scores = scores._replace(maps=np.zeros_like(scores.maps), image_scores=np.zeros_like(scores.image_scores))
+    history = [{"step": 1, "loss": 0.0}, {"step": 2, "loss": float("nan")}, {"step": 3}]
+    page, _ = write(tmp_path, scores, history=history)
+    assert "Training loss" in page.texts
+
+
+def test_report_that_cannot_be_written_names_the_path(tmp_path):
+    scores = small_test_set()
+    with pytest.raises(UserError, match="directory"):
+        report.write_html(tmp_path, results=full_results(scores), scores=scores, history=[])
+
+
+def test_examples_put_false_alarms_and_misses_first():
+    scores = small_test_set(good=3, crack=4, hole=3)
+    scores = scores._replace(image_scores=np.array([0.1, 0.9, 0.5, 0.2, 0.8, 0.6, 1.0, 0.3, 0.4, 0.7]))
+    groups = {title.split(",")[0]: indices for title, _, indices in report.pick_examples(scores, count=3)}
+    assert list(groups) == ["False alarms", "Misses", "Typical", "Best"]
+    assert groups["False alarms"] == [1, 2, 0]
+    assert groups["Misses"] == [3, 7, 8]
+    assert groups["Typical"] == [4]  # the medians of good (2) and hole (8) are shown above already
+    assert groups["Best"] == [6]
+
+
+def test_overlay_of_a_low_map_is_nearly_grey_and_of_a_high_one_red():
+    image = np.full((4, 5, 3), 100, np.uint8)
+    map_ = np.zeros((4, 5), np.float32)
+    map_[0, 0], map_[1, 1] = 1.0, 7.0
+    drawn = figures.overlay(image, map_, low=0.0, high=1.0)
+    assert drawn.dtype == np.uint8 and drawn.shape == image.shape
+    low, high = figures.heat(np.array([[0.0, 1.0]]), low=0.0, high=1.0)[0].astype(float)
+    np.testing.assert_array_equal(drawn[3, 3], np.round(0.85 * 100 + 0.15 * low))
+    np.testing.assert_array_equal(drawn[0, 0], np.round(0.25 * 100 + 0.75 * high))
+    np.testing.assert_array_equal(drawn[1, 1], drawn[0, 0])  # above the scale's end is the scale's end
+    assert high[0] > 2 * high[2] and (image == 100).all()
+    with pytest.raises(ValueError, match=r"\(4, 5\), its map \(5, 4\)"):
+        figures.overlay(image, map_.T, low=0.0, high=1.0)
+
+
+def test_outline_surrounds_the_mask_without_covering_it():
+    image, mask = np.zeros((128, 128, 3), np.uint8), np.zeros((128, 128), np.uint8)
+    mask[40:60, 40:60] = 1
+    drawn = figures.outline(image, mask, (255, 0, 0)).any(-1)
+    assert not drawn[mask == 1].any() and drawn.sum() == 4 * 20  # one pixel wide, corners open
+    assert drawn[39, 40:60].all() and drawn[40:60, 60].all() and not image.any()
+    map_ = np.zeros((128, 128), np.float32)
+    white = figures.overlay(image, map_, low=0, high=1, mask=mask) == 255
+    np.testing.assert_array_equal(white.all(-1), drawn)
+
+
+def test_colour_limits_ignore_one_extreme_image():
+    maps = np.random.default_rng(0).random((300, 16, 16)).astype(np.float32)
+    maps[0] = 1e6
+    low, high = figures.colour_limits(maps)
+    assert low == pytest.approx(0.5, abs=0.02) and 0.9 < high < 1
+
+
+def test_no_window_system_is_touched():
+    code = ("import sys, numpy as np; from jaxad import figures, report; figures.loss_chart(np.arange(9.), np.ones(9));"
+            "sys.exit('matplotlib.pyplot' in sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def write_results(folder, *, seed=0, auroc=0.97, aupro=0.9, epochs=320, **changes):
+    folder.mkdir(parents=True)
+    results = {
+        "experiment": "nsa_logistic", "category": "bottle", "seed": seed, "image": {"auroc": auroc},
+        "pixel": {"auroc": 0.98, "aupro": aupro}, "commit": "abc123", "device": "2 CPU cores", "date": "2026-11-22",
+        "command": f"python -m jaxad.train --config.seed={seed}", "config": {"seed": seed, "epochs": epochs},
+    } | changes
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def rows(table):
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+
+
+def test_table_has_mean_and_standard_error_over_seeds(tmp_path):
+    for seed, auroc in enumerate((0.97, 0.98, 0.99)):
+        write_results(tmp_path / f"runs/nsa/seed{seed}", seed=seed, auroc=auroc, commit=f"c{min(seed, 1)}")
+    write_results(tmp_path / "runs/short", epochs=10, aupro=None)
+    write_results(tmp_path / "base", experiment="baseline_mean", config={"seed": 0}, command="a | b")
+    table = report.markdown(report.gather([tmp_path / "runs", tmp_path / "base", tmp_path / "runs/nsa"]))
+    baseline, short, long = rows(table)
+    # The standard deviation of .97, .98, .99 is .01; over the root of 3 it is .58 %.
+    assert long == ["nsa_logistic", "bottle", "3", "98.0 ± 0.6", "98.0 ± 0.0", "90.0 ± 0.0", "320", "2 CPU cores",
+                    "2026-11-22", "c0, c1", "`python -m jaxad.train --config.seed=0`"]
+    assert short[2:7] == ["1", "97.0", "98.0", "n/a", "10"]
+    assert baseline[0] == "baseline_mean" and baseline[6] == "–" and baseline[-1] == r"`a \| b`"
+
+
+def test_the_same_seed_twice_is_refused(tmp_path):
+    write_results(tmp_path / "a")
+    write_results(tmp_path / "b")
+    with pytest.raises(UserError, match="same seed 0"):
+        report.markdown(report.gather([tmp_path]))
+
+
+def test_readme_table_is_replaced_between_the_markers(tmp_path, capsys):
+    write_results(tmp_path / "w")
+    readme, output = tmp_path / "README.md", tmp_path / "table.md"
+    readme.write_text("before\n<!-- results:start -->\nold\n<!-- results:end -->\nafter\n")
+    for _ in range(2):  # the second time changes nothing more
+        report.main([str(tmp_path / "w"), "--readme", str(readme), "--output", str(output)])
+    table = output.read_text()
+    assert readme.read_text() == f"before\n<!-- results:start -->\n{table}<!-- results:end -->\nafter\n"
+    assert capsys.readouterr().out == ""
+    report.main([str(tmp_path / "w")])
+    assert capsys.readouterr().out == table
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (None, "holds no results.json"),
+    ("{", "cannot be read"),
+    ("3", "cannot be read"),
+    ('{"experiment": "x"}', "has no 'category'"),
+])
+def test_bad_results_name_the_file(tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}.*{sentence}"):
+        report.gather([tmp_path])
+
+
+@pytest.mark.parametrize("content", ["nothing", "<!-- results:end --><!-- results:start -->", None])
+def test_readme_without_markers_is_refused_and_left_alone(tmp_path, content):
+    write_results(tmp_path / "w")
+    readme = tmp_path / "README.md"
+    if content is not None:
+        readme.write_text(content)
+    with pytest.raises(UserError, match=r"README\.md"):
+        report.main([str(tmp_path / "w"), "--readme", str(readme)])
+    assert readme.exists() == (content is not None) and (content is None or readme.read_text() == content)
+
+
+def test_command_prints_one_sentence_and_exits_with_2(tmp_path):
+    command = [sys.executable, "-m", "jaxad.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
