@@ -6,6 +6,7 @@ every value is written out. Overrides change values, never add keys and never ch
 
 import argparse
 import ast
+import copy
 import difflib
 import importlib.util
 import inspect
@@ -82,7 +83,8 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     Raises:
       UserError: A key does not exist (the nearest is named), or a value is not of the key's type or out of its range.
     """
-    config = ConfigDict(config)
+    config = copy.deepcopy(config)  # ConfigDict's own copy would share its references
+    config.unlock()
     for key, text in overrides.items():
         known = flatten(config)
         if key not in known:

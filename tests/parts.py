@@ -32,7 +32,7 @@ def write(path: Path, image: np.ndarray) -> Path:
 
 
 def write_parts(root: Path, *, train: int = 6) -> Path:
-    """Writes the category ``nut`` below `root`: good training parts, two good and three spotted test parts with masks."""
+    """Writes the category ``nut`` below `root`: training parts, two good and three spotted test parts with masks."""
     for number in range(train):
         write(root / "nut" / "train" / "good" / f"{number:03d}.png", part(number))
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)

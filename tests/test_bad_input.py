@@ -16,7 +16,20 @@ from PIL import Image
 from jaxad import errors, evaluate, methods, predict, train
 from jaxad.data import image as images
 from jaxad.methods.method import Method, Scores
-from tests.parts import BASELINE, HEIGHT, NSA, ROOT, WIDTH, baseline, command, part, refusal, sentence, write, write_parts
+from tests.parts import (
+    BASELINE,
+    HEIGHT,
+    NSA,
+    ROOT,
+    WIDTH,
+    baseline,
+    command,
+    part,
+    refusal,
+    sentence,
+    write,
+    write_parts,
+)
 
 FULL = pathlib.Path("/dev/full")  # every write to it fails for want of space
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
@@ -294,7 +307,7 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     # What evaluation alone needs is refused before the training, too.
     ("--config.score.reduction=median", "config.score.reduction must be mean, max or top, not 'median'"),
     ("--config.score.top=0", "config.score.top must lie in (0, 1], not 0.0"),
-    ("--config.evaluate.crop=512", "config.evaluate.crop is 512, "),
+    ("--config.evaluate.crop=512", "config.evaluate.crop 512 is no central square of config.score.size 128; "),
     ("--config.evaluate.crop=100", "config.evaluate.crop is 100, but the network takes multiples of 32 pixels only"),
     ("--config.evaluate.pro_limit=2", "config.evaluate.pro_limit must lie in (0, 1], not 2.0"),
     ("--config.threshold.false_alarm_rate=5", "config.threshold.false_alarm_rate must lie in [0, 1), not 5.0"),
@@ -308,8 +321,6 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.data.size=16", "config.view.crop 96 does not fit into"),
 ])  # fmt: skip
 def test_a_config_that_cannot_work(capsys, workdir, argument, words):
-    if argument == "--config.evaluate.crop=512":
-        words = "config.evaluate.crop 512 is no central square of config.score.size 128"
     message = refusal(capsys, train.main, "--config", NSA, "--workdir", workdir, argument)
     assert message.startswith(words)
     assert not workdir.exists()
@@ -434,13 +445,15 @@ def test_a_full_disk_when_writing_results(capsys, copy, name):
 
 
 @needs_full
-@pytest.mark.parametrize("name", ["predictions.csv", "heatmaps/00001_000.jpg", "maps/00001_000.npy", "maps/00001_000.tiff"])
+@pytest.mark.parametrize(
+    "name", ["predictions.csv", "heatmaps/00001_000.jpg", "maps/00001_000.npy", "maps/00001_000.tiff"]
+)
 def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, name):
-    output = tmp_path / "out"
+    output, paths = tmp_path / "out", fitted / "sets" / "nut" / "test"
     (output / name).parent.mkdir(parents=True)
     (output / name).symlink_to(FULL)
     maps = ["--maps", name.rpartition(".")[2]] if name.startswith("maps") else []
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, *maps, fitted / "sets")
+    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, *maps, paths)
     assert message == (
         f"the predictions cannot be written to {output} (No space left on device); "
         "make that possible or choose another --output"
@@ -476,14 +489,16 @@ def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, wor
 
 
 def test_a_path_that_does_not_exist(capsys, fitted, tmp_path):
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", tmp_path / "x.png")
-    assert message == f"image '{tmp_path / 'x.png'}' does not exist; check the path"
+    path = tmp_path / "x.png"
+    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", path)
+    assert message == f"image '{path}' does not exist; check the path"
 
 
 def test_a_folder_without_images(capsys, fitted, tmp_path):
-    (tmp_path / "new" / "below").mkdir(parents=True)
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", tmp_path / "new")
-    assert message == f"folder {tmp_path / 'new'} holds no images"
+    folder = tmp_path / "new"
+    (folder / "below").mkdir(parents=True)
+    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", folder)
+    assert message == f"folder {folder} holds no images"
     assert not (tmp_path / "out").exists()
 
 

@@ -64,6 +64,13 @@ def test_overrides_of_every_type(key, text, value):
     assert type(configs.load(f"{NSA}:bottle", {key: text})[key.split(".")[0]]) is not str
 
 
+def test_an_override_leaves_the_original_alone():
+    config = configs.load(NSA)
+    changed = configs.override(config, {"score.reduction": "max", "data.size": "64", "seed": "3"})
+    assert (changed.score.reduction, changed.score.size, changed.seed) == ("max", 64, 3)
+    assert (config.score.reduction, config.score.size, config.seed) == ("mean", 128, 0)
+
+
 def test_an_optional_value_can_be_set_where_it_was_none():
     assert configs.load(f"{NSA}:cable").synthesis.background is None
     config = configs.load(f"{NSA}:cable", {"synthesis.background": "(200, 60)"})
@@ -156,7 +163,7 @@ def test_a_category_for_a_file_that_takes_none(tmp_path):
 
 
 def test_both_forms_of_an_override_anywhere_on_the_line():
-    argv = ["--config.seed=3", "--config", "a.py:cap", "--config.data.root", "/x y", "--workdir", "w", "--config.e", "-1"]
+    argv = ["--config.seed=3", "--config", "a.py:cap", "--config.data.root", "/x y", "--workdir=w", "--config.e", "-1"]
     flags, overrides = configs.arguments(parser(), argv)
     assert (flags.config, flags.workdir) == ("a.py:cap", "w")
     assert overrides == {"seed": "3", "data.root": "/x y", "e": "-1"}

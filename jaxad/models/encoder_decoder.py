@@ -54,8 +54,8 @@ class EncoderDecoder(nn.Module):
 
         Returns:
             The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128),
-            "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to which
-            the caller applies a sigmoid or ReLU.
+            "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to
+            which the caller applies a sigmoid or ReLU.
 
         Raises:
             UserError: a side of the images is not a multiple of 32.

@@ -1,4 +1,4 @@
-"""Each reformulated layer against the plain one of Flax, in values and gradients, and BatchNorm against its equations."""
+"""Each layer against the plain one of Flax, in values and gradients, and against values derived by hand."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from jaxad.models.layers import (
     upsample_bilinear,
 )
 
-SIZES = [(8, 8), (7, 10), (13, 9), (6, 5), (1, 3)]
+SIZES = [(8, 8), (7, 10), (6, 5), (1, 3)]
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
@@ -37,11 +37,19 @@ def assert_close(actual: jax.Array, expected: jax.Array) -> None:
 
 def assert_same_function(f: Callable, g: Callable, *arguments: jax.Array) -> None:
     """Compares values and the gradients with respect to every argument, for a random cotangent."""
-    (actual, pull_actual), (expected, pull_expected) = jax.vjp(jax.jit(f), *arguments), jax.vjp(jax.jit(g), *arguments)
-    assert_close(actual, expected)
-    cotangent = normal(9, expected.shape)
-    for a, b in zip(pull_actual(cotangent), pull_expected(cotangent), strict=True):
-        assert_close(a, b)
+    cotangent = normal(9, jax.eval_shape(g, *arguments).shape)
+
+    @jax.jit
+    def value_and_gradients(*arguments: jax.Array) -> list[tuple[jax.Array, ...]]:
+        return [(y, *pull(cotangent)) for y, pull in (jax.vjp(h, *arguments) for h in (f, g))]
+
+    for actual, expected in zip(*value_and_gradients(*arguments), strict=True):
+        assert_close(actual, expected)
+
+
+def with_kernel(layer: nn.Module) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The layer as a function of its input and its kernel."""
+    return lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)
 
 
 def plain_pool(x: jax.Array) -> jax.Array:
@@ -55,12 +63,10 @@ def test_conv_equals_flax(size: tuple[int, int], kernel: int, stride: int) -> No
     padding = (kernel // 2, kernel // 2)
     plain = nn.Conv(5, (kernel, kernel), (stride, stride), padding=(padding, padding), use_bias=False)
     x = normal(0, (2, *size, 3))
-    params = ours.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain.init(jax.random.key(0), x))
-    weights = params["params"]["kernel"]
-    assert_same_function(
-        lambda x, w: ours.apply({"params": {"kernel": w}}, x), lambda x, w: plain.apply({"params": {"kernel": w}}, x), x, weights
-    )
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)
+    assert shapes == jax.eval_shape(plain.init, jax.random.key(0), x)
+    weights = normal(1, shapes["params"]["kernel"].shape)
+    assert_same_function(with_kernel(ours), with_kernel(plain), x, weights)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,12 +76,10 @@ def test_conv_transpose_equals_flax(size: tuple[int, int], kernel: int, features
     padding = (kernel // 2, kernel // 2 + 1)
     plain = nn.ConvTranspose(features, (kernel, kernel), (2, 2), padding=(padding, padding), use_bias=False)
     x = normal(0, (2, *size, 3))
-    params = ours.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain.init(jax.random.key(0), x))
-    weights = params["params"]["kernel"]
-    assert_same_function(
-        lambda x, w: ours.apply({"params": {"kernel": w}}, x), lambda x, w: plain.apply({"params": {"kernel": w}}, x), x, weights
-    )
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)
+    assert shapes == jax.eval_shape(plain.init, jax.random.key(0), x)
+    weights = normal(1, shapes["params"]["kernel"].shape)
+    assert_same_function(with_kernel(ours), with_kernel(plain), x, weights)
 
 
 def test_conv_transpose_by_hand() -> None:
@@ -150,21 +154,17 @@ def test_batch_norm_by_hand() -> None:
 
 
 def test_batch_norm_equals_flax() -> None:
-    x = 3 + 2 * normal(0, (4, 5, 6, 7))
-    params = {"scale": normal(1, (7,)), "bias": normal(2, (7,))}
-    statistics = {"mean": jnp.zeros(7), "var": jnp.ones(7)}
+    variables = {"batch_stats": {"mean": jnp.zeros(7), "var": jnp.ones(7)}}
 
-    def apply(layer: nn.Module, **mode: bool) -> Callable:
-        variables = {"batch_stats": statistics}
-        return lambda x, p: layer.apply(variables | {"params": p}, x, mutable=["batch_stats"], **mode)[0]
+    def function(layer: nn.Module, **mode: bool) -> Callable:
+        def apply(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            params = {"params": {"scale": scale, "bias": bias}}
+            return layer.apply(variables | params, x, mutable=["batch_stats"], **mode)[0]
 
-    ours, plain = apply(BatchNorm(), train=True), apply(nn.BatchNorm(use_running_average=False, epsilon=1e-5))
-    cotangent = normal(3, x.shape)
-    for f in (lambda x, p, g: (g(x, p) * cotangent).sum(),):
-        actual, expected = (jax.grad(f, (0, 1))(x, params, g) for g in (ours, plain))
-        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-            assert_close(a, b)
-    assert_close(ours(x, params), plain(x, params))
+        return apply
+
+    ours, plain = function(BatchNorm(), train=True), function(nn.BatchNorm(use_running_average=False, epsilon=1e-5))
+    assert_same_function(ours, plain, 3 + 2 * normal(0, (4, 5, 6, 7)), normal(1, (7,)), normal(2, (7,)))
 
 
 def test_batch_norm_takes_statistics_in_float32() -> None:

@@ -1,0 +1,168 @@
+"""The stream of batches: a function of seed and step, whatever the workers, the memory and the starting point."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxad import config as configs
+from jaxad.data import demo, pipeline
+from jaxad.data.record import Record
+from jaxad.errors import UserError
+from jaxad.methods import nsa
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "nsa_logistic.py"
+
+
+class Numbered:
+    """Source of `count` plain grey images whose grey level is their number; `broken` cannot be read."""
+
+    def __init__(self, count: int, broken: int | None = None):
+        self.count, self.broken, self.decoded = count, broken, 0
+        self.ids, self.labels, self.defects = [str(n) for n in range(count)], [0] * count, ["good"] * count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        self.decoded += 1
+        if index == self.broken:
+            raise UserError(f"image {index} is corrupt")
+        mask = np.zeros((48, 40), np.uint8)
+        mask[:, 20:] = 1
+        return Record(np.full((48, 40, 3), index, np.uint8), 0, mask, self.ids[index], "good")
+
+
+def which(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
+    """A host example that tells which images it was made of, and a random number."""
+    return {"image": image, "number": image[0, 0, 0], "partner": partner[0, 0, 0], "draw": rng.random()}
+
+
+def numbered(count: int, *, cache_bytes: float = 1e9, broken: int | None = None) -> pipeline.Images:
+    return pipeline.Images(Numbered(count, broken), np.arange(count), size=32, cache_bytes=cache_bytes)
+
+
+def stream(images: pipeline.Images, example=which, **options) -> list[dict[str, np.ndarray]]:
+    """The stream's batches, copied: arrays of worker processes live in shared memory."""
+    defaults = {"seed": 0, "batch": 4, "start": 0, "stop": 10, "workers": 0}
+    found = pipeline.batches(images, example, **defaults | options)
+    return [{name: np.array(value) for name, value in step.items()} for step in found]
+
+
+def assert_identical(found: list[dict], expected: list[dict]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def nsa_stream():
+    """Seven demo images, NSA's host part, and the first six batches made without workers."""
+    size = {"data.size": "64", "view.crop": "64"}
+    config = configs.load(f"{EXPERIMENT}:cap", size)
+    source = demo.load("cap", size=64, train=7).train
+    images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=1e9)
+    example = nsa.HostExample(config)
+    return images, example, stream(images, example, stop=6)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(nsa_stream, workers: int) -> None:
+    images, example, expected = nsa_stream
+    assert max(batch["label"].max() for batch in expected) > 0.5  # there is something to be equal
+    assert_identical(stream(images, example, stop=6, workers=workers), expected)
+
+
+@pytest.mark.parametrize(("start", "workers"), [(1, 0), (5, 0), (3, 2)])
+def test_resuming_slices_the_stream(nsa_stream, start: int, workers: int) -> None:
+    images, example, expected = nsa_stream
+    assert_identical(stream(images, example, start=start, stop=6, workers=workers), expected[start:])
+
+
+def test_streaming_from_disk_equals_the_cache(nsa_stream) -> None:
+    _, example, expected = nsa_stream
+    source = demo.load("cap", size=64, train=7).train
+    images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=7 * 64 * 64 * 3 - 1)
+    assert_identical(stream(images, example, stop=2), expected[:2])
+
+
+def test_cache_decodes_once_and_its_bound_holds() -> None:
+    cached, streamed = numbered(5, cache_bytes=5 * 32 * 32 * 3), numbered(5, cache_bytes=5 * 32 * 32 * 3 - 1)
+    for images in (cached, streamed):
+        for _ in range(3):
+            assert images[4].shape == (32, 32, 3) and images[4].dtype == np.uint8
+    assert cached._source.decoded == 5
+    assert streamed._source.decoded == 6
+    np.testing.assert_array_equal(cached.stack(), streamed.stack())
+
+
+def test_every_epoch_shows_every_image_once_in_a_new_order() -> None:
+    steps = stream(numbered(7), stop=14, batch=4)  # 56 examples: 8 epochs, whose borders lie inside batches
+    epochs = np.concatenate([step["number"] for step in steps]).reshape(8, 7)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(7), (8, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+    positions = np.concatenate([step["index"] for step in steps])
+    np.testing.assert_array_equal(positions, np.arange(56))
+    assert positions.dtype == np.int32
+
+
+def test_batch_larger_than_the_dataset_is_full() -> None:
+    (step,) = stream(numbered(3), batch=8, stop=1)
+    assert step["image"].shape == (8, 32, 32, 3)
+    np.testing.assert_array_equal(np.sort(step["number"][:3]), [0, 1, 2])
+    np.testing.assert_array_equal(np.sort(step["number"][3:6]), [0, 1, 2])
+    assert len(set(step["draw"].tolist())) == 8  # an image that repeats is augmented anew
+
+
+def test_partner_is_any_other_image() -> None:
+    steps = stream(numbered(4), stop=60)
+    pairs = {(int(n), int(p)) for step in steps for n, p in zip(step["number"], step["partner"], strict=True)}
+    assert pairs == {(n, p) for n in range(4) for p in range(4) if n != p}
+
+
+def test_randomness_is_of_seed_and_position_alone() -> None:
+    first = np.concatenate([step["draw"] for step in stream(numbered(7), stop=4)])
+    assert len(set(first.tolist())) == 16
+    rebatched = np.concatenate([step["draw"] for step in stream(numbered(7), batch=8, stop=2)])
+    np.testing.assert_array_equal(first, rebatched)
+    other = np.concatenate([step["draw"] for step in stream(numbered(7), seed=1, stop=4)])
+    assert not set(first.tolist()) & set(other.tolist())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_stops_the_stream_with_its_sentence(workers: int) -> None:
+    with pytest.raises(UserError) as caught:
+        stream(numbered(5, cache_bytes=0, broken=3), workers=workers)
+    assert str(caught.value) == "image 3 is corrupt"
+
+
+def test_holdout_is_a_random_fixed_part() -> None:
+    fitted, held = pipeline.split_holdout(120, holdout=0.1, seed=0)
+    assert len(held) == 12
+    np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held])), np.arange(120))
+    np.testing.assert_array_equal(pipeline.split_holdout(120, holdout=0.1, seed=0)[1], held)
+    assert not np.array_equal(pipeline.split_holdout(120, holdout=0.1, seed=1)[1], held)
+    fitted, held = pipeline.split_holdout(2, holdout=0.0, seed=0)
+    assert (len(fitted), len(held)) == (2, 0)
+
+
+@pytest.mark.parametrize("holdout", [-0.1, 1.0])
+def test_holdout_must_be_a_fraction(holdout: float) -> None:
+    with pytest.raises(UserError, match=r"config.data.holdout must lie in \[0, 1\)"):
+        pipeline.split_holdout(120, holdout=holdout, seed=0)
+
+
+def test_holdout_leaves_two_images() -> None:
+    with pytest.raises(UserError, match="at least 2 good images besides the held-out part; there are 1"):
+        pipeline.split_holdout(2, holdout=0.5, seed=0)
+
+
+def test_read_all_keeps_order_and_squeezes_both_image_and_mask() -> None:
+    records = pipeline.read_all(Numbered(6), 32)
+    assert [record.id for record in records] == [str(n) for n in range(6)]
+    assert all(record.image.shape == (32, 32, 3) and record.image[0, 0, 0] == n for n, record in enumerate(records))
+    assert all(record.mask.shape == (32, 32) and record.mask[:, 16:].all() for record in records)
+    assert not any(record.mask[:, :16].any() for record in records)

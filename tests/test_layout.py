@@ -1,0 +1,167 @@
+"""The structure of the source: who imports whom, where randomness comes from, docstrings and sizes."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import jaxad
+from tests.parts import ROOT
+
+# From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
+ORDER = (
+    ("errors",),
+    ("config", "parallel", "checkpoint", "provenance", "log", "samples"),
+    ("data",),
+    ("augment",),
+    ("models",),
+    ("density", "localize"),
+    ("methods",),
+    ("detector",),
+    ("loop",),
+    ("metrics",),
+    ("figures",),
+    ("report",),
+    ("evaluate", "predict"),
+    ("train",),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+FILES = sorted((ROOT / "jaxad").rglob("*.py"))
+MODULES = {file: ast.parse(file.read_text()) for file in FILES}
+NAMES = [str(file.relative_to(ROOT)) for file in FILES]
+each_module = pytest.mark.parametrize("file", FILES, ids=NAMES)
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def imported(tree):
+    """The units of jaxad that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("jaxad."))
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            parts = (node.module or "").split(".")
+            if parts[0] == "jaxad":
+                yield from [parts[1]] if len(parts) > 1 else (alias.name for alias in node.names)
+
+
+def unit(file):
+    return file.relative_to(ROOT / "jaxad").parts[0].removesuffix(".py")
+
+
+@each_module
+def test_imports_point_to_the_left(file):
+    if file == ROOT / "jaxad" / "__init__.py":
+        return  # the package itself gives access to everything, on demand
+    assert unit(file) in RANK, f"{unit(file)} has no place in the order of the layout yet"
+    wrong = [name for name in imported(MODULES[file]) if RANK[name] > RANK[unit(file)]]
+    assert not wrong, f"{unit(file)} lies left of {wrong}"
+
+
+def test_modules_within_a_unit_do_not_import_in_circles():
+    edges = {}
+    for file, tree in MODULES.items():
+        name = ".".join(("jaxad", *file.relative_to(ROOT / "jaxad").with_suffix("").parts)).removesuffix(".__init__")
+        targets = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jaxad."):
+                targets |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        edges[name] = targets
+    modules = set(edges)
+    edges = {name: (targets & modules) - {name} for name, targets in edges.items()}
+    while leaves := [name for name, targets in edges.items() if not targets]:
+        edges = {name: targets - set(leaves) for name, targets in edges.items() if name not in leaves}
+    assert not edges
+
+
+def test_every_module_is_looked_at():
+    names = {module.name for module in pkgutil.walk_packages(jaxad.__path__, "jaxad.")}
+    assert len(names) == len(FILES) - 1
+
+
+def top_level(tree, kinds):
+    return [node for node in tree.body if isinstance(node, kinds)]
+
+
+def methods_of(tree):
+    return [node for cls in top_level(tree, ast.ClassDef) for node in cls.body if isinstance(node, FUNCTIONS)]
+
+
+@each_module
+def test_randomness_is_the_first_parameter(file):
+    tree = MODULES[file]
+    for function in top_level(tree, FUNCTIONS) + methods_of(tree):
+        names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+        names = [name for name in names if name not in ("self", "cls")]
+        keywords = [argument.arg for argument in function.args.kwonlyargs]
+        for name in ("rng", "key", "keys"):
+            assert name not in keywords, f"{function.name}: {name} is positional"
+            assert name not in names[1:], f"{function.name}: {name} comes first"
+
+
+def dotted(node):
+    """``np.random.normal`` as text; empty for anything but a chain of names."""
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@each_module
+def test_randomness_comes_from_a_seed(file):
+    allowed = {"default_rng", "Generator", "SeedSequence"}
+    for node in ast.walk(MODULES[file]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
+            assert "random" not in names and "numpy.random" not in names
+        if isinstance(node, ast.Attribute) and dotted(node).startswith(("np.random.", "numpy.random.")):
+            assert dotted(node).split(".")[2] in allowed, f"line {node.lineno}: {dotted(node)} has a global state"
+        if isinstance(node, ast.Call) and dotted(node.func).endswith("random.default_rng"):
+            assert node.args, f"line {node.lineno}: a generator without a seed"
+
+
+@each_module
+def test_public_things_have_docstrings(file):
+    tree = MODULES[file]
+    if not tree.body:
+        return  # an empty __init__.py
+    assert ast.get_docstring(tree)
+    for node in top_level(tree, FUNCTIONS | ast.ClassDef) + methods_of(tree):
+        is_property = any(dotted(decorator) == "property" for decorator in node.decorator_list)
+        if not node.name.startswith("_") and not is_property:
+            assert ast.get_docstring(node), f"{node.name} (line {node.lineno}) has no docstring"
+
+
+def body_lines(function):
+    """Lines of a function without its docstring and its signature."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@each_module
+def test_files_and_functions_fit_a_screen(file):
+    assert len(file.read_text().splitlines()) < 400
+    for node in ast.walk(MODULES[file]):
+        if isinstance(node, FUNCTIONS):
+            assert body_lines(node) <= 60, f"{node.name} is too long"
+
+
+def test_data_workers_need_no_jax():
+    # Worker processes import these again; starting JAX in each would cost seconds and, on a GPU, its memory. Grain
+    # looks for JAX on its own when it is there, so it is kept from finding it.
+    modules = [f"jaxad.{name}" for name in ("augment.nsa", "augment.views", "data.demo", "data.folder", "data.pipeline")]
+    code = (
+        "import sys, importlib; sys.modules['grain'] = type(sys)('grain'); "
+        f"[importlib.import_module(name) for name in {modules}]; "
+        "assert not {'jax', 'jaxlib', 'flax'} & sys.modules.keys(), 'JAX was imported'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_commands_can_be_imported_without_running():
+    for name in ("train", "evaluate", "predict", "report"):
+        assert callable(importlib.import_module(f"jaxad.{name}").main)

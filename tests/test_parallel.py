@@ -1,0 +1,191 @@
+"""One device and eight: the same synthetic images, the same statistics, the same step."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxad import loop, parallel
+from jaxad.methods.method import Method
+from jaxad.models.encoder_decoder import EncoderDecoder
+from tests import tiny
+
+BATCH, SIDE, SEED = 8, 16, 3
+OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
+
+
+def batch_of(step: int, *, side: int = SIDE, dtype=np.float32) -> dict[str, np.ndarray]:
+    """Eight random images with labels, at positions of the stream that a step would have."""
+    rng = np.random.default_rng(step)
+    return {
+        "image": rng.integers(0, 256, (BATCH, side, side, 3)).astype(dtype),
+        "label": rng.random((BATCH, side, side)).astype(dtype),
+        "index": np.arange(step * BATCH, (step + 1) * BATCH, dtype=np.int32),
+    }
+
+
+def run(method: Method, optimizer, devices: int, *, steps: int = 1, side: int = SIDE, dtype=np.float32):
+    """Trains on `devices` devices; returns states and metrics of every step on the host, the fresh state first."""
+    mesh = parallel.make_mesh(devices)
+    state = loop.init_state(method, optimizer, np.zeros((side, side, 3), np.uint8), seed=SEED)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
+    state = state._replace(params=params, opt_state=optimizer.init(params))
+    state = parallel.replicate(state, mesh)
+    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
+    states, found = [parallel.to_host(state)], []
+    for number in range(steps):
+        batch = parallel.split(batch_of(number, side=side, dtype=dtype), mesh)
+        state, metrics = step(state, batch)
+        states.append(parallel.to_host(state))
+        found.append(parallel.to_host(metrics))
+    return states, found
+
+
+def assert_close(one, other, *, atol: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), one, other)
+
+
+def largest(tree) -> float:
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+def subtract(one, other):
+    return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, one, other)
+
+
+def test_meshes_hold_the_devices_asked_for() -> None:
+    assert parallel.make_mesh().size == 8
+    assert parallel.make_mesh(1).size == 1
+    assert parallel.make_mesh(3).axis_names == (parallel.AXIS,)
+
+
+def test_prefetch_keeps_order_and_splits_over_the_devices() -> None:
+    mesh = parallel.make_mesh(8)
+    batches = ({"x": np.arange(8, dtype=np.int32) + 8 * n} for n in range(5))
+    found = list(parallel.prefetch(batches, mesh, ahead=3))
+    assert [int(batch["x"][0]) for batch in found] == [0, 8, 16, 24, 32]
+    assert found[0]["x"].addressable_shards[5].data.tolist() == [5]
+
+
+def test_prefetch_reads_no_further_than_ahead() -> None:
+    read = []
+
+    def batches():
+        for n in range(6):
+            read.append(n)
+            yield {"x": np.full(8, n)}
+
+    fed = parallel.prefetch(batches(), parallel.make_mesh(8), ahead=2)
+    assert int(next(fed)["x"][0]) == 0
+    assert read == [0, 1]
+
+
+def watched(base: Method) -> Method:
+    """The method with a metric that holds the images of both steps as the loss sees them, by position in the stream."""
+
+    def loss(params, batch_stats, batch, key):
+        value, (batch_stats, metrics) = base.loss(params, batch_stats, batch, key)
+        # The mean over devices of images scattered to their places, times their number, is exact for 1 and 8.
+        places = jnp.zeros((2 * BATCH, SIDE, SIDE, 3)).at[batch["index"]].set(batch["image"])
+        return value, (batch_stats, metrics | {"seen": places * jax.lax.axis_size(parallel.AXIS)})
+
+    return base._replace(loss=loss)
+
+
+@functools.cache
+def two_steps(name: str, devices: int):
+    """Two steps in float32 of the tiny method."""
+    return run(watched(tiny.make()), OPTIMIZERS[name], devices, steps=2)
+
+
+def test_synthetic_images_do_not_depend_on_the_devices() -> None:
+    (_, ones), (_, eights) = two_steps("sgd", 1), two_steps("sgd", 8)
+    noises = []
+    for step, (one, eight) in enumerate(zip(ones, eights, strict=True)):
+        np.testing.assert_array_equal(one["seen"], eight["seen"])
+        noise = one["seen"][step * BATCH :][:BATCH] - batch_of(step)["image"]
+        assert (noise.min(), noise.max()) == (-16, 15)
+        noises.append(noise.reshape(BATCH, -1))
+    # Every example of every step has noise of its own.
+    assert np.abs(np.corrcoef(np.concatenate(noises)) - np.eye(2 * BATCH)).max() < 0.2
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_gradient_is_that_of_the_mean_loss_by_hand(devices: int) -> None:
+    """loss = mean(w x): with w = 2, x = 0 ... 7 and rate 0.5 the step leads to 2 - 0.5 * 3.5 = 0.25."""
+    method = SimpleNamespace(
+        corrupt=lambda keys, batch: batch,
+        loss=lambda params, stats, batch, key: ((params["w"] * batch["x"]).mean(), (stats, {"top": batch["x"].max()})),
+    )
+    mesh, optimizer = parallel.make_mesh(devices), optax.sgd(0.5)
+    params = {"w": jnp.float32(2)}
+    state = parallel.replicate(loop.TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
+    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: step + 0.25, seed=0), mesh)
+    batch = {"x": np.arange(8, dtype=np.float32), "index": np.arange(8, dtype=np.int32)}
+    state, metrics = step(state, parallel.split(batch, mesh))
+    assert float(state.params["w"]) == 0.25
+    assert int(state.step) == 1
+    assert float(metrics["loss"]) == 7.0
+    assert float(metrics["top"]) == (7.0 if devices == 1 else 3.5)  # other metrics are means over devices
+    assert float(metrics["learning_rate"]) == 0.25
+
+
+def test_batch_statistics_are_the_global_batchs() -> None:
+    states, metrics = two_steps("sgd", 8)
+    kernel = states[0].params["conv1"]["kernel"].astype(np.float64)
+    images = metrics[0]["seen"][:BATCH].astype(np.float64) / 255
+    images = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+    features = np.einsum("bhwcij,ijco->bhwo", windows, kernel).reshape(-1, 8)
+    found = states[1].batch_stats["bn"]
+    np.testing.assert_allclose(found["mean"], 0.1 * features.mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found["var"], 0.9 + 0.1 * features.var(0, ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_first_step_in_float32_on_one_and_eight_devices(name: str) -> None:
+    (one, metrics_one), (eight, metrics_eight) = two_steps(name, 1), two_steps(name, 8)
+    assert_close(one[0], eight[0], atol=0)
+    assert_close(one[1], eight[1], atol=1e-6)
+    assert_close(metrics_one[0], metrics_eight[0], atol=1e-6)
+    assert largest(subtract(one[1].params, one[0].params)) > 5e-4  # the step is far larger than the tolerance
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
+    with jax.enable_x64(True):
+        method = tiny.make(dtype=jnp.float64)._replace(corrupt=lambda keys, batch: batch)
+        one, eight = (run(method, OPTIMIZERS[name], n, steps=20, dtype=np.float64)[0] for n in (1, 8))
+    assert one[-1].params["conv1"]["kernel"].dtype == np.float64
+    assert one[-1].batch_stats["bn"]["var"].dtype == np.float64
+    assert_close(one[-1], eight[-1], atol=1e-9)
+    assert largest(subtract(one[-1].params, one[0].params)) > 5e-3
+
+
+@pytest.mark.slow
+def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
+    """Adam divides by |g|: where the gradient is rounding noise so is the direction, and the moment is judged instead."""
+    model = EncoderDecoder(axis_name=parallel.AXIS)
+
+    def loss(params, batch_stats, batch, key):
+        variables = {"params": params, "batch_stats": batch_stats}
+        stages, updated = model.apply(variables, batch["image"] / 255, train=True, mutable=["batch_stats"])
+        value = optax.sigmoid_binary_cross_entropy(stages["logits"], batch["label"]).mean()
+        return value, (updated["batch_stats"], {})
+
+    method = Method(None, lambda key, x: model.init(key, x, train=False), tiny.add_noise, loss, None, None)
+    (before, one), (_, eight) = (run(method, OPTIMIZERS["adam"], n, side=64)[0] for n in (1, 8))
+    moments = [state.opt_state[0].mu for state in (one, eight)]
+    assert largest(subtract(*moments)) < 1e-6 * largest(moments[0])
+    assert_close(one.batch_stats, eight.batch_stats, atol=1e-6)
+    shares = []
+    for moment, a, b, old in zip(*map(jax.tree.leaves, (moments[0], one.params, eight.params, before.params)), strict=True):
+        clear = np.abs(moment) > 1e-3 * np.abs(moment).max()
+        np.testing.assert_allclose(a[clear], b[clear], rtol=0, atol=1e-6)
+        assert np.abs(a - old)[clear].max() > 9e-4
+        shares.append(clear.mean())
+    assert np.mean(shares) > 0.9

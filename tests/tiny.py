@@ -1,0 +1,70 @@
+"""A method with a network of a few hundred weights, for tests of the loop; ``python -m tests.tiny`` trains with it.
+
+The host part is NSA's own, the device part adds noise from the example's key, and BatchNorm is synchronised, so
+everything that the loop promises of a method is in use.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+
+from jaxad import errors, methods, train
+from jaxad.methods import nsa
+from jaxad.methods.method import Method, Scores
+from jaxad.models.layers import BatchNorm, Conv
+from jaxad.parallel import AXIS
+
+
+class Network(nn.Module):
+    """Convolution, synchronised BatchNorm, ReLU, convolution: (b, h, w, 3) to logits (b, h, w)."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = Conv(8, 3, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(AXIS, name="bn")(x, train=train))
+        return Conv(1, 3, dtype=self.dtype, name="conv2")(x)[..., 0]
+
+
+def add_noise(keys: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Adds noise of -16 to 15 grey levels to every image, each from its own key; whole levels, so without rounding."""
+    noise = jax.vmap(lambda key: jax.random.bits(key, batch["image"].shape[1:], jnp.uint8) % 32)(keys)
+    return batch | {"image": batch["image"] + noise.astype(jnp.float32) - 16}
+
+
+def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
+    """The method; `example` is its host part."""
+    network = Network(dtype)
+
+    def loss(params, batch_stats, batch, key):
+        variables = {"params": params, "batch_stats": batch_stats}
+        images = (batch["image"] / 255).astype(dtype)
+        logits, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        value = optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean()
+        return value, (updated["batch_stats"], {"brightness": images.mean()})
+
+    def score(variables, density, images):
+        maps = jax.nn.sigmoid(network.apply(variables, images, train=False))
+        return Scores(maps.mean((1, 2)), maps)
+
+    return Method(
+        example=example,
+        init=lambda key, image: network.init(key, image, train=False),
+        corrupt=add_noise,
+        loss=loss,
+        fit=lambda variables, good_images, key: {},
+        score=score,
+    )
+
+
+def create(config) -> Method:
+    """The method as ``config.method = "tiny"``."""
+    return make(example=nsa.HostExample(config))
+
+
+if __name__ == "__main__":
+    methods.METHODS["tiny"] = create
+    errors.run(train.main)
