@@ -75,7 +75,9 @@ def make_step(
         (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, **jax.lax.pmean(metrics, parallel.AXIS), "learning_rate": schedule(state.step)}
+        norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+        metrics = {"loss": loss, "gradient_norm": norm, **jax.lax.pmean(metrics, parallel.AXIS)}
+        metrics["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return step
@@ -106,13 +108,16 @@ def _checked(step: int, metrics, checkpoints: Checkpoints) -> dict[str, np.ndarr
     """Fetches a step's metrics.
 
     Raises:
-      UserError: The loss is not finite.
+      UserError: The loss is not finite, or its gradient, which would spoil the state that is saved next.
     """
     metrics = parallel.to_host(metrics)
-    if not np.isfinite(metrics["loss"]):
-        kept = checkpoints.steps()
-        where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
-        raise UserError(f"the loss is {metrics['loss']} at step {step}; {where}; try a lower config.optim.learning_rate")
+    for name, words in (("loss", "the loss"), ("gradient_norm", "the norm of the gradient")):
+        if not np.isfinite(metrics[name]):
+            checkpoints.settle(wait=True)
+            kept = checkpoints.steps()
+            where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
+            advice = "try a lower config.optim.learning_rate"
+            raise UserError(f"{words} is {metrics[name]} at step {step}; {where}; {advice}")
     return metrics
 
 
@@ -191,20 +196,21 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     provenance.record(workdir, command)
     parallel.use_compilation_cache()
     fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
-    options = {"size": config.data.size, "cache_bytes": config.data.cache_gib * 2**30 / (1 + config.data.workers)}
-    images = pipeline.Images(dataset.train, fitted, **options)
+    cache_bytes = config.data.cache_gib * 2**30 / (1 + config.data.workers)
     variables = {}
     if method.loss is not None:
+        images = pipeline.Images(dataset.train, fitted, size=config.data.size, cache_bytes=cache_bytes)
         state = _fit_weights(config, workdir, method, images)
         if state is None:
             return None
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     # From here on one device holds the weights; scoring spreads images, not weights.
     variables = parallel.to_host(variables)
-    density = method.fit(variables, images, jax.random.key(config.seed))
+    good = {"size": config.score.size, "cache_bytes": 0}  # each is looked at once or twice at most
+    density = method.fit(variables, pipeline.Images(dataset.train, fitted, **good), jax.random.key(config.seed))
     detector = Detector(config, variables, density)
     # A sample of the training images shows how warm good images get where none were held out.
-    scores = detector.score(pipeline.Images(dataset.train, held if len(held) else fitted[:32], **options).stack())
+    scores = detector.score(pipeline.Images(dataset.train, held if len(held) else fitted[:32], **good).stack())
     detector.heat_range = (float(np.median(scores.map)), float(scores.map.max()))
     if len(held):
         detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)

@@ -90,8 +90,9 @@ def describe() -> str:
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
     model = "CPU"
-    if os.path.exists("/proc/cpuinfo"):
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         model = names[0] if names else model
     simulated = f", {jax.device_count()} simulated devices" if jax.device_count() > 1 else ""
     return f"{len(os.sched_getaffinity(0))} cores of {model}{simulated}"

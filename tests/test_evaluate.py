@@ -9,9 +9,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import jaxad
-from jaxad import data, evaluate, metrics, train
+from jaxad import data, evaluate, methods, metrics, train
 from jaxad.data.image import read_mask
-from tests.parts import SIZE, baseline, command, write, write_parts
+from jaxad.detector import Detector
+from tests import tiny
+from tests.parts import NSA, SIZE, baseline, command, write, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,24 @@ def test_without_test_images_training_says_what_to_do(tmp_path, capsys):
     assert jaxad.load(workdir).density and not (workdir / "results.json").exists()
     assert command(evaluate.main, "--workdir", workdir) == 2
     assert "there are no test images; set config.data.test" in capsys.readouterr().err
+
+
+def test_textures_are_trained_on_larger_images_than_they_are_scored_on(tmp_path, monkeypatch):
+    # Held-out images, which fit the threshold, and test images are both seen at the size of scoring.
+    monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
+    score, seen = Detector.score, []
+
+    def spy(self, images, **options):
+        seen.append(images.shape)
+        return score(self, images, **options)
+
+    monkeypatch.setattr(Detector, "score", spy)
+    write_parts(tmp_path / "sets")
+    given = {"method": "tiny", "data.root": tmp_path / "sets" / "nut", "data.size": 40, "view.crop": 32, "epochs": 1}
+    given |= {"batch": 8, "data.holdout": 0.3}
+    flags = [f"--config.{key}={value}" for key, value in given.items()]
+    assert command(train.main, "--config", f"{NSA}:texture", "--workdir", tmp_path / "work", *flags) == 0
+    assert seen == [(2, 32, 32, 3), (5, 32, 32, 3)]
 
 
 def test_another_test_folder(tmp_path, run):

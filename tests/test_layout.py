@@ -152,7 +152,8 @@ def test_files_and_functions_fit_a_screen(file):
 def test_data_workers_need_no_jax():
     # Worker processes import these again; starting JAX in each would cost seconds and, on a GPU, its memory. Grain
     # looks for JAX on its own when it is there, so it is kept from finding it.
-    modules = [f"jaxad.{name}" for name in ("augment.nsa", "augment.views", "data.demo", "data.folder", "data.pipeline")]
+    names = ("augment.nsa", "augment.views", "data.demo", "data.folder", "data.pipeline")
+    modules = [f"jaxad.{name}" for name in names]
     code = (
         "import sys, importlib; sys.modules['grain'] = type(sys)('grain'); "
         f"[importlib.import_module(name) for name in {modules}]; "

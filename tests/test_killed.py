@@ -1,0 +1,124 @@
+"""Training in processes of its own that are killed: the same command ends with exactly the same parameters."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxad import checkpoint
+from jaxad.data import demo
+from jaxad.log import read_history
+from tests.parts import NSA, ROOT, write
+
+KILLS = 5
+DEADLINE = 600  # seconds; a run that hangs must not hang the suite
+# The small network by default; the encoder-decoder through the real command takes minutes on two busy cores.
+PROGRAMS = ["tests.tiny", pytest.param("jaxad.train", marks=pytest.mark.slow)]
+
+
+class Runs:
+    """Training commands of one program, which differ in their workdir alone: 12 images, one CPU device.
+
+    Attributes:
+      folder: Where the workdirs and logs lie.
+      every: Steps between checkpoints.
+      steps: Steps of a whole run; one of the images is held out, so six are an epoch.
+    """
+
+    def __init__(self, program: str, folder: Path):
+        small = program == "tests.tiny"
+        self.folder, self.every = folder, 4 if small else 2
+        epochs = 24 if small else 6
+        self.steps = 6 * epochs
+        for number, record in enumerate(demo.load("fabric", size=64, train=12).train):
+            write(folder / "parts" / "train" / "good" / f"{number:02d}.png", record.image)
+        overrides = {"data.root": folder / "parts", "data.size": 64, "view.crop": 64, "batch": 2, "epochs": epochs}
+        overrides |= {"log_every": 1, "checkpoint.every_steps": self.every, "checkpoint.keep": 2, "evaluate.batch": 2}
+        overrides |= {"method": "tiny" if small else "nsa"}
+        self._command = [sys.executable, "-m", program, "--config", f"{NSA}:texture"]
+        self._command += [f"--config.{key}={value}" for key, value in overrides.items()]
+        one_device = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+        self._environment = os.environ | one_device | {"JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+
+    def start(self, workdir: str) -> subprocess.Popen:
+        """Starts the command; its output is appended to a file beside the workdir."""
+        with open(self.folder / f"{workdir}.log", "a") as log:
+            return subprocess.Popen(
+                [*self._command, "--workdir", str(self.folder / workdir)],
+                cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def log(self, workdir: str) -> str:
+        return (self.folder / f"{workdir}.log").read_text()
+
+    def finish(self, workdir: str) -> None:
+        """Runs the command to its end, which must be a good one."""
+        assert self.start(workdir).wait(DEADLINE) == 0, self.log(workdir)
+
+    def interrupt(self, workdir: str, *, step: int, delay: float, number: signal.Signals) -> int:
+        """Starts the command and sends a signal `delay` seconds after it has logged `step`; returns its exit status."""
+        process = self.start(workdir)
+        try:
+            end = time.monotonic() + DEADLINE
+            while self.reached(workdir) < step:
+                assert process.poll() is None and time.monotonic() < end, self.log(workdir)
+                time.sleep(0.005)
+            time.sleep(delay)
+            process.send_signal(number)
+            return process.wait(DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
+
+    def reached(self, workdir: str) -> int:
+        """The last step in the workdir's metrics, 0 without any."""
+        rows = read_history(self.folder / workdir)
+        return rows[-1]["step"] if rows else 0
+
+    def result(self, workdir: str):
+        """The detector's variables as they lie on disk."""
+        path = self.folder / workdir / "detector"
+        assert checkpoint.inspect(path) is None
+        return jax.device_get(checkpoint.read(path))
+
+    def assert_same(self, workdir: str, expected: str) -> None:
+        jax.tree.map(np.testing.assert_array_equal, self.result(workdir), self.result(expected))
+        found, rows = (read_history(self.folder / name) for name in (workdir, expected))
+        assert [row["step"] for row in found] == list(range(1, self.steps + 1))
+        assert [row["loss"] for row in found] == [row["loss"] for row in rows]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def runs(request, tmp_path_factory) -> Runs:
+    """The runs of a program, of which ``complete`` was not interrupted."""
+    runs = Runs(request.param, tmp_path_factory.mktemp("runs"))
+    runs.finish("complete")
+    return runs
+
+
+def test_sigkill_at_random_steps_changes_nothing(runs) -> None:
+    rng = np.random.default_rng()
+    for _ in range(KILLS):
+        # Past the last kill by at least one checkpoint, at any moment of a step or of a save.
+        step = runs.reached("killed") + int(rng.integers(runs.every, 3 * runs.every))
+        status = runs.interrupt("killed", step=step, delay=rng.uniform(0, 0.03), number=signal.SIGKILL)
+        assert status == -signal.SIGKILL, (step, runs.log("killed"))
+        assert not (runs.folder / "killed" / "detector.json").exists()
+    runs.finish("killed")
+    # The first kill may have come before the first checkpoint was complete.
+    assert runs.log("killed").count("resuming at step") >= KILLS - 1, runs.log("killed")
+    runs.assert_same("killed", "complete")
+
+
+def test_sigterm_saves_exits_cleanly_and_the_same_command_resumes(runs) -> None:
+    assert runs.interrupt("stopped", step=7, delay=0, number=signal.SIGTERM) == 0, runs.log("stopped")
+    assert "the same command resumes there" in runs.log("stopped")
+    runs.finish("stopped")
+    assert "resuming at step" in runs.log("stopped")
+    runs.assert_same("stopped", "complete")

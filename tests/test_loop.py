@@ -1,0 +1,264 @@
+"""``loop.train`` from start to end: schedule, records, interruptions, divergence, refusals."""
+
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxad import config as configs
+from jaxad import detector, loop, methods
+from jaxad.checkpoint import Checkpoints
+from jaxad.data import demo
+from jaxad.errors import UserError
+from jaxad.log import Log, read_history
+from tests import tiny
+from tests.parts import NSA, write
+
+IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2 steps an epoch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    """The tiny method has a name, and programs that several runs need are compiled once."""
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(methods.METHODS, "tiny", tiny.create)
+        yield
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    for number, record in enumerate(demo.load("fabric", size=64, train=IMAGES).train):
+        write(folder / "train" / "good" / f"{number:02d}.png", record.image)
+    return folder
+
+
+@pytest.fixture
+def config_of(root):
+    return lambda **changes: make_config(root, **changes)
+
+
+def make_config(root: Path, **changes):
+    """The experiment with the tiny method, 8 steps and a checkpoint after every third; changes write ``__`` for the dot."""
+    given = {"data__root": root, "data__size": 64, "view__crop": 64, "method": "tiny", "batch": 8, "epochs": 4}
+    given |= {"log_every": 1, "checkpoint__every_steps": 3, "checkpoint__keep": 2, "evaluate__batch": 8} | changes
+    return configs.load(f"{NSA}:texture", {key.replace("__", "."): str(value) for key, value in given.items()})
+
+
+@pytest.fixture(scope="module")
+def complete(root, tmp_path_factory) -> Path:
+    """The workdir of an uninterrupted run, not to be changed."""
+    workdir = tmp_path_factory.mktemp("complete") / "run"
+    assert loop.train(make_config(root), workdir) is not None
+    return workdir
+
+
+def variables_of(workdir: Path):
+    return jax.device_get(detector.load(workdir).variables)
+
+
+def assert_ends_as(complete: Path, workdir: Path) -> None:
+    """Same parameters bit for bit, and every step logged once with the same loss."""
+    jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables_of(complete))
+    expected, found = read_history(complete), read_history(workdir)
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    assert [row["loss"] for row in found] == [row["loss"] for row in expected]
+
+
+def interrupt(monkeypatch, step: int, act) -> None:
+    """Calls `act` when that step's metrics are logged."""
+    add = Log.add
+
+    def watching(self, number, metrics):
+        add(self, number, metrics)
+        if number == step:
+            act()
+
+    monkeypatch.setattr(Log, "add", watching)
+
+
+def fail() -> None:
+    raise RuntimeError("power cut")
+
+
+def test_steps_of_an_epoch_reach_over_its_end(config_of) -> None:
+    config = config_of()
+    assert [configs.steps_per_epoch(config, images) for images in (1, 8, 9, 16, 17)] == [1, 1, 2, 2, 3]
+
+
+def test_learning_rate_is_one_cosine_constant_within_an_epoch(config_of) -> None:
+    """Epochs 0 to 3 of 4: cos(0), cos(pi / 4), cos(pi / 2), cos(3 pi / 4), from 1 down to 0.2."""
+    config = config_of(optim__learning_rate=1.0, optim__final_learning_rate=0.2)
+    _, schedule = loop.make_optimizer(config, 3)
+    half = math.sqrt(0.5)
+    by_hand = [1.0, 0.2 + 0.4 * (1 + half), 0.6, 0.2 + 0.4 * (1 - half)]
+    np.testing.assert_allclose([schedule(step) for step in range(12)], np.repeat(by_hand, 3), rtol=1e-6)
+
+
+def test_complete_run_leaves_its_records(complete) -> None:
+    rows = read_history(complete)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["epoch"] for row in rows] == [step / 2 for step in range(1, STEPS + 1)]
+    cosine = [1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], np.repeat(cosine, 2), rtol=1e-4)
+    assert all(row["images_per_second"] > 0 and row["gradient_norm"] > 0 for row in rows)
+    assert rows[-1]["seconds"] > rows[0]["seconds"] > 0
+    assert list((complete / "tensorboard").glob("events.out.tfevents.*"))
+    assert cv2.imread(str(complete / "samples.png")).shape == (2 * 68, 4 * (2 * 64 + 4), 3)  # 8 examples, 4 a row
+    assert json.loads((complete / "provenance.json").read_text())["command"] == "jaxad.loop.train"
+
+
+def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, config_of) -> None:
+    method = tiny.create(config_of())
+    optimizer, _ = loop.make_optimizer(config_of(), 2)
+    fresh = loop.init_state(method, optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
+    with Checkpoints(complete / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.steps() == [6, 8]
+        step, state = checkpoints.restore(fresh)
+    found = detector.load(complete)
+    assert step == state.step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, found.variables["params"], state.params)
+    jax.tree.map(np.testing.assert_array_equal, found.variables["batch_stats"], state.batch_stats)
+    assert np.abs(state.params["conv1"]["kernel"] - fresh.params["conv1"]["kernel"]).max() > 1e-3
+    assert 0 < found.threshold < 1
+
+
+def test_sigterm_saves_and_the_same_call_resumes(complete, config_of, tmp_path, monkeypatch, capsys) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert loop.train(config_of(), tmp_path / "run") is None
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "stopped at step 5 of 8; the same command resumes there" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "detector.json").exists()
+    assert loop.train(config_of(), tmp_path / "run") is not None
+    assert "resuming at step 5 of 8" in capsys.readouterr().out
+    assert_ends_as(complete, tmp_path / "run")
+
+
+def test_crash_resumes_from_the_last_checkpoint_and_logs_no_step_twice(
+    complete, config_of, tmp_path, monkeypatch, capsys
+) -> None:
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            loop.train(config_of(), workdir)
+    assert [row["step"] for row in read_history(workdir)] == [1, 2, 3, 4, 5]
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')  # a line that a kill cut off
+    samples = (workdir / "samples.png").stat().st_mtime_ns
+    loop.train(config_of(), workdir)
+    assert "resuming at step 3 of 8" in capsys.readouterr().out
+    assert (workdir / "samples.png").stat().st_mtime_ns == samples
+    assert_ends_as(complete, workdir)
+
+
+def test_damaged_checkpoint_costs_steps_but_not_the_result(complete, config_of, tmp_path, capsys) -> None:
+    workdir = shutil.copytree(complete, tmp_path / "run")
+    newest = max((workdir / "checkpoints" / "8").rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    loop.train(config_of(), workdir)
+    printed = capsys.readouterr().out
+    assert "checkpoint 8 in" in printed and "falling back" in printed and "resuming at step 6 of 8" in printed
+    assert_ends_as(complete, workdir)
+
+
+def test_complete_run_called_again_trains_no_further(complete, config_of, tmp_path, monkeypatch) -> None:
+    workdir = shutil.copytree(complete, tmp_path / "run")
+    interrupt(monkeypatch, STEPS, fail)
+    shutil.rmtree(workdir / "detector")
+    assert loop.train(config_of(), workdir) is not None  # and rewrites the detector
+    assert_ends_as(complete, workdir)
+
+
+def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> None:
+    workdir = shutil.copytree(complete, tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        loop.train(config_of(optim__learning_rate=0.5, seed=1), workdir)
+    assert "optim.learning_rate (0.001 there, 0.5 now), seed (0 there, 1 now); choose another" in str(caught.value)
+    assert_ends_as(complete, workdir)
+
+
+def falling(value) -> methods.Method:
+    """One weight that starts at 3 and falls by 1 a step, for a loss that is `value` of it with slope 1."""
+    return methods.Method(
+        example=lambda rng, image, partner: {"image": image},
+        init=lambda key, image: {"params": {"w": jnp.float32(3)}},
+        corrupt=lambda keys, batch: batch,
+        loss=lambda params, stats, batch, key: (value(params["w"]) + 0 * batch["image"].mean(), (stats, {})),
+        fit=None,
+        score=None,
+    )
+
+
+DIVERGENCES = {
+    # step 5 sees -1
+    "loss": (lambda w: jnp.where(w < 0, jnp.nan, w), "the loss is nan at step 5; the last good checkpoint is step 4"),
+    # step 4 sees 0: the loss is 0, the slope of the square root is infinite, and the state after it is spoilt
+    "gradient": (lambda w: w + 0 * jnp.sqrt(w), "the norm of the gradient is nan at step 4; the last good checkpoint is step 2"),
+}
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of, tmp_path, monkeypatch, kind) -> None:
+    value, sentence = DIVERGENCES[kind]
+    monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(value))
+    config = config_of(
+        optim__name="sgd", optim__learning_rate=1.0, optim__final_learning_rate=1.0, checkpoint__every_steps=2
+    )
+    with pytest.raises(UserError) as caught:
+        loop.train(config, tmp_path / "run")
+    assert str(caught.value) == f"{sentence}; try a lower config.optim.learning_rate"
+    kept = int(sentence.split()[-1])
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
+        step, state = checkpoints.restore(
+            loop.init_state(falling(value), loop.make_optimizer(config, 2)[0], np.zeros((64, 64, 3), np.uint8), seed=0)
+        )
+    assert (step, float(state.params["w"])) == (kept, 3 - kept)
+
+
+def test_divergence_before_any_checkpoint(config_of, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
+    with pytest.raises(UserError, match="the loss is nan at step 1; there was no checkpoint yet; try"):
+        loop.train(config_of(), tmp_path / "run")
+
+
+def test_nothing_moves_to_the_device_unasked(config_of, tmp_path, monkeypatch) -> None:
+    interrupt(monkeypatch, 2, lambda: jnp.sin(np.ones(3, np.float32)))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.train(config_of(), tmp_path / "run")
+
+
+def test_batch_larger_than_the_data_repeats_images_and_says_so(config_of, tmp_path, capsys) -> None:
+    loop.train(config_of(batch=16, epochs=2), tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "batch 16 is larger than the 11 training images: images repeat within a batch" in printed
+    assert "step 2/2  loss" in printed and "images/s" in printed and "s left" in printed
+    assert [row["step"] for row in read_history(tmp_path / "run")] == [1, 2]
+
+
+def test_batch_that_the_devices_cannot_share_is_refused(config_of, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"config.batch is 12; it must be a positive multiple of the 8 devices"):
+        loop.train(config_of(batch=12), tmp_path / "run")
+
+
+def test_unknown_optimiser_is_refused(config_of, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"config.optim.name must be one of adam, sgd, not 'adamw'"):
+        loop.train(config_of(optim__name="adamw"), tmp_path / "run")
