@@ -23,7 +23,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category, an MVTec AD category, `object` or `texture`; `demo` is the first demo category."""
     category = demo.CATEGORIES[0] if category == "demo" else category
     is_demo = category in demo.CATEGORIES
-    row = settings("object" if is_demo else category)
+    row = settings(category)
     reproduces = not is_demo and category not in OWN_IMAGES
 
     config = ConfigDict()
@@ -31,10 +31,10 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.category = category
     config.method = "nsa"
     config.seed = 0
-    config.epochs = 40 if is_demo else row.epochs
-    config.batch = 32 if is_demo else 64
+    config.epochs = row.epochs
+    config.batch = 16 if is_demo else 64
     config.dtype = "float32"
-    config.log_every = 10
+    config.log_every = 20 if is_demo else 10
 
     config.data = ConfigDict()
     config.data.source = "demo" if is_demo else "folder"
@@ -42,7 +42,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.category = "" if category in OWN_IMAGES else category
     config.data.test = ""
     config.data.ground_truth = ""
-    config.data.size = 128 if is_demo else row.view.resize
+    config.data.size = row.view.resize
     config.data.holdout = 0.0 if reproduces else 0.1
     config.data.workers = 0
     config.data.cache_gib = 4.0
@@ -50,7 +50,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.view = ConfigDict()
     config.view.rotation = row.view.rotation
     config.view.center_crop = row.view.center_crop if reproduces else 0
-    config.view.crop = 96 if is_demo else row.view.crop
+    config.view.crop = row.view.crop
     config.view.flip = row.view.flip
 
     config.normalize = ConfigDict(IMAGENET if row.view.normalize else {"mean": (0.0,) * 3, "std": (1.0,) * 3})
@@ -65,8 +65,9 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.optim.final_learning_rate = 1e-6
 
     config.score = ConfigDict()
-    # Textures are cropped from larger images in training and scored whole at the crop's size. Both follow their source.
-    scored = config.view.get_ref("crop") if row.view.flip else config.data.get_ref("size")
+    # Objects are scored at the size that they are resized to. Textures and the demo, whose training crops are almost the
+    # whole image, are scored whole at the crop's size.
+    scored = config.data.get_ref("size") if row.view.center_crop else config.view.get_ref("crop")
     config.score.size = scored.identity()
     config.score.reduction = "mean"
     config.score.top = 0.01
@@ -75,7 +76,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.threshold.false_alarm_rate = 0.05
 
     config.evaluate = ConfigDict()
-    config.evaluate.crop = row.view.crop if reproduces and not row.view.flip else 0
+    config.evaluate.crop = row.view.crop if reproduces and row.view.center_crop else 0
     config.evaluate.batch = 16
     config.evaluate.pro_limit = 0.3
 

@@ -19,7 +19,9 @@ class Log:
         self._path = workdir / "metrics.jsonl"
         # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
         rows = [row for row in read_history(workdir) if row["step"] <= start]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary = self._path.with_suffix(".tmp")  # a kill in here must not cost the history
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.replace(self._path)
         self._seconds = rows[-1]["seconds"] if rows else 0.0
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, write_to_disk=True)
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)

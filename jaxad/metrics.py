@@ -205,7 +205,8 @@ def f1_max(thresholds: Thresholds) -> float:
 
 def aupro(thresholds: Thresholds, *, limit: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to the false positive rate `limit`, divided by it, in [0, 1]."""
-    return float(np.trapezoid(*pro_curve(thresholds, limit=limit)[::-1]) / limit)
+    area = float(np.trapezoid(*pro_curve(thresholds, limit=limit)[::-1]) / limit)
+    return min(area, 1.0)  # the sum of a perfect curve may exceed 1 by its rounding
 
 
 def known_masks(scores: TestScores) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -97,7 +97,7 @@ def write_html(
             f"<title>{html.escape(name)}: report</title><style>{CSS}</style></head>\n<body>"
             + "\n".join(body) + "</body></html>\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; the report could not be written") from error
+        raise UserError(f"{error.filename or path}: {error.strerror}; the report could not be written") from error
 
 
 def _data_uri(data: bytes, kind: str) -> str:
@@ -373,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             readme = Path(flags.readme)
             readme.write_text(insert(readme.read_text(encoding="utf-8"), table, flags.readme), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error
+        raise UserError(f"{error.filename or flags.output or flags.readme}: {error.strerror}") from error
     if not flags.output and not flags.readme:
         print(table, end="")
 

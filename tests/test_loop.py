@@ -212,7 +212,10 @@ DIVERGENCES = {
     # step 5 sees -1
     "loss": (lambda w: jnp.where(w < 0, jnp.nan, w), "the loss is nan at step 5; the last good checkpoint is step 4"),
     # step 4 sees 0: the loss is 0, the slope of the square root is infinite, and the state after it is spoilt
-    "gradient": (lambda w: w + 0 * jnp.sqrt(w), "the norm of the gradient is nan at step 4; the last good checkpoint is step 2"),
+    "gradient": (
+        lambda w: w + 0 * jnp.sqrt(w),
+        "the norm of the gradient is nan at step 4; the last good checkpoint is step 2",
+    ),
 }
 
 

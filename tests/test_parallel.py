@@ -168,7 +168,7 @@ def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
 
 @pytest.mark.slow
 def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
-    """Adam divides by |g|: where the gradient is rounding noise so is the direction, and the moment is judged instead."""
+    """Adam divides by |g|: where the gradient is rounding noise so is the direction; there the moment is judged."""
     model = EncoderDecoder(axis_name=parallel.AXIS)
 
     def loss(params, batch_stats, batch, key):
@@ -183,7 +183,8 @@ def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
     assert largest(subtract(*moments)) < 1e-6 * largest(moments[0])
     assert_close(one.batch_stats, eight.batch_stats, atol=1e-6)
     shares = []
-    for moment, a, b, old in zip(*map(jax.tree.leaves, (moments[0], one.params, eight.params, before.params)), strict=True):
+    trees = moments[0], one.params, eight.params, before.params
+    for moment, a, b, old in zip(*map(jax.tree.leaves, trees), strict=True):
         clear = np.abs(moment) > 1e-3 * np.abs(moment).max()
         np.testing.assert_allclose(a[clear], b[clear], rtol=0, atol=1e-6)
         assert np.abs(a - old)[clear].max() > 9e-4

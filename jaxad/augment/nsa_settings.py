@@ -1,7 +1,8 @@
 """NSA's settings for every category of the paper, in one table.
 
 Schlüter et al. 2022, Table 4 and Section 4.1, as the authors' program uses them: patch sizes are *half*-sizes, as
-fractions of the image's height and width. ``SETTINGS["object"]`` and ``SETTINGS["texture"]`` are for your own images.
+fractions of the image's height and width. ``SETTINGS["object"]`` and ``SETTINGS["texture"]`` are for your own images;
+"cap", "fabric" and "wood_screw" are the demo's categories, small enough for minutes on two CPU cores.
 """
 
 import difflib
@@ -62,7 +63,7 @@ class View(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """One category's row: synthesis, training view and the paper's number of epochs."""
+    """One category's row: synthesis, training view and the number of epochs, the paper's for its categories."""
 
     synthesis: Synthesis
     view: View
@@ -72,6 +73,7 @@ class Settings(NamedTuple):
 _ALIGNED = View()
 _ROTATED = View(rotation=5.0)
 _TEXTURE_VIEW = View(resize=264, center_crop=0, crop=256, flip=True)
+_DEMO_VIEW = View(resize=136, center_crop=0, crop=128)
 _CHEST_VIEW = View(rotation=3.0, normalize=False)
 
 _WHITE = (200.0, 60.0)  # bright background: brightness, threshold
@@ -130,6 +132,13 @@ SETTINGS: dict[str, Settings] = {
     "wood": _WOOD,
     "chest_xray_male": _CHEST,
     "chest_xray_female": _CHEST,
+    "cap": Settings(Synthesis(steepness=1 / 3, midpoint=7.0), _DEMO_VIEW, epochs=80),
+    "fabric": Settings(_TEXTURE.synthesis, _DEMO_VIEW._replace(flip=True), epochs=80),
+    "wood_screw": Settings(
+        Synthesis(half_height=(0.03, 0.20), half_width=(0.03, 0.20), steepness=1 / 3, midpoint=7.0),
+        _DEMO_VIEW._replace(flip=True),
+        epochs=80,
+    ),
     "object": Settings(Synthesis(half_height=(0.05, 0.40), half_width=(0.05, 0.40)), _ALIGNED),
     "texture": _WOOD,
 }

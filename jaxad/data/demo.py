@@ -20,7 +20,7 @@ from jaxad.data.demo_screw import SCREW
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
-_CATEGORIES: dict[str, Category] = {"cap": CAP, "fabric": FABRIC, "screw": SCREW}
+_CATEGORIES: dict[str, Category] = {"cap": CAP, "fabric": FABRIC, "wood_screw": SCREW}
 CATEGORIES: tuple[str, ...] = tuple(_CATEGORIES)
 _VISIBLE = 4.0  # smallest change of any channel, in levels of 255, that counts: about twice the sensor noise
 _SMALLEST_SIZE = 32

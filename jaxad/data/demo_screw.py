@@ -1,4 +1,4 @@
-"""Demo category ``screw``: a wood screw thrown anywhere, at any angle, on a pale table."""
+"""Demo category ``wood_screw``: a wood screw thrown anywhere, at any angle, on a pale table."""
 
 import cv2
 import numpy as np

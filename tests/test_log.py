@@ -1,0 +1,77 @@
+"""The records of a run: metrics.jsonl, TensorBoard events, lines on the screen."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tensorboardX.proto.event_pb2 import Event
+
+from jaxad.log import Log, read_history
+
+CONFIG = ConfigDict({"batch": 4, "log_every": 3})
+
+
+def record(workdir: Path, steps: range, *, start: int = 0, end: int = 8) -> None:
+    """Logs the steps, whose loss is twice their number."""
+    log = Log(workdir, CONFIG, start=start, steps=end, per_epoch=2)
+    for step in steps:
+        log.add(step, {"loss": np.float32(2 * step)})
+    log.close()
+
+
+def scalars(workdir: Path) -> dict[int, float]:
+    """The losses in the event files by step; a record is length, its checksum, the event, its checksum."""
+    found = {}
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            found |= {event.step: v.simple_value for v in event.summary.value if v.tag == "loss"}
+            content = content[16 + length :]
+    return found
+
+
+def test_rows_average_the_steps_since_the_last_and_the_end_is_logged(tmp_path: Path, capsys) -> None:
+    record(tmp_path, range(1, 9))
+    rows = read_history(tmp_path)
+    assert [(row["step"], row["epoch"], row["loss"]) for row in rows] == [(3, 1.5, 4), (6, 3, 10), (8, 4, 15)]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    assert rows[2]["seconds"] - rows[1]["seconds"] == pytest.approx(2 * 4 / rows[2]["images_per_second"])
+    assert scalars(tmp_path) == {3: 4, 6: 10, 8: 15}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["3/8", "6/8", "8/8"]
+    assert "loss 4.0000" in lines[0] and lines[2].endswith("0 s left")
+
+
+def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    record(tmp_path, range(1, 8))
+    seconds = read_history(tmp_path)[0]["seconds"]
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7')
+    assert [row["step"] for row in read_history(tmp_path)] == [3, 6]
+    record(tmp_path, range(5, 9), start=4)
+    assert [(row["step"], row["loss"]) for row in read_history(tmp_path)] == [(3, 4), (6, 11), (8, 15)]
+    assert read_history(tmp_path)[1]["seconds"] > seconds
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_kill_while_resuming_costs_no_history(tmp_path: Path, monkeypatch) -> None:
+    record(tmp_path, range(1, 9))
+    before = read_history(tmp_path)
+
+    def cut_off(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        Log(tmp_path, CONFIG, start=6, steps=8, per_epoch=2)
+    assert read_history(tmp_path) == before
+
+
+def test_no_history(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == []
