@@ -1,7 +1,7 @@
 """The per-pixel baseline |x - mean| / std of the good images, blurred: the floor that every other number stands on.
 
-    python -m jaxad.train --config experiments/baseline_mean.py
-    python -m jaxad.train --config experiments/baseline_mean.py:bottle --config.data.root=DIR
+python -m jaxad.train --config experiments/baseline_mean.py
+python -m jaxad.train --config experiments/baseline_mean.py:bottle --config.data.root=DIR
 """
 
 from ml_collections import ConfigDict

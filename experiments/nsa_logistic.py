@@ -4,9 +4,9 @@
     python -m jaxad.train --config experiments/nsa_logistic.py:bottle --config.data.root=DIR
     python -m jaxad.train --config experiments/nsa_logistic.py:object --config.data.root=MY_PARTS
 
-The first line trains on the embedded demo in minutes. The second follows the paper's protocol for a category of MVTec AD
-below DIR, where objects are tested on the central crop only. The third is for images of your own (`:object` or
-`:texture`): the whole image is tested and a threshold is fitted on held-out good images.
+The first line trains on the embedded demo in minutes. The second follows the paper's protocol for a category of MVTec
+AD below DIR, where objects are tested on the central crop only. The third is for images of your own (`:object` or
+`:texture`): the whole image is tested and a threshold is fitted on held-out good images. The results are in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -65,8 +65,8 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.optim.final_learning_rate = 1e-6
 
     config.score = ConfigDict()
-    # Objects are scored at the size that they are resized to. Textures and the demo, whose training crops are almost the
-    # whole image, are scored whole at the crop's size.
+    # Objects are scored at the size that they are resized to. Textures and the demo, whose training crops are almost
+    # the whole image, are scored whole at the crop's size.
     scored = config.data.get_ref("size") if row.view.center_crop else config.view.get_ref("crop")
     config.score.size = scored.identity()
     config.score.reduction = "mean"

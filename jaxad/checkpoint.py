@@ -136,8 +136,10 @@ def read(path: Path, like=None):
     with ocp.StandardCheckpointer() as reader:
         if like is None:
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            described = reader.metadata(path).item_metadata.tree
-            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), described)
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+                reader.metadata(path).item_metadata.tree,
+            )
         else:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return reader.restore(path, abstract)

@@ -170,8 +170,10 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     trained = configs.read(workdir)
     config = configs.override(trained, overrides or {})
     if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
-        raise UserError(f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
-                        f"{', config.'.join(CHANGEABLE)}")
+        raise UserError(
+            f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
+            f"{', config.'.join(CHANGEABLE)}"
+        )
     path = workdir / "detector"
     if not (workdir / "detector.json").is_file():
         raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")

@@ -46,8 +46,10 @@ def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> d
     if found.config.evaluate.crop:
         return {"value": found.threshold, "reason": "fitted on whole images, the test set is scored on a crop"}
     called = scores.image_scores > found.threshold
-    rates = {name: float(called[scores.labels == label].mean()) if (scores.labels == label).any() else None
-             for name, label in (("false_alarm_rate", 0), ("detection_rate", 1))}
+    rates = {
+        name: float(called[scores.labels == label].mean()) if (scores.labels == label).any() else None
+        for name, label in (("false_alarm_rate", 0), ("detection_rate", 1))
+    }
     return {"value": found.threshold, **rates}
 
 
@@ -103,7 +105,10 @@ def _write(workdir: Path, results: dict, scores: metrics.TestScores, history: li
         writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
     samples = workdir / "samples.png"
     report.write_html(
-        workdir / "report.html", results=results, scores=scores, history=history,
+        workdir / "report.html",
+        results=results,
+        scores=scores,
+        history=history,
         samples_png=samples if samples.is_file() else None,
     )
 

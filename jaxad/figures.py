@@ -15,10 +15,20 @@ from jaxad import metrics
 
 GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
 STYLE = {
-    "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#a0aec0", "axes.labelcolor": "#2d3748", "xtick.color": NEUTRAL, "ytick.color": NEUTRAL,
-    "axes.grid": True, "grid.color": "#edf2f7", "axes.axisbelow": True, "legend.frameon": False,
-    "svg.hashsalt": "jaxad", "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#a0aec0",
+    "axes.labelcolor": "#2d3748",
+    "xtick.color": NEUTRAL,
+    "ytick.color": NEUTRAL,
+    "axes.grid": True,
+    "grid.color": "#edf2f7",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "jaxad",
+    "figure.constrained_layout.use": True,
 }
 
 
@@ -106,8 +116,15 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | N
         bins = np.histogram_bin_edges(scores.astype(np.float64), 30)
         for label, name, colour in ((0, "good", GOOD), (1, "defective", DEFECTIVE)):
             if (labels == label).any():
-                axes.hist(scores[labels == label], bins, histtype="stepfilled", color=colour, alpha=0.55,
-                          edgecolor=colour, label=f"{name} ({(labels == label).sum()})")
+                axes.hist(
+                    scores[labels == label],
+                    bins,
+                    histtype="stepfilled",
+                    color=colour,
+                    alpha=0.55,
+                    edgecolor=colour,
+                    label=f"{name} ({(labels == label).sum()})",
+                )
         if threshold is not None:
             axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1, label="threshold")
         axes.set(xlabel="image score", ylabel="images")

@@ -49,7 +49,8 @@ class Log:
         self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {speed:.1f} images/s")
         if self._bar.disable:
             left = (self._end - step) * self._config.batch / speed
-            print(f"step {step}/{self._end}  loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left", flush=True)
+            line = f"step {step}/{self._end}  loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left"
+            print(line, flush=True)
 
     def close(self) -> None:
         """Closes the bar and the event file."""

@@ -22,9 +22,9 @@ from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
-from jaxad.samples import sample_grid
 from jaxad.log import Log
 from jaxad.methods.method import Method
+from jaxad.samples import sample_grid
 
 
 class TrainState(NamedTuple):
@@ -59,8 +59,8 @@ def make_step(
 ) -> Callable:
     """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch) -> (state, metrics)``.
 
-    Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes does not depend
-    on the number of devices.
+    Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes does not
+    depend on the number of devices.
     """
 
     def step(state: TrainState, batch):
@@ -133,16 +133,16 @@ def _fit_weights(config: ConfigDict, workdir: Path, method: Method, images: pipe
     optimizer, schedule = make_optimizer(config, per_epoch)
     example = method.example(np.random.default_rng(config.seed), images[0], images[1])
     state = parallel.replicate(init_state(method, optimizer, example["image"], seed=config.seed), mesh)
-    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints, _stop_on_sigterm() as stopping:
+    saved = workdir / "checkpoints"
+    with Checkpoints(saved, keep=config.checkpoint.keep) as checkpoints, _stop_on_sigterm() as stopping:
         done = 0
         if restored := checkpoints.restore(state):
             done, state = restored
             print(f"resuming at step {done} of {steps}")
         if done == steps:
             return state
-        stream = pipeline.batches(
-            images, method.example, seed=config.seed, batch=config.batch, start=done, stop=steps, workers=config.data.workers
-        )
+        which = {"seed": config.seed, "batch": config.batch, "start": done, "stop": steps}
+        stream = pipeline.batches(images, method.example, **which, workers=config.data.workers)
         train_step = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
         log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch)
         with contextlib.closing(log), jax.transfer_guard("disallow"):
@@ -186,8 +186,8 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
       The detector; None when SIGTERM stopped the training, which the same call then resumes.
 
     Raises:
-      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or the
-        loss is no longer finite.
+      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or
+        the loss is no longer finite.
     """
     workdir = Path(workdir)
     method = methods.create(config)

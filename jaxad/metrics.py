@@ -73,8 +73,13 @@ def _ranking(keys: np.ndarray, images: int, component_image: Sequence[int], comp
     """Sorts keys, uint64 with the score in the upper and the code in the lower half; overwrites them."""
     keys.sort()  # sorting values is several times faster than argsort and a gather
     scores = (keys >> np.uint64(32)).astype(np.uint32)
-    return Ranking(scores, keys.astype(np.uint32), images, np.asarray(component_image, np.int64),
-                   np.asarray(component_size, np.int64))
+    return Ranking(
+        scores,
+        keys.astype(np.uint32),
+        images,
+        np.asarray(component_image, np.int64),
+        np.asarray(component_size, np.int64),
+    )
 
 
 def rank_images(labels: np.ndarray, scores: np.ndarray) -> Ranking:
@@ -147,7 +152,9 @@ def select(ranking: Ranking, chosen: np.ndarray) -> Thresholds:
         fp=total_good - (good_below[first] - good[first])[::-1],
         tp=down(np.bincount(group, minlength=len(levels))),
         overlap=down(np.bincount(group, weight, minlength=len(levels))),
-        good=total_good, anomalous=len(at))
+        good=total_good,
+        anomalous=len(at),
+    )
 
 
 def _need_both(thresholds: Thresholds) -> None:
@@ -215,8 +222,9 @@ def known_masks(scores: TestScores) -> tuple[np.ndarray, list[np.ndarray]]:
     A good image has no anomalous pixel by definition, so it counts with or without a mask. A defective image
     without a mask is left out.
     """
-    known = np.array([mask is not None or label == 0 for mask, label in zip(scores.masks, scores.labels, strict=True)],
-                     bool)
+    known = np.array(
+        [mask is not None or label == 0 for mask, label in zip(scores.masks, scores.labels, strict=True)], bool
+    )
     blank = np.zeros(scores.maps.shape[1:], np.uint8)
     return known, [blank if mask is None else mask for mask, k in zip(scores.masks, known, strict=True) if k]
 
@@ -244,19 +252,31 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     maps = scores.maps if known.all() else scores.maps[known]
     pixels = rank_pixels(masks, maps)
 
-    result = {"counts": {"good": int((labels == 0).sum()), "defective": int(labels.sum()),
-                         "with_mask": int((known & (labels == 1)).sum())},
-              "pro_limit": pro_limit, "reasons": {}}
+    result = {
+        "counts": {
+            "good": int((labels == 0).sum()),
+            "defective": int(labels.sum()),
+            "with_mask": int((known & (labels == 1)).sum()),
+        },
+        "pro_limit": pro_limit,
+        "reasons": {},
+    }
 
     def measure(chosen: np.ndarray, prefix: str) -> dict:
         image, pixel = select(images, chosen), select(pixels, chosen[known])
         image_reason = _missing(image)
         pixel_reason = _missing_pixels(pixel, labels[chosen], labels[chosen & known])
-        functions = {"auroc": auroc, "ap": average_precision, "f1_max": f1_max,
-                     "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit)}
+        functions = {
+            "auroc": auroc,
+            "ap": average_precision,
+            "f1_max": f1_max,
+            "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit),
+        }
         measured = {}
-        for level, names, thresholds, reason in (("image", IMAGE_METRICS, image, image_reason),
-                                                 ("pixel", PIXEL_METRICS, pixel, pixel_reason)):
+        for level, names, thresholds, reason in (
+            ("image", IMAGE_METRICS, image, image_reason),
+            ("pixel", PIXEL_METRICS, pixel, pixel_reason),
+        ):
             measured[level] = _apply({name: functions[name] for name in names}, thresholds, reason)
             result["reasons"] |= {f"{prefix}{level}.{name}": reason for name in names if reason}
         return measured
@@ -299,8 +319,10 @@ def _check(scores: TestScores) -> None:
     finite = np.isfinite(scores.image_scores) & np.isfinite(scores.maps).all(axis=(1, 2))
     if not finite.all():
         id_ = scores.ids[int(np.argmin(finite))]
-        raise UserError(f"test image {id_!r}: the detector's score or map is not finite; "
-                        "evaluate an earlier checkpoint or train again with a lower learning rate")
+        raise UserError(
+            f"test image {id_!r}: the detector's score or map is not finite; "
+            "evaluate an earlier checkpoint or train again with a lower learning rate"
+        )
     for id_, label, mask in zip(scores.ids, scores.labels, scores.masks, strict=True):
         if label == 0 and mask is not None and mask.any():
             raise ValueError(f"{id_!r} is labelled good but its mask marks anomalous pixels")

@@ -19,9 +19,9 @@ if jaxlib.version.__version_info__[:2] == (0, 10):
             f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
         )
 
-import jax  # noqa: E402 - the flag above is read when JAX starts
-import numpy as np  # noqa: E402
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
 

@@ -119,8 +119,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         flagged = score_files(found, paths, output, maps=flags.maps)
     except OSError as error:
-        raise UserError(f"the predictions cannot be written to {output} ({error.strerror}); "
-                        "make that possible or choose another --output") from error
+        raise UserError(
+            f"the predictions cannot be written to {output} ({error.strerror}); "
+            "make that possible or choose another --output"
+        ) from error
     speed = len(paths) / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {output / 'predictions.csv'}")

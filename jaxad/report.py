@@ -88,14 +88,19 @@ def write_html(
         body = [_summary(name, results), _metric_table(results), _charts(results, scores, history)]
         if samples_png is not None:
             source = _data_uri(Path(samples_png).read_bytes(), "png")
-            body.append("<h2>What the network is taught</h2><p class=soft>Synthetic training images; a dark map to the "
-                        f"right of one is its label.</p><img class=samples src='{source}' alt='synthetic samples'>")
+            body.append(
+                "<h2>What the network is taught</h2><p class=soft>Synthetic training images; a dark map to the "
+                f"right of one is its label.</p><img class=samples src='{source}' alt='synthetic samples'>"
+            )
         body += [_examples(scores), _provenance(results)]
         Path(path).write_text(
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"
             f"<title>{html.escape(name)}: report</title><style>{CSS}</style></head>\n<body>"
-            + "\n".join(body) + "</body></html>\n", encoding="utf-8")
+            + "\n".join(body)
+            + "</body></html>\n",
+            encoding="utf-8",
+        )
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror}; the report could not be written") from error
 
@@ -119,8 +124,11 @@ def _percent(value: float | None, *, digits: int = 2) -> str:
 
 def _summary(name: str, results: dict) -> str:
     cards = []
-    for level, metric, label in (("image", "auroc", "image AUROC, %"), ("pixel", "auroc", "pixel AUROC, %"),
-                                 ("pixel", "aupro", f"AU-PRO({results['pro_limit']:g}), %")):
+    for level, metric, label in (
+        ("image", "auroc", "image AUROC, %"),
+        ("pixel", "auroc", "pixel AUROC, %"),
+        ("pixel", "aupro", f"AU-PRO({results['pro_limit']:g}), %"),
+    ):
         reason = results["reasons"].get(f"{level}.{metric}")
         note = f"<br><small>{html.escape(reason)}</small>" if reason else ""
         cards.append(f"<div class=card><b>{_percent(results[level][metric])}</b><span>{label}{note}</span></div>")
@@ -128,8 +136,11 @@ def _summary(name: str, results: dict) -> str:
     about = f"{counts['good']} good and {counts['defective']} defective test images"
     about += f", {counts['with_mask']} of them with a ground-truth mask." if counts["defective"] else "."
     if threshold.get("value") is not None and "reason" not in threshold:
-        rates = [f"{_percent(threshold[key], digits=1)} % of the {kind} images" for key, kind in
-                 (("false_alarm_rate", "good"), ("detection_rate", "defective")) if threshold.get(key) is not None]
+        rates = [
+            f"{_percent(threshold[key], digits=1)} % of the {kind} images"
+            for key, kind in (("false_alarm_rate", "good"), ("detection_rate", "defective"))
+            if threshold.get(key) is not None
+        ]
         about += f" The threshold {threshold['value']:.4g} calls {' and '.join(rates)} defective."
     elif threshold.get("reason"):
         about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
@@ -151,7 +162,8 @@ def _metric_table(results: dict) -> str:
 
     body = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{images}</td>{''.join(cell(values, prefix, *c) for c in COLUMNS)}</tr>"
-        for name, images, values, prefix in rows)
+        for name, images, values, prefix in rows
+    )
     heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{HEADINGS[name]}</th>" for _, name in COLUMNS)
     notes = "".join(f"<br><sup>{i}</sup> n/a: {html.escape(reason)}" for i, reason in enumerate(reasons, 1))
     return (
@@ -159,7 +171,8 @@ def _metric_table(results: dict) -> str:
         "<th class='group first' colspan=3>image level</th><th class='group first' colspan=4>pixel level</th></tr>"
         f"<tr><th>defect type</th><th>images</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
         f"<p class=soft><small>A defect type is measured against all good images. AU-PRO up to a false positive rate "
-        f"of {results['pro_limit']:g}.{notes}</small></p>")
+        f"of {results['pro_limit']:g}.{notes}</small></p>"
+    )
 
 
 def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
@@ -168,8 +181,9 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
     threshold = threshold.get("value") if "reason" not in threshold else None
     if len(scores.ids):
         charts.append(("Image scores", figures.score_histogram(scores.labels, scores.image_scores, threshold)))
-        charts.append(("Image scores by defect type",
-                       figures.score_strips(scores.defects, scores.image_scores, threshold)))
+        charts.append(
+            ("Image scores by defect type", figures.score_strips(scores.defects, scores.image_scores, threshold))
+        )
     curves = {}
     everything = np.ones(len(scores.ids), bool)
     if results["image"]["auroc"] is not None:
@@ -187,9 +201,14 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
     if losses:
         charts.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
-    return "<h2>Scores and curves</h2><div class=charts>" + "".join(
-        f"<figure><figcaption>{title}</figcaption><img src='{_data_uri(svg, 'svg+xml')}' alt='{title}'></figure>"
-        for title, svg in charts) + "</div>"
+    return (
+        "<h2>Scores and curves</h2><div class=charts>"
+        + "".join(
+            f"<figure><figcaption>{title}</figcaption><img src='{_data_uri(svg, 'svg+xml')}' alt='{title}'></figure>"
+            for title, svg in charts
+        )
+        + "</div>"
+    )
 
 
 def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str, list[int]]]:
@@ -208,8 +227,11 @@ def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str,
         ("False alarms, or nearest to one", "Good images with the highest scores.", good[::-1][:count]),
         ("Misses, or nearest to one", "Defective images with the lowest scores.", defective[:count]),
         ("Typical", "The image with the median score of each kind.", medians),
-        ("Best", "Defective images with the highest scores, good ones with the lowest.",
-         defective[::-1][: count - 2] + good[:2]),
+        (
+            "Best",
+            "Defective images with the highest scores, good ones with the lowest.",
+            defective[::-1][: count - 2] + good[:2],
+        ),
     ]
     taken, picked = set(), []
     for title, explanation, indices in groups:
@@ -245,19 +267,26 @@ def _example(scores: TestScores, i: int, low: float, high: float) -> str:
     others = scores.image_scores[scores.labels != label]
     kind, other = ("good", "defective") if label == 0 else ("bad", "good")
     rank = f", above {(others < score).sum()} of {len(others)} {other}" if len(others) else ""
-    caption = (f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
-               f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}")
+    caption = (
+        f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
+        f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
+    )
     heatmap = _picture(figures.overlay(image, scores.maps[i], low=low, high=high, mask=mask), "heatmap")
-    return (f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div>"
-            f"<figcaption>{caption}</figcaption></figure>")
+    return (
+        f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def _provenance(results: dict) -> str:
     seconds = {name: value for name, value in (results.get("wall_time_s") or {}).items() if value is not None}
     facts = {
-        "seed": results.get("seed"), "command": results.get("command"), "commit": results.get("commit"),
+        "seed": results.get("seed"),
+        "command": results.get("command"),
+        "commit": results.get("commit"),
         "commit of the evaluation": (results.get("evaluated") or {}).get("commit"),
-        "device": results.get("device"), "date": results.get("date"),
+        "device": results.get("device"),
+        "date": results.get("date"),
         "wall time": ", ".join(f"{name} {value:,.0f} s" for name, value in seconds.items()) or None,
         "versions": ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items() if v is not None) or None,
     }
@@ -267,8 +296,10 @@ def _provenance(results: dict) -> str:
             tag = "code" if name.startswith("com") else "span"
             rows += f"<tr><th>{name}</th><td><{tag}>{html.escape(str(value))}</{tag}></td></tr>"
     config = html.escape(json.dumps(results.get("config", {}), indent=2))
-    return (f"<h2>Provenance</h2><table class=facts><tbody>{rows}</tbody></table>"
-            f"<details><summary>config</summary><pre>{config}</pre></details>")
+    return (
+        f"<h2>Provenance</h2><table class=facts><tbody>{rows}</tbody></table>"
+        f"<details><summary>config</summary><pre>{config}</pre></details>"
+    )
 
 
 def gather(workdirs: Sequence[str | Path]) -> list[dict]:
@@ -310,8 +341,10 @@ def group_seeds(runs: Sequence[dict]) -> list[list[dict]]:
         key = (str(entry["experiment"]), str(entry["category"]), json.dumps(config, sort_keys=True))
         seeds = groups.setdefault(key, {})
         if entry["seed"] in seeds:
-            raise UserError(f"{seeds[entry['seed']]['path']} and {entry['path']} are the same experiment with the same "
-                            f"seed {entry['seed']}; leave one of them out")
+            raise UserError(
+                f"{seeds[entry['seed']]['path']} and {entry['path']} are the same experiment with the same "
+                f"seed {entry['seed']}; leave one of them out"
+            )
         seeds[entry["seed"]] = entry
     return [[seeds[seed] for seed in sorted(seeds)] for _, seeds in sorted(groups.items())]
 
@@ -326,8 +359,19 @@ def _mean_and_error(values: Sequence[float | None]) -> str:
 
 def markdown(runs: Sequence[dict]) -> str:
     """A Markdown table with a row for each experiment, category and config: mean ± standard error over seeds."""
-    titles = ["experiment", "category", "seeds", "image AUROC", "pixel AUROC", "AU-PRO", "epochs", "device", "date",
-              "commit", "command"]
+    titles = [
+        "experiment",
+        "category",
+        "seeds",
+        "image AUROC",
+        "pixel AUROC",
+        "AU-PRO",
+        "epochs",
+        "device",
+        "date",
+        "commit",
+        "command",
+    ]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|" + "---:|" * 5 + "---|" * 4]
     for group in group_seeds(runs):
         first = group[0]
@@ -338,9 +382,19 @@ def markdown(runs: Sequence[dict]) -> str:
         def metric(level: str, name: str, group: list[dict] = group) -> str:
             return _mean_and_error([entry[level][name] for entry in group])
 
-        cells = [first["experiment"], first["category"], len(group), metric("image", "auroc"), metric("pixel", "auroc"),
-                 metric("pixel", "aupro"), first["config"].get("epochs") or "–", each("device"), each("date"),
-                 each("commit"), f"`{first['command']}`" if first.get("command") else "n/a"]
+        cells = [
+            first["experiment"],
+            first["category"],
+            len(group),
+            metric("image", "auroc"),
+            metric("pixel", "auroc"),
+            metric("pixel", "aupro"),
+            first["config"].get("epochs") or "–",
+            each("device"),
+            each("date"),
+            each("commit"),
+            f"`{first['command']}`" if first.get("command") else "n/a",
+        ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -360,7 +414,8 @@ def insert(text: str, table: str, name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
-        "python -m jaxad.report", description="Gathers results.json files into a Markdown table, metrics in percent.")
+        "python -m jaxad.report", description="Gathers results.json files into a Markdown table, metrics in percent."
+    )
     parser.add_argument("workdirs", nargs="+", metavar="W", help="directory searched for results.json, also below")
     parser.add_argument("--output", metavar="FILE.md", help="write the table to this file")
     parser.add_argument("--readme", metavar="README.md", help=f"replace what stands between {START} and {END}")

@@ -19,13 +19,11 @@ def load(config: ConfigDict) -> Dataset:
     data = config.data
     if data.source == "demo" and (data.root or data.test or data.ground_truth):
         raise UserError(
-            "config.data.source is demo, which reads no folder, but a folder is given; name a category after the config "
-            "file (such as :object or :texture for images of your own) or set config.data.source=folder"
+            "config.data.source is demo, which reads no folder, but a folder is given; name a category after the "
+            "config file (such as :object or :texture for images of your own) or set config.data.source=folder"
         )
     if data.source == "demo":
         return demo.load(data.category, size=data.size)
     if data.source == "folder":
-        return folder.load(
-            data.root, data.category, test=data.test, ground_truth=data.ground_truth, min_side=MIN_SIDE
-        )
+        return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, min_side=MIN_SIDE)
     raise UserError(f"config.data.source must be demo or folder, not {data.source!r}")

@@ -30,6 +30,8 @@ def create(config: ConfigDict) -> Method:
         raise UserError(f"config.score.reduction must be mean, max or top, not {config.score.reduction!r}")
     size, crop = config.score.size, config.evaluate.crop
     if crop > size or (crop and (size - crop) % 2):
-        raise UserError(f"config.evaluate.crop {crop} is no central square of config.score.size {size}; "
-                        "it must be smaller by an even number")
+        raise UserError(
+            f"config.evaluate.crop {crop} is no central square of config.score.size {size}; "
+            "it must be smaller by an even number"
+        )
     return method

@@ -27,13 +27,6 @@ def uniform_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = j
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def space_to_depth(x: jax.Array) -> jax.Array:
-    """Gathers each 2x2 square of (b, 2h, 2w, c) into the channels: (b, h, w, 4c), ordered (row, column, channel)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
-
-
 def depth_to_space(x: jax.Array) -> jax.Array:
     """Spreads the channels of (b, h, w, 4c), ordered (row, column, channel), over squares: (b, 2h, 2w, c)."""
     b, h, w, c = x.shape
@@ -46,31 +39,6 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-def conv_by_space_to_depth(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Strided convolution as a dense one on 2x2 squares: equal to ``conv(x, kernel, stride=2, padding=(k//2, k//2))``.
-
-    With r = k // 2, y[m] = sum_a x[2m + a - r] K[a]. Writing a - r = 2s + p with the phase p in {0, 1} turns this
-    into a sum over the squares m + s, s = floor(-r / 2) ... floor(r / 2), whose channels are the phases. Where
-    r + 2s + p leaves the kernel, the tap is zero.
-
-    Args:
-        x: (b, h, w, in); odd sides are padded by a zero row, which the plain convolution pads as well.
-        kernel: (k, k, in, out), k odd.
-
-    Returns:
-        (b, ceil(h / 2), ceil(w / 2), out)
-    """
-    k, _, c, out = kernel.shape
-    r = k // 2
-    before, taps = (r + 1) // 2, (r + 1) // 2 + r // 2 + 1
-    low = 2 * before - r
-    pad = (low, 2 * taps - k - low)
-    kernel = jnp.pad(kernel, (pad, pad, (0, 0), (0, 0)))
-    kernel = kernel.reshape(taps, 2, taps, 2, c, out).transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, 4 * c, out)
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-    return conv(space_to_depth(x), kernel, padding=(before, taps - 1 - before))
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -168,8 +136,6 @@ class Conv(nn.Module):
         """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features)."""
         kernel = self.param("kernel", he_normal_fan_out, (self.size, self.size, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == 7 and self.stride == 2:
-            return conv_by_space_to_depth(x, kernel)
         return conv(x, kernel, stride=self.stride, padding=(self.size // 2,) * 2)
 
 
