@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, metrics, provenance, report
+from jaxad import data, detector, errors, metrics, page, provenance
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -104,7 +104,7 @@ def _write(workdir: Path, results: dict, scores: metrics.TestScores, history: li
         writer.writerow(["id", "label", "defect", "score"])
         writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
     samples = workdir / "samples.png"
-    report.write_html(
+    page.write_html(
         workdir / "report.html",
         results=results,
         scores=scores,

@@ -1,305 +1,17 @@
-"""Reports: the self-contained report.html of one run, and Markdown tables of many (``python -m jaxad.report``)."""
+"""``python -m jaxad.report``: gathers the results of workdirs into one Markdown table, also inside a README."""
 
 import argparse
-import base64
-import html
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from jaxad import figures, metrics
 from jaxad.errors import UserError, run
-from jaxad.metrics import TestScores
 
-COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
-HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AU-PRO"}
 START, END = "<!-- results:start -->", "<!-- results:end -->"
-TILE = 320  # pixels of the longer side of an example; larger images are reduced so that the report stays small
-
-CSS = """
-:root{--ink:#1a202c;--soft:#4a5568;--line:#e2e8f0;--pale:#f7fafc;--good:#2b6cb0;--bad:#c2410c}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:2.2rem 1.6rem 4rem;max-width:1180px;background:#fff;color:var(--ink);
- font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-h1{font-size:1.75rem;margin:0;letter-spacing:-.01em}
-h2{font-size:1.2rem;margin:2.6rem 0 .8rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
-h3{font-size:1rem;margin:1.6rem 0 .1rem}
-p{margin:.3rem 0 .8rem;max-width:75ch}.soft{color:var(--soft)}
-code,.id{font:.86em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:1rem;margin:1.4rem 0 .6rem}
-.card{background:var(--pale);border:1px solid var(--line);border-radius:10px;padding:.8rem 1.1rem}
-.card b{display:block;font-size:2rem;line-height:1.25;font-weight:650;font-variant-numeric:tabular-nums}
-.card span{color:var(--soft)}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%}
-th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-thead th{color:var(--soft);font-weight:600;font-size:.88rem;border-bottom:2px solid #cbd5e0;white-space:nowrap}
-.metrics td,.metrics th{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.metrics td:first-child,.metrics th:first-child{text-align:left}
-.metrics .group{text-align:center}.metrics .first{border-left:1px solid var(--line)}
-.metrics tbody tr:first-child{background:var(--pale);font-weight:650}
-.facts th{width:11rem;color:var(--soft);font-weight:500}
-sup{font-size:.7em}.na{color:var(--soft);font-weight:400}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:1.2rem 2rem}
-figure{margin:0;break-inside:avoid}figcaption{font-weight:600;margin-bottom:.2rem}
-.charts img,.samples{width:100%;height:auto;display:block}.samples{max-width:1000px}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(480px,100%),1fr));gap:1.2rem 1.6rem}
-.tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:4px}
-.tiles img{width:100%;height:auto;display:block;border-radius:3px;outline:1px solid var(--line)}
-.tiles div{display:flex;align-items:center;justify-content:center;text-align:center;background:var(--pale);
- border:1px dashed #cbd5e0;border-radius:3px;color:var(--soft);font-size:.82rem;padding:.4rem}
-.examples figcaption{font-weight:400;font-size:.86rem;margin:.25rem 0 0;color:var(--soft)}
-.examples .good{color:var(--good);font-weight:650}.examples .bad{color:var(--bad);font-weight:650}
-.scale{display:flex;align-items:center;gap:.6rem;color:var(--soft);font-size:.86rem;font-variant-numeric:tabular-nums}
-.scale img{width:220px;height:12px;border-radius:2px}
-pre{background:var(--pale);border:1px solid var(--line);border-radius:6px;padding:.8rem;overflow-x:auto;font-size:.8rem}
-summary{cursor:pointer;color:var(--soft)}
-@media print{body{padding:0;max-width:none;font-size:11px}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}
- h2,h3{break-after:avoid}.examples{grid-template-columns:repeat(2,1fr)}.charts{grid-template-columns:repeat(2,1fr)}}
-"""
-
-
-def write_html(
-    path: str | Path,
-    *,
-    results: dict,
-    scores: TestScores,
-    history: Sequence[dict],
-    samples_png: str | Path | None = None,
-) -> None:
-    """Writes a report of one evaluation as a single HTML file that loads nothing from elsewhere.
-
-    Args:
-      path: The file to write.
-      results: What results.json holds: `metrics.evaluate`'s dict and the provenance; absent provenance is left out.
-      scores: The test set with its scores and maps.
-      history: Rows of metrics.jsonl with "step" and "loss"; empty for a method without training.
-      samples_png: A picture of synthetic training samples, or None.
-
-    Raises:
-      UserError: The file cannot be written or the picture cannot be read.
-    """
-    name = " · ".join(str(results[key]) for key in ("experiment", "category") if results.get(key))
-    try:
-        body = [_summary(name, results), _metric_table(results), _charts(results, scores, history)]
-        if samples_png is not None:
-            source = _data_uri(Path(samples_png).read_bytes(), "png")
-            body.append(
-                "<h2>What the network is taught</h2><p class=soft>Synthetic training images; a dark map to the "
-                f"right of one is its label.</p><img class=samples src='{source}' alt='synthetic samples'>"
-            )
-        body += [_examples(scores), _provenance(results)]
-        Path(path).write_text(
-            "<!doctype html><html lang=en><head><meta charset=utf-8>"
-            "<meta name=viewport content='width=device-width, initial-scale=1'>"
-            f"<title>{html.escape(name)}: report</title><style>{CSS}</style></head>\n<body>"
-            + "\n".join(body)
-            + "</body></html>\n",
-            encoding="utf-8",
-        )
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: {error.strerror}; the report could not be written") from error
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _picture(image: np.ndarray, alt: str) -> str:
-    """An <img> of a uint8 RGB image, reduced to TILE pixels."""
-    scale = TILE / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    return f"<img src='{_data_uri(data, 'jpeg')}' alt='{html.escape(alt, quote=True)}'>"
-
-
-def _percent(value: float | None, *, digits: int = 2) -> str:
-    return "n/a" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _summary(name: str, results: dict) -> str:
-    cards = []
-    for level, metric, label in (
-        ("image", "auroc", "image AUROC, %"),
-        ("pixel", "auroc", "pixel AUROC, %"),
-        ("pixel", "aupro", f"AU-PRO({results['pro_limit']:g}), %"),
-    ):
-        reason = results["reasons"].get(f"{level}.{metric}")
-        note = f"<br><small>{html.escape(reason)}</small>" if reason else ""
-        cards.append(f"<div class=card><b>{_percent(results[level][metric])}</b><span>{label}{note}</span></div>")
-    counts, threshold = results["counts"], results.get("threshold", {})
-    about = f"{counts['good']} good and {counts['defective']} defective test images"
-    about += f", {counts['with_mask']} of them with a ground-truth mask." if counts["defective"] else "."
-    if threshold.get("value") is not None and "reason" not in threshold:
-        rates = [
-            f"{_percent(threshold[key], digits=1)} % of the {kind} images"
-            for key, kind in (("false_alarm_rate", "good"), ("detection_rate", "defective"))
-            if threshold.get(key) is not None
-        ]
-        about += f" The threshold {threshold['value']:.4g} calls {' and '.join(rates)} defective."
-    elif threshold.get("reason"):
-        about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
-    return f"<h1>{html.escape(name)}</h1><div class=cards>{''.join(cards)}</div><p class=soft>{about}</p>"
-
-
-def _metric_table(results: dict) -> str:
-    reasons = list(dict.fromkeys(results["reasons"].values()))
-    counts = results["counts"]
-    rows = [("all", counts["good"] + counts["defective"], results, "")]
-    rows += [(kind, own["images"], own, f"by_defect.{kind}.") for kind, own in results["by_defect"].items()]
-
-    def cell(values: dict, prefix: str, level: str, name: str) -> str:
-        first = " class=first" if name == "auroc" else ""
-        if values[level][name] is not None:
-            return f"<td{first}>{_percent(values[level][name])}</td>"
-        number = reasons.index(results["reasons"][f"{prefix}{level}.{name}"]) + 1
-        return f"<td{first}><span class=na>n/a<sup>{number}</sup></span></td>"
-
-    body = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{images}</td>{''.join(cell(values, prefix, *c) for c in COLUMNS)}</tr>"
-        for name, images, values, prefix in rows
-    )
-    heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{HEADINGS[name]}</th>" for _, name in COLUMNS)
-    notes = "".join(f"<br><sup>{i}</sup> n/a: {html.escape(reason)}" for i, reason in enumerate(reasons, 1))
-    return (
-        "<h2>Metrics, in %</h2><div class=scroll><table class=metrics><thead><tr><th></th><th></th>"
-        "<th class='group first' colspan=3>image level</th><th class='group first' colspan=4>pixel level</th></tr>"
-        f"<tr><th>defect type</th><th>images</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"<p class=soft><small>A defect type is measured against all good images. AU-PRO up to a false positive rate "
-        f"of {results['pro_limit']:g}.{notes}</small></p>"
-    )
-
-
-def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
-    charts = []
-    threshold = results.get("threshold", {})
-    threshold = threshold.get("value") if "reason" not in threshold else None
-    if len(scores.ids):
-        charts.append(("Image scores", figures.score_histogram(scores.labels, scores.image_scores, threshold)))
-        charts.append(
-            ("Image scores by defect type", figures.score_strips(scores.defects, scores.image_scores, threshold))
-        )
-    curves = {}
-    everything = np.ones(len(scores.ids), bool)
-    if results["image"]["auroc"] is not None:
-        images = metrics.rank_images(scores.labels, scores.image_scores)
-        curves["images"] = metrics.select(images, everything)
-    if results["pixel"]["auroc"] is not None:
-        known, masks = metrics.known_masks(scores)
-        pixels = metrics.rank_pixels(masks, scores.maps[known])
-        curves["pixels"] = metrics.select(pixels, everything[known])
-        charts.append(("Pixel scores", figures.pixel_histogram(masks, scores.maps[known])))
-    if curves:
-        charts.append(("ROC curves", figures.roc_chart(curves)))
-    if "pixels" in curves:
-        charts.append(("Per-region overlap", figures.pro_chart(curves["pixels"], limit=results["pro_limit"])))
-    losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
-    if losses:
-        charts.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
-    return (
-        "<h2>Scores and curves</h2><div class=charts>"
-        + "".join(
-            f"<figure><figcaption>{title}</figcaption><img src='{_data_uri(svg, 'svg+xml')}' alt='{title}'></figure>"
-            for title, svg in charts
-        )
-        + "</div>"
-    )
-
-
-def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str, list[int]]]:
-    """Chooses examples by their scores' order alone, each image once: (title, explanation, indices) for each group.
-
-    False alarms and misses come first, `count` of each; then the median image of each defect type; then the clearest.
-    """
-    labels, image_scores, defects = scores.labels, scores.image_scores, np.array(scores.defects, dtype=str)
-    order = np.argsort(image_scores, kind="stable")
-    good, defective = [i for i in order if labels[i] == 0], [i for i in order if labels[i] == 1]
-    medians = []
-    for kind in ["good", *sorted(set(defects[labels == 1].tolist()))]:
-        own = [i for i in (good if kind == "good" else defective) if kind == "good" or defects[i] == kind]
-        medians += [own[len(own) // 2]] if own else []
-    groups = [
-        ("False alarms, or nearest to one", "Good images with the highest scores.", good[::-1][:count]),
-        ("Misses, or nearest to one", "Defective images with the lowest scores.", defective[:count]),
-        ("Typical", "The image with the median score of each kind.", medians),
-        (
-            "Best",
-            "Defective images with the highest scores, good ones with the lowest.",
-            defective[::-1][: count - 2] + good[:2],
-        ),
-    ]
-    taken, picked = set(), []
-    for title, explanation, indices in groups:
-        fresh = [int(i) for i in indices if i not in taken]
-        taken.update(fresh)
-        if fresh:
-            picked.append((title, explanation, fresh))
-    return picked
-
-
-def _examples(scores: TestScores) -> str:
-    if not len(scores.ids):
-        return ""
-    low, high = figures.colour_limits(scores.maps)
-    bar = figures.heat(np.linspace(low, high, 220)[None].repeat(12, 0), low=low, high=high)
-    parts = [
-        "<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap. All heatmaps share one colour scale.</p>"
-        f"<div class=scale>{low:.3g}{_picture(bar, 'colour scale')}{high:.3g}</div>"
-    ]
-    for title, explanation, indices in pick_examples(scores):
-        cards = "".join(_example(scores, i, low, high) for i in indices)
-        parts.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class=examples>{cards}</div>")
-    return "\n".join(parts)
-
-
-def _example(scores: TestScores, i: int, low: float, high: float) -> str:
-    image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
-    if mask is not None and mask.any():
-        truth = _picture(figures.outline(image, mask), "ground truth outline")
-    else:
-        truth = f"<div>{'good: nothing to outline' if label == 0 else 'no ground-truth mask'}</div>"
-        mask = None
-    others = scores.image_scores[scores.labels != label]
-    kind, other = ("good", "defective") if label == 0 else ("bad", "good")
-    rank = f", above {(others < score).sum()} of {len(others)} {other}" if len(others) else ""
-    caption = (
-        f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
-        f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
-    )
-    heatmap = _picture(figures.overlay(image, scores.maps[i], low=low, high=high, mask=mask), "heatmap")
-    return (
-        f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div>"
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _provenance(results: dict) -> str:
-    seconds = {name: value for name, value in (results.get("wall_time_s") or {}).items() if value is not None}
-    facts = {
-        "seed": results.get("seed"),
-        "command": results.get("command"),
-        "commit": results.get("commit"),
-        "commit of the evaluation": (results.get("evaluated") or {}).get("commit"),
-        "device": results.get("device"),
-        "date": results.get("date"),
-        "wall time": ", ".join(f"{name} {value:,.0f} s" for name, value in seconds.items()) or None,
-        "versions": ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items() if v is not None) or None,
-    }
-    rows = ""
-    for name, value in facts.items():
-        if value is not None:
-            tag = "code" if name.startswith("com") else "span"
-            rows += f"<tr><th>{name}</th><td><{tag}>{html.escape(str(value))}</{tag}></td></tr>"
-    config = html.escape(json.dumps(results.get("config", {}), indent=2))
-    return (
-        f"<h2>Provenance</h2><table class=facts><tbody>{rows}</tbody></table>"
-        f"<details><summary>config</summary><pre>{config}</pre></details>"
-    )
 
 
 def gather(workdirs: Sequence[str | Path]) -> list[dict]:
@@ -357,6 +69,12 @@ def _mean_and_error(values: Sequence[float | None]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1) / math.sqrt(len(values)):.1f}"
 
 
+def _portable(command: str) -> str:
+    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out."""
+    command = re.sub(r" --workdir[ =]\S+", "", command)
+    return re.sub(r"(--config\.data\.(?:root|test|ground_truth))[ =]\S+", r"\1=DIR", command)
+
+
 def markdown(runs: Sequence[dict]) -> str:
     """A Markdown table with a row for each experiment, category and config: mean ± standard error over seeds."""
     titles = [
@@ -393,7 +111,7 @@ def markdown(runs: Sequence[dict]) -> str:
             each("device"),
             each("date"),
             each("commit"),
-            f"`{first['command']}`" if first.get("command") else "n/a",
+            f"`{_portable(first['command'])}`" if first.get("command") else "n/a",
         ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

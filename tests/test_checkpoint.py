@@ -138,8 +138,7 @@ def test_full_disk_is_told_and_the_last_complete_one_is_kept(saved: Path, call: 
 
     with Checkpoints(saved, keep=2) as checkpoints, monkeypatch.context() as patch:
         patch.setattr(ocp.StandardCheckpointer, call, full)
-        sentence = rf"checkpoint 6 cannot be written to {saved} \(.*No space left on device.*\); .*complete one is step 4$"
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=r"checkpoint 6 cannot .*No space left on device.*\); .* one is step 4$"):
             checkpoints.save(6, state_of(6))
             checkpoints.settle(wait=True)
         patch.undo()
@@ -152,10 +151,10 @@ def test_a_write_that_really_fails_leaves_the_last_complete_one(saved: Path) -> 
     big = state_of(6) | {"params": {"w": jnp.asarray(np.random.default_rng(0).random((512, 512), np.float32))}}
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(UserError, match=r"checkpoint 6 cannot be written .*; the last complete one is step 4$"):
-            with Checkpoints(saved, keep=2) as checkpoints:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-                checkpoints.save(6, big)
+        sentence = r"checkpoint 6 cannot be written .*; the last complete one is step 4$"
+        with pytest.raises(UserError, match=sentence), Checkpoints(saved, keep=2) as checkpoints:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            checkpoints.save(6, big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -176,11 +175,10 @@ def test_failed_save_does_not_hide_the_error_under_way(saved: Path, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(KeyError, match="the first error"):
-        with Checkpoints(saved, keep=2) as checkpoints:
-            checkpoints.save(6, state_of(6))
-            monkeypatch.setattr(checkpoint, "seal", full)
-            raise KeyError("the first error")
+    with pytest.raises(KeyError, match="the first error"), Checkpoints(saved, keep=2) as checkpoints:
+        checkpoints.save(6, state_of(6))
+        monkeypatch.setattr(checkpoint, "seal", full)
+        raise KeyError("the first error")
     assert restored(saved) == 4
 
 

@@ -24,7 +24,7 @@ ORDER = (
     ("loop",),
     ("metrics",),
     ("figures",),
-    ("report",),
+    ("page", "report"),
     ("evaluate", "predict"),
     ("train",),
 )

@@ -29,7 +29,9 @@ def scalars(workdir: Path) -> dict[int, float]:
         while content:
             length = int.from_bytes(content[:8], "little")
             event = Event.FromString(content[12 : 12 + length])
-            found |= {event.step: v.simple_value for v in event.summary.value if v.tag == "loss"}
+            losses = [value.simple_value for value in event.summary.value if value.tag == "loss"]
+            if losses:
+                found[event.step] = losses[0]
             content = content[16 + length :]
     return found
 

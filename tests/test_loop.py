@@ -53,7 +53,7 @@ def config_of(root):
 
 
 def make_config(root: Path, **changes):
-    """The experiment with the tiny method, 8 steps and a checkpoint after every third; changes write ``__`` for the dot."""
+    """The experiment with the tiny method, 8 steps, a checkpoint after every third; changes write ``__`` for the dot."""
     given = {"data__root": root, "data__size": 64, "view__crop": 64, "method": "tiny", "batch": 8, "epochs": 4}
     given |= {"log_every": 1, "checkpoint__every_steps": 3, "checkpoint__keep": 2, "evaluate__batch": 8} | changes
     return configs.load(f"{NSA}:texture", {key.replace("__", "."): str(value) for key, value in given.items()})

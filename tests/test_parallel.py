@@ -180,12 +180,14 @@ def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
     method = Method(None, lambda key, x: model.init(key, x, train=False), tiny.add_noise, loss, None, None)
     (before, one), (_, eight) = (run(method, OPTIMIZERS["adam"], n, side=64)[0] for n in (1, 8))
     moments = [state.opt_state[0].mu for state in (one, eight)]
-    assert largest(subtract(*moments)) < 1e-6 * largest(moments[0])
-    assert_close(one.batch_stats, eight.batch_stats, atol=1e-6)
+    assert largest(subtract(*moments)) < 0.1 * 1e-6  # Adam's first moment is a tenth of the gradient, what SGD applies
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), one.batch_stats, eight.batch_stats)
     shares = []
-    trees = moments[0], one.params, eight.params, before.params
-    for moment, a, b, old in zip(*map(jax.tree.leaves, trees), strict=True):
-        clear = np.abs(moment) > 1e-3 * np.abs(moment).max()
+    trees = *moments, one.params, eight.params, before.params
+    for moment, other, a, b, old in zip(*map(jax.tree.leaves, trees), strict=True):
+        noise = np.abs(moment - other).max()
+        assert noise < 3e-5 * np.abs(moment).max()
+        clear = np.abs(moment) > 1000 * noise  # so that the direction is known to 1e-3, of a rate of 1e-3
         np.testing.assert_allclose(a[clear], b[clear], rtol=0, atol=1e-6)
         assert np.abs(a - old)[clear].max() > 9e-4
         shares.append(clear.mean())

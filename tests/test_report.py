@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxad import figures, metrics, report
+from jaxad import figures, metrics, page, report
 from jaxad.errors import UserError
 
 ROOT = Path(report.__file__).parents[1]
@@ -73,7 +73,7 @@ class Page(HTMLParser):
 def write(tmp_path, scores, *, history=(), samples_png=None, **changes):
     path = tmp_path / "report.html"
     results = full_results(scores, **changes)
-    report.write_html(path, results=results, scores=scores, history=history, samples_png=samples_png)
+    page.write_html(path, results=results, scores=scores, history=history, samples_png=samples_png)
     return Page(path.read_text(encoding="utf-8")), results
 
 
@@ -144,13 +144,13 @@ def test_constant_scores_make_a_report_without_warnings(tmp_path):
 def test_report_that_cannot_be_written_names_the_path(tmp_path):
     scores = small_test_set()
     with pytest.raises(UserError, match="directory"):
-        report.write_html(tmp_path, results=full_results(scores), scores=scores, history=[])
+        page.write_html(tmp_path, results=full_results(scores), scores=scores, history=[])
 
 
 def test_examples_put_false_alarms_and_misses_first():
     scores = small_test_set(good=3, crack=4, hole=3)
     scores = scores._replace(image_scores=np.array([0.1, 0.9, 0.5, 0.2, 0.8, 0.6, 1.0, 0.3, 0.4, 0.7]))
-    groups = {title.split(",")[0]: indices for title, _, indices in report.pick_examples(scores, count=3)}
+    groups = {title.split(",")[0]: indices for title, _, indices in page.pick_examples(scores, count=3)}
     assert list(groups) == ["False alarms", "Misses", "Typical", "Best"]
     assert groups["False alarms"] == [1, 2, 0]
     assert groups["Misses"] == [3, 7, 8]
@@ -267,6 +267,13 @@ def test_readme_without_markers_is_refused_and_left_alone(tmp_path, content):
     with pytest.raises(UserError, match=r"README\.md"):
         report.main([str(tmp_path / "w"), "--readme", str(readme)])
     assert readme.exists() == (content is not None) and (content is None or readme.read_text() == content)
+
+
+def test_commands_in_a_table_hold_no_path_of_this_machine(tmp_path):
+    command = "python -m jaxad.train --config e.py:bottle --workdir /home/me/w --config.data.root=/data/mvtec --config.epochs=9"
+    write_results(tmp_path / "w", command=command)
+    table = report.markdown(report.gather([tmp_path / "w"]))
+    assert "`python -m jaxad.train --config e.py:bottle --config.data.root=DIR --config.epochs=9`" in table
 
 
 def test_command_prints_one_sentence_and_exits_with_2(tmp_path):
