@@ -2,11 +2,16 @@
 
 python -m jaxad.train --config experiments/baseline_mean.py
 python -m jaxad.train --config experiments/baseline_mean.py:bottle --config.data.root=DIR
+python -m jaxad.train --config experiments/baseline_mean.py:object --config.data.root=MY_PARTS
+
+The last line (or `:texture`) is for images of your own.
 """
 
 from ml_collections import ConfigDict
 
 from jaxad.data import demo
+
+OWN_IMAGES = ("object", "texture")
 
 
 def get_config(category: str = "demo") -> ConfigDict:
@@ -24,11 +29,11 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "demo" if is_demo else "folder"
     config.data.root = ""
-    config.data.category = category
+    config.data.category = "" if category in OWN_IMAGES else category
     config.data.test = ""
     config.data.ground_truth = ""
     config.data.size = 256
-    config.data.holdout = 0.1 if is_demo else 0.0
+    config.data.holdout = 0.1 if is_demo or category in OWN_IMAGES else 0.0
     config.data.workers = 0
     config.data.cache_gib = 4.0
 

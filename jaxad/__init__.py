@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    # Data workers import this package too; they need neither JAX nor a detector.
+    # Lazily: importing the package must not start JAX.
     if name == "load":
         from jaxad.detector import load
 

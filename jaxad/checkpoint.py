@@ -96,10 +96,19 @@ class Checkpoints:
             path = self._directory / str(step)
             damage = inspect(path)
             if damage is None:
-                return step, read(path, like)
+                return step, self._read(step, like)
             print(f"checkpoint {step} in {self._directory} is damaged ({damage}); falling back to the one before it")
             _remove(path)
         return None
+
+    def _read(self, step: int, like):
+        try:
+            return read(self._directory / str(step), like)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"checkpoint {step} in {self._directory} does not fit the network of this code; "
+                "go back to the code that wrote it, or choose another --workdir"
+            ) from error
 
     def _failure(self, step: int, error: Exception) -> UserError:
         self._pending = None
@@ -118,6 +127,8 @@ def write(path: Path, tree) -> None:
     path = Path(path).absolute()
     try:
         _remove(path)
+        for cut_off in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):  # of a process that was killed
+            shutil.rmtree(cut_off)
         with ocp.StandardCheckpointer() as writer:
             writer.save(path, tree)
             writer.wait_until_finished()

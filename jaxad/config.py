@@ -38,6 +38,7 @@ _SHARES = {
     "threshold.false_alarm_rate": "[0, 1)",
     "evaluate.pro_limit": "(0, 1]",
 }
+_REQUIRED = ("experiment", "category", "method", "seed", "epochs", "data", "score", "threshold", "evaluate")
 _OPTIONAL = ("synthesis.background",)  # may be none
 
 
@@ -64,15 +65,19 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
+        if category and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"config file {file} takes no category, but {category!r} was given")
+        config = module.get_config(category) if category else module.get_config()
     except UserError:
         raise
     except Exception as error:  # the file is the user's own program, which may fail in any way
         raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
-    if category and not inspect.signature(module.get_config).parameters:
-        raise UserError(f"config file {file} takes no category, but {category!r} was given")
-    config = module.get_config(category) if category else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+    if missing := [key for key in _REQUIRED if key not in config]:
+        raise UserError(f"the config of {file} lacks {', '.join(missing)}; see experiments/ for examples")
     config.lock()
     return override(config, overrides or {})
 

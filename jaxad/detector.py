@@ -101,11 +101,12 @@ class Detector:
         scores = parallel.to_host(self._score(self._weights, parallel.split(filled, self._mesh)))
         return Scores(scores.image[: len(images)], scores.map[: len(images)])
 
-    def predict(self, images: np.ndarray | list[np.ndarray]) -> list[Prediction]:
+    def predict(self, images: np.ndarray | list[np.ndarray], *, batch: int | None = None) -> list[Prediction]:
         """Scores images of any size; the whole image is seen.
 
         Args:
           images: uint8 RGB arrays (h, w, 3), whose sizes may differ.
+          batch: Images in one call of the compiled program; by default 1 for one image, else ``config.evaluate.batch``.
 
         Returns:
           One prediction per image.
@@ -120,7 +121,7 @@ class Detector:
             return []
         size = self.config.score.size
         stack = np.stack([resize_image(image, (size, size)) for image in images])
-        scores = self.score(stack, batch=1 if len(stack) == 1 else None)
+        scores = self.score(stack, batch=batch or (1 if len(stack) == 1 else None))
         return [self._prediction(*row) for row in zip(images, scores.image, scores.map, strict=True)]
 
     def _prediction(self, image: np.ndarray, score: np.floating, small: np.ndarray) -> Prediction:

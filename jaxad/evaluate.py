@@ -7,12 +7,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, metrics, page, provenance
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.log import read_history
+
+
+def category_of(config: ConfigDict) -> str:
+    """What the images show: the category, or the folder's name where it has no categories."""
+    return config.category if config.data.category else Path(config.data.root).resolve().name
 
 
 def score_test_set(found: detector.Detector) -> metrics.TestScores:
@@ -53,8 +59,13 @@ def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> d
     return {"value": found.threshold, **rates}
 
 
-def evaluate(found: detector.Detector, workdir: str | Path) -> dict:
+def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | None = None) -> dict:
     """Evaluates a detector on its test set and writes the three files to `workdir`.
+
+    Args:
+      found: The detector.
+      workdir: Where it was trained.
+      command: What the user typed; kept with the results when it changed values of the config.
 
     Returns:
       The results as results.json holds them.
@@ -66,17 +77,19 @@ def evaluate(found: detector.Detector, workdir: str | Path) -> dict:
     scores = score_test_set(found)
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
     results["threshold"] = threshold_results(found, scores)
+    # With the config that it was trained with, the training command alone makes these numbers.
+    command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     history = read_history(workdir)
     made, now = provenance.recorded(workdir), provenance.collect()
     results |= {
         "experiment": found.config.experiment,
-        "category": found.config.category,
+        "category": category_of(found.config),
         "seed": found.config.seed,
-        "command": made.get("command"),
+        "command": made[-1]["command"] if made else None,
         "trained": made,
-        "evaluated": now,
-        "commit": made.get("commit"),
-        "device": made.get("device"),
+        "evaluated": {"command": command, **now},
+        "commit": provenance.every(made, "commit"),
+        "device": provenance.every(made, "device"),
         "date": now["date"],
         "versions": now["versions"],
         "wall_time_s": {
@@ -133,7 +146,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     flags, overrides = configs.arguments(parser, argv)
-    evaluate(detector.load(flags.workdir, overrides), flags.workdir)
+    found = detector.load(flags.workdir, overrides)
+    evaluate(found, flags.workdir, command=provenance.command("jaxad.evaluate", argv))
 
 
 if __name__ == "__main__":

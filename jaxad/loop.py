@@ -75,8 +75,7 @@ def make_step(
         (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-        metrics = {"loss": loss, "gradient_norm": norm, **jax.lax.pmean(metrics, parallel.AXIS)}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
         metrics["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
@@ -116,21 +115,36 @@ def _checked(step: int, metrics, checkpoints: Checkpoints) -> dict[str, np.ndarr
             checkpoints.settle(wait=True)
             kept = checkpoints.steps()
             where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
-            advice = "try a lower config.optim.learning_rate"
+            advice = "start again with a lower config.optim.learning_rate and another --workdir"
             raise UserError(f"{words} is {metrics[name]} at step {step}; {where}; {advice}")
     return metrics
 
 
-def _fit_weights(config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images) -> TrainState | None:
-    """Runs the steps that are left; None when SIGTERM stopped them."""
+class _Plan(NamedTuple):
+    """What a training run will do, settled before anything is written."""
+
+    mesh: jax.sharding.Mesh
+    per_epoch: int
+    steps: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def _plan(config: ConfigDict, images: int) -> _Plan:
     mesh = parallel.make_mesh()
-    if config.batch < 1 or config.batch % mesh.size:
-        raise UserError(f"config.batch is {config.batch}; it must be a positive multiple of the {mesh.size} devices")
-    if config.batch > len(images):
-        print(f"batch {config.batch} is larger than the {len(images)} training images: images repeat within a batch")
-    per_epoch = configs.steps_per_epoch(config, len(images))
-    steps = config.epochs * per_epoch
-    optimizer, schedule = make_optimizer(config, per_epoch)
+    if config.batch % mesh.size:
+        raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
+    if config.batch > images:
+        print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
+    per_epoch = configs.steps_per_epoch(config, images)
+    return _Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch))
+
+
+def _fit_weights(
+    config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images, plan: _Plan, command: str
+) -> TrainState | None:
+    """Runs the steps that are left; None when SIGTERM stopped them."""
+    mesh, per_epoch, steps, optimizer, schedule = plan
     example = method.example(np.random.default_rng(config.seed), images[0], images[1])
     state = parallel.replicate(init_state(method, optimizer, example["image"], seed=config.seed), mesh)
     saved = workdir / "checkpoints"
@@ -141,6 +155,7 @@ def _fit_weights(config: ConfigDict, workdir: Path, method: Method, images: pipe
             print(f"resuming at step {done} of {steps}")
         if done == steps:
             return state
+        provenance.record(workdir, command)
         which = {"seed": config.seed, "batch": config.batch, "start": done, "stop": steps}
         stream = pipeline.batches(images, method.example, **which, workers=config.data.workers)
         train_step = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
@@ -157,7 +172,8 @@ def _fit_weights(config: ConfigDict, workdir: Path, method: Method, images: pipe
                 if done == steps or done % config.checkpoint.every_steps == 0 or stopping():
                     log.add(done, _checked(done, waiting, checkpoints))
                     waiting = None
-                    checkpoints.save(done, state)
+                    with jax.transfer_guard("allow"):  # a save copies the state to the host on purpose
+                        checkpoints.save(done, state)
                     if stopping() and done < steps:
                         print(f"stopped at step {done} of {steps}; the same command resumes there")
                         return None
@@ -192,15 +208,18 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     workdir = Path(workdir)
     method = methods.create(config)
     dataset = data.load(config)
-    configs.claim(workdir, config)
-    provenance.record(workdir, command)
-    parallel.use_compilation_cache()
     fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
+    plan = None if method.loss is None else _plan(config, len(fitted))
+    # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
+    configs.claim(workdir, config)
+    parallel.use_compilation_cache()
     cache_bytes = config.data.cache_gib * 2**30 / (1 + config.data.workers)
     variables = {}
-    if method.loss is not None:
+    if plan is None:
+        provenance.record(workdir, command)
+    else:
         images = pipeline.Images(dataset.train, fitted, size=config.data.size, cache_bytes=cache_bytes)
-        state = _fit_weights(config, workdir, method, images)
+        state = _fit_weights(config, workdir, method, images, plan, command)
         if state is None:
             return None
         variables = {"params": state.params, "batch_stats": state.batch_stats}

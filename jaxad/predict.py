@@ -51,7 +51,7 @@ def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.n
     for start in range(0, len(paths), batch):
         chunk = paths[start : start + batch]
         images = [read_image(path, min_side=MIN_SIDE) for path in chunk]
-        yield from zip(chunk, images, found.predict(images), strict=True)
+        yield from zip(chunk, images, found.predict(images, batch=batch), strict=True)
 
 
 def write_images(
@@ -85,6 +85,9 @@ def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str |
     """
     for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
         (output / folder).mkdir(parents=True, exist_ok=True)
+        for stale in (output / folder).glob("[0-9][0-9][0-9][0-9][0-9]_*"):  # of an earlier call
+            if stale.is_file():
+                stale.unlink()
     flagged = 0
     with open(output / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -109,18 +112,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders of images")
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
-    parser.add_argument("--output", default="predictions", help="directory to write to (default: predictions)")
+    parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
     flags = parser.parse_args(argv)
 
     found = detector.load(flags.workdir)
-    paths, output = collect(flags.paths), Path(flags.output)
+    paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")
     start = time.perf_counter()
     try:
         flagged = score_files(found, paths, output, maps=flags.maps)
     except OSError as error:
         raise UserError(
-            f"the predictions cannot be written to {output} ({error.strerror}); "
+            f"the predictions cannot be written to {output} ({error.strerror or error}); "
             "make that possible or choose another --output"
         ) from error
     speed = len(paths) / (time.perf_counter() - start)

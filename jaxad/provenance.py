@@ -25,6 +25,8 @@ def commit() -> str | None:
         return result.stdout.strip()
 
     try:
+        # An installed copy may lie inside somebody else's repository, which does not track it.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", folder) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -47,13 +49,18 @@ def collect() -> dict:
     }
 
 
-def record(workdir: Path, trained_with: str) -> None:
-    """Writes ``provenance.json``: how the weights of a workdir were made."""
-    text = json.dumps({"command": trained_with, **collect()}, indent=1)
-    (workdir / "provenance.json").write_text(text + "\n")
+def record(workdir: Path, command: str) -> None:
+    """Adds a row to ``provenance.json``: what makes the weights of a workdir from now on. A resumed run has several."""
+    rows = [*recorded(workdir), {"command": command, **collect()}]
+    (workdir / "provenance.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def recorded(workdir: Path) -> dict:
-    """Reads what `record` wrote; empty where there is none."""
+def recorded(workdir: Path) -> list[dict]:
+    """The rows that `record` wrote, oldest first; none where there is no such file."""
     path = Path(workdir) / "provenance.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def every(rows: list[dict], field: str) -> str | None:
+    """The different values of `field` in the rows, in order, joined by commas; None where there is none."""
+    return ", ".join(dict.fromkeys(str(row[field]) for row in rows if row.get(field))) or None

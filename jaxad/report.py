@@ -3,14 +3,19 @@
 import argparse
 import json
 import math
-import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
+# Values that change no result.
+_NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "log_every", "evaluate.batch",
+              "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
@@ -42,14 +47,16 @@ def _read_results(path: Path) -> dict:
 
 
 def group_seeds(runs: Sequence[dict]) -> list[list[dict]]:
-    """Puts runs that differ in nothing but the seed together: sorted by experiment and category, then by seed.
+    """Puts runs together whose configs differ in nothing but the seed and what changes no result.
+
+    Groups are sorted by experiment and category, runs by seed.
 
     Raises:
       UserError: Two runs of a group have the same seed, which would make the standard error too small.
     """
     groups = {}
     for entry in runs:
-        config = {key: value for key, value in entry["config"].items() if key != "seed"}
+        config = {key: value for key, value in flatten(ConfigDict(entry["config"])).items() if key not in _NO_NUMBER}
         key = (str(entry["experiment"]), str(entry["category"]), json.dumps(config, sort_keys=True))
         seeds = groups.setdefault(key, {})
         if entry["seed"] in seeds:
@@ -71,8 +78,27 @@ def _mean_and_error(values: Sequence[float | None]) -> str:
 
 def _portable(command: str) -> str:
     """The command without what belongs to one machine: data folders are called DIR, the workdir is left out."""
-    command = re.sub(r" --workdir[ =]\S+", "", command)
-    return re.sub(r"(--config\.data\.(?:root|test|ground_truth))[ =]\S+", r"\1=DIR", command)
+    words, kept = shlex.split(command), []
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        takes_value = name == "--workdir" or name.startswith("--config")
+        if takes_value and not equals and words:
+            value = words.pop(0)
+        if name == "--workdir":
+            continue
+        if name in ("--config.data.root", "--config.data.test", "--config.data.ground_truth"):
+            value = "DIR"
+        elif name == "--config" and value.startswith("/"):
+            value = f"experiments/{Path(value).name}"
+        joint = " " if name == "--config" else "="
+        kept.append(f"{name}{joint}{shlex.quote(value)}" if takes_value or equals else shlex.quote(name))
+    return " ".join(kept)
+
+
+def _commands(entry: dict) -> str:
+    """How a row is made: the training command, and the evaluation's where it changed the config."""
+    commands = [entry.get("command"), entry.get("evaluated", {}).get("command")]
+    return ", then ".join(f"`{_portable(command)}`" for command in commands if command) or "n/a"
 
 
 def markdown(runs: Sequence[dict]) -> str:
@@ -111,7 +137,7 @@ def markdown(runs: Sequence[dict]) -> str:
             each("device"),
             each("date"),
             each("commit"),
-            f"`{_portable(first['command'])}`" if first.get("command") else "n/a",
+            _commands(first),
         ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

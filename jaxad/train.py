@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
     flags, overrides = configs.arguments(parser, argv)
     config = configs.load(flags.config, overrides)
-    category = config.data.category or Path(config.data.root).name
-    workdir = Path(flags.workdir or f"runs/{config.experiment}/{category}/seed{config.seed}")
+    name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
+    workdir = Path(flags.workdir or f"runs/{name}")
     print(f"workdir: {workdir}", flush=True)
     detector = loop.train(config, workdir, command=provenance.command("jaxad.train", argv))
     if detector is None:

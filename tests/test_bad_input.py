@@ -106,7 +106,7 @@ def test_missing_root(capsys, tmp_path, workdir):
 
 def test_no_root(capsys, workdir):
     assert refusal(capsys, train.main, *baseline("", workdir)) == (
-        "data.root is empty; name the folder that holds the images"
+        "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR"
     )
 
 
@@ -313,12 +313,18 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.threshold.false_alarm_rate=5", "config.threshold.false_alarm_rate must lie in [0, 1), not 5.0"),
     # Sizes that the network or the crops cannot take.
     ("--config.view.crop=100", "config.view.crop is 100, but the network takes multiples of 32 pixels only"),
-    ("--config.view.crop=0", "config.view.crop is 0, but the network takes multiples of 32 pixels only"),
+    ("--config.view.crop=0", "config.score.size must be at least 1, not 0"),
     ("--config.view.crop=160", "config.view.crop 160 does not fit into config.view.center_crop none or "
-                               "config.data.size 128; lower the first or raise the last"),
-    ("--config.view.center_crop=130", "config.view.crop 96 does not fit into config.view.center_crop 130 or "),
-    ("--config.data.size=100", "config.score.size (data.size unless set) is 100, but the network takes multiples"),
-    ("--config.data.size=16", "config.view.crop 96 does not fit into"),
+                               "config.data.size 136; lower the first or raise the last"),
+    ("--config.view.center_crop=140", "config.view.crop 128 does not fit into config.view.center_crop 140 or "),
+    ("--config.score.size=100", "config.score.size (data.size unless set) is 100, but the network takes multiples"),
+    ("--config.data.size=16", "config.view.crop 128 does not fit into"),
+    # Distributions that cannot be drawn from.
+    ("--config.synthesis.half_height=(0.6,0.7)", "config.synthesis.half_height must be (low, high) with half a pixel"),
+    ("--config.synthesis.half_width=(0.4,0.03)", "config.synthesis.half_width must be (low, high) with half a pixel"),
+    ("--config.synthesis.scale=(3,1)", "config.synthesis.scale must be (low, high) with 0 < low <= high, not (3, 1)"),
+    ("--config.synthesis.gamma=(-1,1,0)", "config.synthesis.gamma must be a shape and a scale above 0 and an offset"),
+    ("--config.synthesis.overlap=1", "config.synthesis.overlap must lie in [0, 1), not 1.0"),
 ])  # fmt: skip
 def test_a_config_that_cannot_work(capsys, workdir, argument, words):
     message = refusal(capsys, train.main, "--config", NSA, "--workdir", workdir, argument)
@@ -352,7 +358,7 @@ def test_an_unknown_optimizer(capsys, root, workdir, brightness):
 
 def test_a_batch_that_the_devices_cannot_share(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, batch=12))
-    assert message == "config.batch is 12; it must be a positive multiple of the 8 devices"
+    assert message == "config.batch is 12; it must be a multiple of the 8 devices"
 
 
 def test_a_batch_larger_than_the_data_set_says_so_and_trains(capsys, root, workdir, brightness):

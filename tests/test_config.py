@@ -65,10 +65,10 @@ def test_overrides_of_every_type(key, text, value):
 
 
 def test_an_override_leaves_the_original_alone():
-    config = configs.load(NSA)
+    config = configs.load(f"{NSA}:object")
     changed = configs.override(config, {"score.reduction": "max", "data.size": "64", "seed": "3"})
     assert (changed.score.reduction, changed.score.size, changed.seed) == ("max", 64, 3)
-    assert (config.score.reduction, config.score.size, config.seed) == ("mean", 128, 0)
+    assert (config.score.reduction, config.score.size, config.seed) == ("mean", 256, 0)
 
 
 def test_an_optional_value_can_be_set_where_it_was_none():
@@ -134,8 +134,8 @@ def test_values_at_the_ends_of_their_ranges_are_accepted():
 
 
 def test_scoring_follows_the_size_of_the_data_until_it_is_set():
-    assert configs.load(NSA, {"data.size": "64"}).score.size == 64
-    config = configs.load(NSA, {"data.size": "64", "score.size": "96"})
+    assert configs.load(f"{NSA}:object", {"data.size": "64"}).score.size == 64
+    config = configs.load(f"{NSA}:object", {"data.size": "64", "score.size": "96"})
     assert (config.data.size, config.score.size) == (64, 96)
 
 

@@ -215,14 +215,14 @@ def test_table_has_mean_and_standard_error_over_seeds(tmp_path):
     for seed, auroc in enumerate((0.97, 0.98, 0.99)):
         write_results(tmp_path / f"runs/nsa/seed{seed}", seed=seed, auroc=auroc, commit=f"c{min(seed, 1)}")
     write_results(tmp_path / "runs/short", epochs=10, aupro=None)
-    write_results(tmp_path / "base", experiment="baseline_mean", config={"seed": 0}, command="a | b")
+    write_results(tmp_path / "base", experiment="baseline_mean", config={"seed": 0}, command="a '|' b")
     table = report.markdown(report.gather([tmp_path / "runs", tmp_path / "base", tmp_path / "runs/nsa"]))
     baseline, short, long = rows(table)
     # The standard deviation of .97, .98, .99 is .01; over the root of 3 it is .58 %.
     assert long == ["nsa_logistic", "bottle", "3", "98.0 ± 0.6", "98.0 ± 0.0", "90.0 ± 0.0", "320", "2 CPU cores",
                     "2026-11-22", "c0, c1", "`python -m jaxad.train --config.seed=0`"]
     assert short[2:7] == ["1", "97.0", "98.0", "n/a", "10"]
-    assert baseline[0] == "baseline_mean" and baseline[6] == "–" and baseline[-1] == r"`a \| b`"
+    assert baseline[0] == "baseline_mean" and baseline[6] == "–" and baseline[-1] == r"`a '\|' b`"
 
 
 def test_the_same_seed_twice_is_refused(tmp_path):
@@ -270,10 +270,11 @@ def test_readme_without_markers_is_refused_and_left_alone(tmp_path, content):
 
 
 def test_commands_in_a_table_hold_no_path_of_this_machine(tmp_path):
-    command = "python -m jaxad.train --config e.py:bottle --workdir /home/me/w --config.data.root=/data/mvtec --config.epochs=9"
+    command = "python -m jaxad.train --config /home/me/experiments/e.py:bottle --workdir '/home/me/my w'"
+    command += " '--config.data.root=/my data/mvtec' --config.epochs=9"
     write_results(tmp_path / "w", command=command)
     table = report.markdown(report.gather([tmp_path / "w"]))
-    assert "`python -m jaxad.train --config e.py:bottle --config.data.root=DIR --config.epochs=9`" in table
+    assert "`python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR --config.epochs=9`" in table
 
 
 def test_command_prints_one_sentence_and_exits_with_2(tmp_path):

@@ -103,7 +103,7 @@ def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, 
         return nsa_labels.continuous(image, blended, mask)
     if kind == "logistic":
         return nsa_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
-    raise UserError(f"nsa.label '{kind}' is not known; choose binary, continuous or logistic")
+    raise UserError(f"config.label {kind!r} is not known; choose binary, continuous or logistic")
 
 
 def _add_patch(
@@ -333,7 +333,7 @@ def blend_patch(patch: np.ndarray, under: np.ndarray, *, gradients: str) -> np.n
       UserError: ``gradients`` has another value.
     """
     if gradients not in _CLONE_FLAGS:
-        raise UserError(f"nsa.gradients '{gradients}' is not known; choose source or mixed")
+        raise UserError(f"config.synthesis.gradients {gradients!r} is not known; choose source or mixed")
     height, width, channels = under.shape
     if channels == 1:  # OpenCV wants three
         patch, under = (np.repeat(x, 3, axis=2) for x in (patch, under))

@@ -127,11 +127,11 @@ def load(
     if category not in _CATEGORIES:
         near = difflib.get_close_matches(str(category), CATEGORIES, n=1, cutoff=0)[0]
         raise UserError(
-            f"data.category: there is no demo category {category!r}; did you mean {near!r}? "
+            f"config.data.category: there is no demo category {category!r}; did you mean {near!r}? "
             f"Choose one of {', '.join(CATEGORIES)}."
         )
     if size < _SMALLEST_SIZE:
-        raise UserError(f"data.size: demo pictures of {size} pixels show nothing; use {_SMALLEST_SIZE} or more")
+        raise UserError(f"config.data.size: demo pictures of {size} pixels show nothing; use {_SMALLEST_SIZE} or more")
     defective = dict.fromkeys(_CATEGORIES[category].defects, test_defective)
     return Dataset(
         DemoSource(category, "train", {"good": train}, size=size, seed=seed),

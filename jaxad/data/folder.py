@@ -101,7 +101,7 @@ def load(
         file is no image; ``root`` is empty; a defective image lacks its mask or has two; a mask lacks its image.
     """
     if not os.fspath(root):
-        raise UserError("data.root is empty; name the folder that holds the images")
+        raise UserError("config.data.root is empty; name the folder that holds the images: --config.data.root=DIR")
     folder = _category_folder(pathlib.Path(root), category)
     has_train = any(path.name == "train" for path in list_folder(folder)[1])
     train = _train_images(folder, has_train)

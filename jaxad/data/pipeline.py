@@ -5,6 +5,9 @@ reshuffling in every epoch, and everything random about it comes from a generato
 workers changes nothing, and resuming at a step is slicing the stream there.
 """
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,6 +97,16 @@ class _MakeExample:
         return {**example, "index": np.int32(position)}
 
 
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Lets a worker process end when the training process was killed and could not stop it."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def batches(
     images: Images, example: HostExample, *, seed: int, batch: int, start: int, stop: int, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -125,5 +138,5 @@ def batches(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=min(workers, stop - start), per_worker_buffer_size=2)
-        stream = stream.mp_prefetch(options)
+        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(stream)

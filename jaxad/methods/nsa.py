@@ -63,6 +63,25 @@ def _check(config: ConfigDict) -> None:
     for key, side in sides.items():
         if side < STRIDE or side % STRIDE:
             raise UserError(f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only")
+    _check_ranges(config)
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    """Refuses distributions that cannot be drawn from."""
+    made = config.synthesis
+    for key in ("half_height", "half_width"):
+        low, high = made[key]
+        if not 0.5 / config.view.crop <= low <= high < 0.5:
+            raise UserError(
+                f"config.synthesis.{key} must be (low, high) with half a pixel <= low <= high < 0.5, not {made[key]}"
+            )
+    if not 0 < made.scale[0] <= made.scale[1]:
+        raise UserError(f"config.synthesis.scale must be (low, high) with 0 < low <= high, not {made.scale}")
+    if min(made.gamma[:2]) <= 0 or made.gamma[2] < 0:
+        raise UserError(f"config.synthesis.gamma must be a shape and a scale above 0 and an offset, not {made.gamma}")
+    for key in ("object_fraction", "overlap"):
+        if not 0 <= made[key] < 1:
+            raise UserError(f"config.synthesis.{key} must lie in [0, 1), not {made[key]}")
 
 
 def create(config: ConfigDict) -> Method:
@@ -77,7 +96,8 @@ def create(config: ConfigDict) -> Method:
     _check(config)
     bounded = config.label != "continuous"
     model = EncoderDecoder(dtype=jnp.dtype(config.dtype), axis_name=AXIS)
-    mean, std = jnp.asarray(config.normalize.mean), jnp.asarray(config.normalize.std)
+    # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
+    mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
 
     def loss(params, batch_stats, batch, key):
         images = (batch["image"] / 255.0 - mean) / std

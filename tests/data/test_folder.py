@@ -172,7 +172,8 @@ def test_named_folders_replace_those_of_the_layout(mvtec, tmp_path):
 
 
 def test_empty_root():
-    assert refusal("", "nut") == "data.root is empty; name the folder that holds the images"
+    text = "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR"
+    assert refusal("", "nut") == text
 
 
 def test_missing_root(tmp_path):

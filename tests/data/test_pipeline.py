@@ -1,5 +1,10 @@
 """The stream of batches: a function of seed and step, whatever the workers, the memory and the starting point."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +15,7 @@ from jaxad.data import demo, pipeline
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.methods import nsa
-
-EXPERIMENT = Path(__file__).parents[2] / "experiments" / "nsa_logistic.py"
+from tests.parts import NSA, ROOT
 
 
 class Numbered:
@@ -62,7 +66,7 @@ def assert_identical(found: list[dict], expected: list[dict]) -> None:
 def nsa_stream():
     """Seven demo images, NSA's host part, and the first six batches made without workers."""
     size = {"data.size": "64", "view.crop": "64"}
-    config = configs.load(f"{EXPERIMENT}:cap", size)
+    config = configs.load(f"{NSA}:cap", size)
     source = demo.load("cap", size=64, train=7).train
     images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=1e9)
     example = nsa.HostExample(config)
@@ -137,6 +141,31 @@ def test_an_unreadable_image_stops_the_stream_with_its_sentence(workers: int) ->
     with pytest.raises(UserError) as caught:
         stream(numbered(5, cache_bytes=0, broken=3), workers=workers)
     assert str(caught.value) == "image 3 is corrupt"
+
+
+KILLED = """
+import os, signal
+from tests.data import test_pipeline as t
+stream = t.pipeline.batches(t.numbered(5), t.process, seed=0, batch=4, start=0, stop=1000, workers=1)
+print(int(next(stream)["process"][0]), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def process(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
+    """A host example that tells which process made it."""
+    return {"process": np.int64(os.getpid())}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+def test_workers_end_with_a_killed_training_process() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    worker = Path("/proc") / done.stdout.strip() / "status"
+    end = time.monotonic() + 30
+    while worker.exists() and "(zombie)" not in worker.read_text():
+        assert time.monotonic() < end, f"{worker} still runs"
+        time.sleep(0.05)
 
 
 def test_holdout_is_a_random_fixed_part() -> None:
