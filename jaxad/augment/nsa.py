@@ -18,6 +18,7 @@ from jaxad.errors import UserError
 TRIES = 200
 _CLONE_FLAGS = {"source": cv2.NORMAL_CLONE, "mixed": cv2.MIXED_CLONE}
 _SMALLEST_MASK = 50  # pixels; below that seamlessClone is not reliable
+_NARROWEST_MASK = 3  # pixels; below that seamlessClone fails
 
 
 class Box(NamedTuple):
@@ -310,8 +311,12 @@ def resize(patch: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def is_blendable(box: Box) -> bool:
-    """Whether the box less its outermost ring, the mask of the blending, has at least 50 pixels."""
-    return (box.bottom - box.top - 2) * (box.right - box.left - 2) >= _SMALLEST_MASK
+    """Whether the box less its outermost ring, the mask of the blending, has at least 50 pixels and 3 on either side.
+
+    OpenCV fails on a narrower mask; patches are that narrow in images below 150 pixels a side only.
+    """
+    height, width = box.bottom - box.top - 2, box.right - box.left - 2
+    return min(height, width) >= _NARROWEST_MASK and height * width >= _SMALLEST_MASK
 
 
 def blend_patch(patch: np.ndarray, under: np.ndarray, *, gradients: str) -> np.ndarray:

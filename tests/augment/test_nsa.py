@@ -161,6 +161,23 @@ def test_boxes_need_50_pixels_inside_their_ring():
 
 
 @pytest.mark.parametrize("gradients", ["source", "mixed"])
+def test_a_patch_too_narrow_for_opencv_is_not_blendable(gradients):
+    for side in range(3, 8):
+        box = Box(0, side, 0, 60)
+        assert nsa.is_blendable(box) == (side >= 5)
+        if nsa.is_blendable(box):
+            blended = nsa.blend_patch(noise(0)[:side, :60], noise(1)[:side, :60], gradients=gradients)
+            assert blended.shape == (side, 60, 3)
+
+
+def test_synthesis_in_a_small_image_never_fails():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        made = nsa.synthesize(rng, noise(1)[:64, :64], noise(2)[:64, :64], settings=PLAIN)
+        assert all(min(bottom - top, right - left) >= 5 for top, bottom, left, right in made.boxes)
+
+
+@pytest.mark.parametrize("gradients", ["source", "mixed"])
 @pytest.mark.parametrize("box", [Box(1, 41, 1, 61), Box(30, 61, 20, 43), Box(50, 90, 183, 223)])
 def test_blending_the_rectangle_equals_cloning_into_the_whole_image(gradients, box):
     image, patch = noise(1), noise(2)[: box.bottom - box.top, : box.right - box.left]
