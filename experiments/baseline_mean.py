@@ -49,6 +49,6 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.crop = 0
-    config.evaluate.batch = 16
+    config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
     return config

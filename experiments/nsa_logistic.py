@@ -78,7 +78,7 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.crop = row.view.crop if reproduces and row.view.center_crop else 0
-    config.evaluate.batch = 16
+    config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
 
     config.checkpoint = ConfigDict()

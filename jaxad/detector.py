@@ -93,6 +93,11 @@ class Detector:
         maps = np.concatenate([s.map for s in scores])
         return Scores(image, np.pad(maps, ((0, 0), (border, border), (border, border))))
 
+    def prepare(self, batch: int) -> None:
+        """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
+        size = self.config.score.size
+        self._score_batch(np.zeros((1, size, size, 3), np.uint8), batch)
+
     def _score_batch(self, images: np.ndarray, batch: int) -> Scores:
         """Scores up to `batch` images with the program compiled for `batch`, rounded up to the number of devices."""
         devices = self._mesh.size

@@ -45,9 +45,14 @@ def _inside(folder: Path) -> Iterator[Path]:
         yield from _inside(subfolder)
 
 
+def batch_of(found: Detector, paths: list[Path]) -> int:
+    """Images that are scored together: one program serves the whole call, and one image is not padded."""
+    return found.config.evaluate.batch if len(paths) > 1 else 1
+
+
 def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
     """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, 3) and prediction, in order."""
-    batch = found.config.evaluate.batch if len(paths) > 1 else 1
+    batch = batch_of(found, paths)
     for start in range(0, len(paths), batch):
         chunk = paths[start : start + batch]
         images = [read_image(path, min_side=MIN_SIDE) for path in chunk]
@@ -118,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
 
     found = detector.load(flags.workdir)
     paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")
+    found.prepare(batch_of(found, paths))
     start = time.perf_counter()
     try:
         flagged = score_files(found, paths, output, maps=flags.maps)
