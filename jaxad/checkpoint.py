@@ -114,8 +114,7 @@ class Checkpoints:
         self._pending = None
         _remove(self._directory / str(step))
         kept = f"the last complete one is step {self.steps()[-1]}" if self.steps() else "there is no complete one"
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({reason}); {kept}")
+        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}")
 
 
 def write(path: Path, tree) -> None:
@@ -134,8 +133,7 @@ def write(path: Path, tree) -> None:
             writer.wait_until_finished()
         seal(path)
     except Exception as error:  # as above: many types for one cause
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be written ({reason})") from error
+        raise UserError(f"{path} cannot be written ({_reason(error)})") from error
 
 
 def read(path: Path, like=None):
@@ -177,6 +175,12 @@ def inspect(path: Path) -> str | None:
         return "its seal does not cover its files"
     changed = [name for name, file in present.items() if _digest(file) != sealed[name]]
     return f"{changed[0]} was changed" if changed else None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong; the storage libraries add pages of context."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _files(path: Path) -> list[Path]:
