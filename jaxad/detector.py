@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -67,7 +66,7 @@ class Detector:
         self._mesh = parallel.make_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
         method = methods.create(config)
-        self._score = jax.jit(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
+        self._score = parallel.compiled(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.

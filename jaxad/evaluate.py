@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, metrics, page, provenance
+from jaxad import data, detector, errors, metrics, page, parallel, provenance
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     flags, overrides = configs.arguments(parser, argv)
+    parallel.keep_freed_memory()
     found = detector.load(flags.workdir, overrides)
     evaluate(found, flags.workdir, command=provenance.command("jaxad.evaluate", argv))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxad import detector, errors
+from jaxad import detector, errors, parallel
 from jaxad.data import MIN_SIDE
 from jaxad.data.image import find_images, list_folder, read_image
 from jaxad.detector import Detector, Prediction
@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
     flags = parser.parse_args(argv)
+    parallel.keep_freed_memory()
 
     found = detector.load(flags.workdir)
     paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jaxad import config as configs
-from jaxad import data, errors, evaluate, loop, provenance
+from jaxad import data, errors, evaluate, loop, parallel, provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
     flags, overrides = configs.arguments(parser, argv)
+    parallel.keep_freed_memory()
     config = configs.load(flags.config, overrides)
     name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
     workdir = Path(flags.workdir or f"runs/{name}")

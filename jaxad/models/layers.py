@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxad.models import winograd
+
 
 def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draws a convolution's kernel (kh, kw, in, out) from N(0, 2 / (out kh kw)) (He et al. 2015, fan out)."""
@@ -25,6 +27,15 @@ def uniform_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = j
     kh, kw, _, out = shape
     bound = 1 / math.sqrt(out * kh * kw)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def materialized(x: jax.Array) -> jax.Array:
+    """The same array, which `parallel.compiled` keeps in memory instead of computing it anew for each of its uses.
+
+    XLA's CPU backend transposes a convolution's input for the gradient of its kernel. Without this it fuses the whole
+    chain of normalisations and shortcuts before it into that transpose, at its slow, strided access.
+    """
+    return lax.optimization_barrier(x)
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
@@ -135,7 +146,9 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features)."""
         kernel = self.param("kernel", he_normal_fan_out, (self.size, self.size, x.shape[-1], self.features))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x, kernel = materialized(x.astype(self.dtype)), kernel.astype(self.dtype)
+        if self.size == 3 and self.stride == 1 and winograd.pays(x.shape, self.features, x.dtype):
+            return winograd.conv3x3(x, kernel)
         return conv(x, kernel, stride=self.stride, padding=(self.size // 2,) * 2)
 
 
@@ -153,7 +166,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, h, w, in) to (b, 2h, 2w, features)."""
         kernel = self.param("kernel", uniform_fan_out, (self.size, self.size, x.shape[-1], self.features))
-        return conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype))
+        return conv_transpose(materialized(x.astype(self.dtype)), kernel.astype(self.dtype))
 
 
 class BatchNorm(nn.Module):
