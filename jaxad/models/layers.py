@@ -33,9 +33,10 @@ def materialized(x: jax.Array) -> jax.Array:
     """The same array, which `parallel.compiled` keeps in memory instead of computing it anew for each of its uses.
 
     XLA's CPU backend transposes a convolution's input for the gradient of its kernel. Without this it fuses the whole
-    chain of normalisations and shortcuts before it into that transpose, at its slow, strided access.
+    chain of normalisations and shortcuts before it into that transpose, at its slow, strided access. Other backends
+    fuse for the better, and are left alone.
     """
-    return lax.optimization_barrier(x)
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
