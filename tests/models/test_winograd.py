@@ -54,31 +54,39 @@ def test_wide_convolutions_equal_flax(size: tuple[int, int]) -> None:
     )
     for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * float(jnp.abs(expected).max()))
-    assert not np.array_equal(ours[0], theirs[0]), "the direct convolution was computed instead"
+    traced = jax.make_jaxpr(lambda x, kernel: Conv(128, 3).apply({"params": {"kernel": kernel}}, x))(x, kernel)
+    assert "conv_general_dilated" not in str(traced)
 
 
 def test_pays_only_where_products_take_the_time() -> None:
     assert winograd.pays((64, 14, 14, 256), 256, jnp.float32)
     assert not winograd.pays((64, 56, 56, 64), 64, jnp.float32)  # too few channels
     assert not winograd.pays((64, 14, 14, 256), 64, jnp.float32)
-    assert not winograd.pays((1, 16, 16, 256), 256, jnp.float32)  # 64 tiles cannot carry the kernel's transform
+    assert not winograd.pays((64, 4, 4, 512), 512, jnp.float32)  # 4 tiles cannot carry the kernel's transform
     assert not winograd.pays((64, 14, 14, 256), 256, jnp.bfloat16)
 
 
-def test_kernel_gradient_sums_over_eight_devices() -> None:
+WHOLE, SPLIT = PartitionSpec(), PartitionSpec("batch")
+
+
+@pytest.mark.parametrize("specs", [(SPLIT, WHOLE), (WHOLE, SPLIT), (SPLIT, SPLIT)])
+def test_gradients_on_eight_devices_equal_one(specs: tuple[PartitionSpec, PartitionSpec]) -> None:
+    """With the images split as in training, and with one kernel per device as for stacked seeds."""
     with jax.enable_x64(True):
-        x, kernel = normal(0, (8, 6, 6, 3), np.float64), normal(1, (3, 3, 3, 5), np.float64)
+        x, kernels = normal(0, (8, 2, 6, 6, 3), np.float64), normal(1, (8, 3, 3, 3, 5), np.float64)
+        x, kernels = (a if spec == SPLIT else a[:1] for a, spec in zip((x, kernels), specs, strict=True))
 
-        def gradient(x: jax.Array, kernel: jax.Array, axis_name: str | None) -> jax.Array:
-            def loss(kernel: jax.Array) -> jax.Array:
-                value = jnp.square(winograd.conv3x3(x, kernel)).mean()
-                return jax.lax.pmean(value, axis_name) if axis_name else value
+        def total(x: jax.Array, kernels: jax.Array) -> jax.Array:
+            return jnp.square(jax.vmap(winograd.conv3x3)(x, kernels)).sum()
 
-            return jax.grad(loss)(kernel)
+        def on_one(x: jax.Array, kernels: jax.Array) -> jax.Array:
+            shape = (8, *x.shape[1:]), (8, *kernels.shape[1:])
+            return total(*(jnp.broadcast_to(a, to) for a, to in zip((x, kernels), shape, strict=True)))
+
+        def on_eight(x: jax.Array, kernels: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.grad(lambda *a: jax.lax.psum(total(*a), "batch"), argnums=(0, 1))(x, kernels)
 
         mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-        specs = (PartitionSpec("batch"), PartitionSpec())
-        on_eight = jax.shard_map(
-            lambda x, kernel: gradient(x, kernel, "batch"), mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-        )
-        np.testing.assert_allclose(jax.jit(on_eight)(x, kernel), gradient(x, kernel, None), rtol=1e-12)
+        mapped = jax.shard_map(on_eight, mesh=mesh, in_specs=specs, out_specs=specs)
+        found, expected = jax.jit(mapped)(x, kernels), jax.grad(on_one, argnums=(0, 1))(x, kernels)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
