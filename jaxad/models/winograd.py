@@ -79,15 +79,15 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def pays(shape: tuple[int, ...], features: int, dtype: DTypeLike) -> bool:
     """Whether `conv3x3` is faster than the direct convolution of x (b, h, w, in) to `features` channels.
 
-    On two CPU cores and batches of 64, value and gradients take 0.65 of the time at 14x14x256, 0.79 at 28x28x128, and
-    with 64 channels nothing is gained; on fewer than 16 tiles the transform of the kernel weighs too much. The batch
-    does not decide, so that an image's score does not depend on its company. Not tried in half precision, whose digits
-    the transforms would cost, nor on other backends, whose libraries know this algorithm.
+    On two CPU cores and batches of 64, value and gradients take 0.65 of the time at 14x14x256 and 0.79 at 28x28x128,
+    and with 64 channels nothing is gained. With fewer tiles the transform of the kernel weighs too much: a single image
+    of 256 pixels would take twice as long. So the batch decides too, within rounding. Not tried in half precision,
+    whose digits the transforms would cost, nor on other backends, whose libraries know this algorithm.
     """
-    _, h, w, channels = shape
+    b, h, w, channels = shape
     rows, columns = _grid(h, w)
-    wide = min(channels, features) >= 128 and rows * columns >= 16
-    return wide and jnp.dtype(dtype).itemsize >= 4 and jax.default_backend() == "cpu"
+    enough = min(channels, features) >= 128 and rows * columns >= 16 and b * rows * columns >= 128
+    return enough and jnp.dtype(dtype).itemsize >= 4 and jax.default_backend() == "cpu"
 
 
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:

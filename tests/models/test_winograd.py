@@ -62,7 +62,8 @@ def test_pays_only_where_products_take_the_time() -> None:
     assert winograd.pays((64, 14, 14, 256), 256, jnp.float32)
     assert not winograd.pays((64, 56, 56, 64), 64, jnp.float32)  # too few channels
     assert not winograd.pays((64, 14, 14, 256), 64, jnp.float32)
-    assert not winograd.pays((64, 4, 4, 512), 512, jnp.float32)  # 4 tiles cannot carry the kernel's transform
+    assert not winograd.pays((1, 16, 16, 256), 256, jnp.float32)  # 64 tiles cannot carry the kernel's transform
+    assert not winograd.pays((64, 4, 4, 512), 512, jnp.float32)
     assert not winograd.pays((64, 14, 14, 256), 256, jnp.bfloat16)
 
 
