@@ -62,7 +62,7 @@ def test_nsa_takes_its_row_of_the_table(category):
     config, row = configs.load(f"{NSA}:{category}"), SETTINGS[category]
     assert {name: config.synthesis[name] for name in row.synthesis._fields} == row.synthesis._asdict()
     assert (config.method, config.label, config.epochs) == ("nsa", "logistic", row.epochs)
-    assert config.batch == (16 if category in demo.CATEGORIES else 64)
+    assert config.batch == (8 if category in demo.CATEGORIES else 64)
     assert (config.view.rotation, config.view.crop, config.view.flip) == (
         row.view.rotation, row.view.crop, row.view.flip,
     )  # fmt: skip
