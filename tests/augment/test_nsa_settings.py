@@ -60,8 +60,8 @@ def test_epochs():
     epochs = {name: row.epochs for name, row in SETTINGS.items()}
     assert {name for name, count in epochs.items() if count == 560} == {"hazelnut", "metal_nut", "screw"}
     assert {name for name, count in epochs.items() if count == 240} == {"chest_xray_male", "chest_xray_female"}
-    assert {name for name, count in epochs.items() if count == 80} == {"cap", "fabric", "wood_screw"}
-    assert set(epochs.values()) == {80, 240, 320, 560}
+    assert {name for name, count in epochs.items() if count == 64} == {"cap", "fabric", "wood_screw"}
+    assert set(epochs.values()) == {64, 240, 320, 560}
 
 
 def test_generic_rows_have_no_background_and_no_rotation():
