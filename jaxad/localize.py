@@ -1,0 +1,199 @@
+"""Where an image is anomalous: dense patch features, receptive-field upsampling and GradCAM.
+
+A patch detector scores every patch of a regular grid; the grid of scores becomes a map of the image's size by
+receptive-field upsampling. A detector of whole images is localised by GradCAM.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxad.errors import UserError
+
+
+def grid_size(size: tuple[int, int], *, patch: int, stride: int) -> tuple[int, int]:
+    """How many patches stand below and beside each other; patch (i, j) begins at pixel (stride i, stride j).
+
+    Patches of 32 at stride 4 make a grid of 57 x 57 on a 256 x 256 image (CutPaste, Appendix A.5).
+
+    Args:
+        size: height and width of the image in pixels.
+        patch: side of the square patches in pixels.
+        stride: distance of neighbouring patches in pixels.
+
+    Raises:
+        UserError: The patch is larger than the image, a number is not positive, the stride is larger than the patch, or
+            the stride does not divide what the patch leaves of a side: the last rows or columns would be in no patch.
+    """
+    if patch < 1 or stride < 1:
+        raise UserError(f"patch and stride must be at least 1 pixel, not {patch} and {stride}")
+    if patch > min(size):
+        raise UserError(
+            f"a patch of {patch} x {patch} pixels is larger than the image of {size[0]} x {size[1]}: "
+            "choose a smaller patch or a larger image size"
+        )
+    if stride > patch:
+        raise UserError(
+            f"a stride of {stride} pixels leaves gaps between patches of {patch}: choose a stride of at most {patch}"
+        )
+    for side in size:
+        if rest := (side - patch) % stride:
+            raise UserError(
+                f"a stride of {stride} does not divide {side} - {patch} = {side - patch}: patches of {patch} would "
+                f"cover only {side - rest} of {side} pixels; choose a stride that divides {side - patch}"
+            )
+    return (size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1
+
+
+def dense_features(
+    apply: Callable[[jax.Array], jax.Array], images: jax.Array, *, patch: int, stride: int, chunk: int
+) -> jax.Array:
+    """Features of all patches of the grid (CutPaste, Appendix A.5), computed `chunk` patches at a time.
+
+    Only one chunk of patches and its activations exist at any time, and `apply` is compiled for one shape. The chunks
+    are made equally large, so that few patches are computed twice to fill the last one.
+
+    Args:
+        apply: maps patches (n, patch, patch, c) to features (n, ...), each patch on its own.
+        images: (b, h, w, c)
+        patch: side of the square patches in pixels.
+        stride: distance of neighbouring patches in pixels.
+        chunk: how many patches are computed together, at most.
+
+    Returns:
+        (b, gh, gw, ...), with the grid of ``grid_size``.
+
+    Raises:
+        UserError: see ``grid_size``; or `chunk` is not positive.
+    """
+    if chunk < 1:
+        raise UserError(f"the number of patches computed together must be at least 1, not {chunk}")
+    b, h, w, channels = images.shape
+    grid = grid_size((h, w), patch=patch, stride=stride)
+    total = b * math.prod(grid)
+    chunks = math.ceil(total / chunk)
+    length = math.ceil(total / chunks)
+    order = np.minimum(np.arange(chunks * length), total - 1)
+    image, row, column = np.unravel_index(order, (b, *grid))
+    starts = np.stack([image, row * stride, column * stride, 0 * image], axis=-1).astype(np.int32)
+
+    def cut(start: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(images, start, (1, patch, patch, channels))[0]
+
+    features = lax.map(lambda start: apply(jax.vmap(cut)(start)), starts.reshape(chunks, length, 4))
+    return features.reshape(chunks * length, *features.shape[2:])[:total].reshape(b, *grid, *features.shape[2:])
+
+
+def receptive_field_kernel(patch: int, *, deviation: float | None = None) -> np.ndarray:
+    """The Gaussian by which a patch's score is spread over its pixels, along one axis (Liznerski et al., ICLR 2021).
+
+    A patch of even size has no central pixel: the Gaussian is sampled at ``patch - 1`` points and its central value
+    taken twice.
+
+    Args:
+        patch: side of the patch in pixels.
+        deviation: standard deviation in pixels; None takes 10 for patches of 32 and larger and
+            log10(0.45 patch + 1) + 0.25 for smaller ones.
+
+    Returns:
+        float64 (patch,), symmetric, of sum 1.
+
+    Raises:
+        UserError: The deviation is not positive.
+    """
+    if deviation is None:
+        deviation = 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
+    if not deviation > 0:
+        raise UserError(f"the standard deviation of the upsampling must be positive, not {deviation}")
+    centre = (patch - 1) // 2
+    distance = np.abs(np.arange(patch) - centre)
+    if patch % 2 == 0:
+        distance = np.minimum(distance, np.abs(np.arange(patch) - centre - 1))
+    kernel = np.exp(-0.5 * (distance / deviation) ** 2)
+    return kernel / kernel.sum()
+
+
+def receptive_field_upsample(
+    maps: jax.Array, *, patch: int, stride: int, size: tuple[int, int], deviation: float | None = None
+) -> jax.Array:
+    """Spreads the scores of a grid of patches over the image's pixels (CutPaste, Appendix A.5; Liznerski et al. 2021).
+
+    A transposed convolution of the grid with the Gaussian kernel of the patch's size and the grid's stride. The kernel
+    is separable, so it is two matrix products. Its weights sum to stride^2: a constant grid keeps its value wherever
+    the patches overlap fully. Less than a patch from the border fewer patches see a pixel and its score falls: the
+    paper's transposed convolution, kept as it is, because there also fewer patches speak for the score.
+
+    Args:
+        maps: (b, gh, gw), scores of the patches of ``grid_size(size, patch=patch, stride=stride)``.
+        patch: side of the patches in pixels.
+        stride: distance of neighbouring patches in pixels.
+        size: height and width of the image in pixels.
+        deviation: standard deviation of the Gaussian in pixels; None follows ``receptive_field_kernel``.
+
+    Returns:
+        (b, *size)
+
+    Raises:
+        UserError: see ``grid_size`` and ``receptive_field_kernel``.
+        ValueError: The maps are not of the grid's size.
+    """
+    grid = grid_size(size, patch=patch, stride=stride)
+    if maps.shape[1:] != grid:
+        raise ValueError(f"maps of {maps.shape[1:]} do not fit the grid of {grid}")
+    kernel = stride * receptive_field_kernel(patch, deviation=deviation)
+    # Scores of single patches differ by less than the rounding of the reduced precision that accelerators default to.
+    exact = lax.Precision.HIGHEST
+    rows, columns = (_spreading(n, kernel, stride=stride).astype(maps.dtype) for n in grid)
+    maps = jnp.einsum("bhw,Ww->bhW", maps, columns, precision=exact)
+    return jnp.einsum("Hh,bhW->bHW", rows, maps, precision=exact)
+
+
+def _spreading(patches: int, kernel: np.ndarray, *, stride: int) -> np.ndarray:
+    """The matrix (pixels, patches) whose column i holds the kernel from row stride * i on."""
+    matrix = np.zeros((stride * (patches - 1) + len(kernel), patches))
+    for i in range(patches):
+        matrix[stride * i : stride * i + len(kernel), i] = kernel
+    return matrix
+
+
+def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
+    """GradCAM (Selvaraju et al., ICCV 2017, equations 1 and 2): relu(sum_k alpha_k A^k), alpha_k the mean gradient.
+
+    Args:
+        activations: (b, h, w, c), a stage of the network.
+        gradients: (b, h, w, c), of each image's score by its activations.
+
+    Returns:
+        (b, h, w), at least 0; larger where the stage speaks for a larger score.
+    """
+    alpha = gradients.mean(axis=(1, 2), keepdims=True)
+    return jax.nn.relu((alpha * activations).sum(axis=-1))
+
+
+def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+    """GradCAM of a score that is a function of one stage, upsampled bilinearly to the input's size.
+
+    Args:
+        head: maps the stage's activations (b, h, w, c) to one score per image (b,), each image on its own: the
+            classifier's abnormal logit, say, or the Gaussian score of the pooled features.
+        activations: (b, h, w, c)
+        size: height and width of the network's input in pixels.
+
+    Returns:
+        (b, *size), at least 0.
+
+    Raises:
+        UserError: The activations have no height and width, or only one position.
+    """
+    if activations.ndim != 4 or math.prod(activations.shape[1:3]) == 1:
+        raise UserError(
+            "GradCAM needs a stage with several positions (b, h, w, channels), but this one is of shape "
+            f"{activations.shape}: choose an earlier stage of the network or a larger input size"
+        )
+    gradients = jax.grad(lambda a: head(a).sum())(activations)
+    maps = gradcam(activations, gradients)
+    return jax.image.resize(maps, (maps.shape[0], *size), "bilinear")

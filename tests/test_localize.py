@@ -1,0 +1,237 @@
+"""Patch grids, dense features, receptive-field upsampling and GradCAM."""
+
+import functools
+import math
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxad import localize
+from jaxad.errors import UserError
+from jaxad.models.layers import conv
+
+RNG = np.random.default_rng(0)
+
+
+# Grid and dense features
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride", "grid"),
+    [
+        ((256, 256), 32, 4, (57, 57)),  # CutPaste, Appendix A.5
+        ((256, 256), 64, 4, (49, 49)),
+        ((24, 40), 8, 8, (3, 5)),
+        ((8, 8), 8, 3, (1, 1)),
+    ],
+)
+def test_grid_size(size, patch, stride, grid):
+    assert localize.grid_size(size, patch=patch, stride=stride) == grid
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride", "words"),
+    [
+        ((64, 64), 65, 4, "65 x 65 pixels is larger than the image of 64 x 64"),
+        ((64, 32), 48, 4, "larger than the image of 64 x 32"),
+        ((256, 256), 32, 5, "256 - 32 = 224: patches of 32 would cover only 252 of 256 pixels"),
+        ((32, 34), 8, 4, "cover only 32 of 34 pixels"),
+        ((64, 64), 8, 14, "gaps between patches of 8"),
+        ((64, 64), 0, 4, "at least 1 pixel"),
+        ((64, 64), 8, 0, "at least 1 pixel"),
+    ],
+)
+def test_impossible_grids_are_told_in_one_sentence(size, patch, stride, words):
+    with pytest.raises(UserError, match=words):
+        localize.grid_size(size, patch=patch, stride=stride)
+    with pytest.raises(UserError, match=words):
+        localize.dense_features(lambda x: x, jnp.zeros((1, *size, 3)), patch=patch, stride=stride, chunk=4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 20, 1000])
+def test_patches_are_not_scrambled(chunk):
+    images = np.arange(2 * 20 * 28 * 3, dtype=np.float32).reshape(2, 20, 28, 3)  # every value occurs once
+    extract = functools.partial(localize.dense_features, lambda x: x, patch=8, stride=4, chunk=chunk)
+    patches = jax.jit(extract)(images)
+    assert patches.shape == (2, 4, 6, 8, 8, 3)
+    for n, i, j in np.ndindex(2, 4, 6):
+        np.testing.assert_array_equal(patches[n, i, j], images[n, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8])
+
+
+def test_dense_features_equal_a_loop_over_patches():
+    images = RNG.random((1, 16, 20, 3), np.float32)
+    kernel = RNG.standard_normal((3, 3, 3, 5)).astype(np.float32)
+
+    def apply(patches):  # zero padding at each patch's own border: neighbours must not be seen
+        return jax.nn.relu(conv(patches, jnp.asarray(kernel), padding=(1, 1))).mean(axis=(1, 2))
+
+    features = localize.dense_features(apply, images, patch=8, stride=4, chunk=5)
+    assert features.shape == (1, 3, 4, 5)
+    for i, j in np.ndindex(3, 4):
+        alone = apply(images[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8])
+        np.testing.assert_allclose(features[0, i, j], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_dense_features_stream():
+    images = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
+    all_patches = 49**2 * 32 * 32 * 3 * 4
+
+    def temporary(chunk):
+        extract = functools.partial(
+            localize.dense_features, lambda x: jnp.sort(x, axis=1).mean(axis=(1, 2)), patch=32, stride=2, chunk=chunk
+        )
+        return jax.jit(extract).lower(images).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(2401) >= all_patches  # the yardstick measures what it should
+    assert temporary(49) < all_patches / 8
+
+
+def test_a_chunk_holds_at_least_one_patch():
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        localize.dense_features(lambda x: x, jnp.zeros((1, 8, 8, 3)), patch=4, stride=4, chunk=0)
+
+
+# Receptive-field upsampling
+
+
+def test_kernel_by_hand():
+    # Even: sampled at -1, 0, 1, the centre twice. Deviation log10(0.45 * 4 + 1) + 0.25 = 0.69716.
+    side = math.exp(-0.5 / (math.log10(2.8) + 0.25) ** 2)
+    expected = np.array([side, 1, 1, side]) / (2 + 2 * side)
+    np.testing.assert_allclose(localize.receptive_field_kernel(4), expected, rtol=1e-12)
+    # From 32 on the deviation is 10; the outermost pixels are 15 from the doubled centre.
+    kernel = localize.receptive_field_kernel(32)
+    np.testing.assert_allclose(kernel[[0, 31]] / kernel[[15, 16]], math.exp(-0.5 * 1.5**2), rtol=1e-12)
+    # Odd, with a deviation of 1.
+    expected = np.array([math.exp(-0.5), 1, math.exp(-0.5)]) / (1 + 2 * math.exp(-0.5))
+    np.testing.assert_allclose(localize.receptive_field_kernel(3, deviation=1.0), expected, rtol=1e-12)
+    for patch in (1, 2, 31, 32, 33, 64):
+        assert math.isclose(localize.receptive_field_kernel(patch).sum(), 1)
+    # The two branches of the rule: 31 is below 32.
+    kernel = localize.receptive_field_kernel(31)
+    deviation = math.log10(0.45 * 31 + 1) + 0.25
+    assert math.isclose(kernel[0] / kernel[15], math.exp(-0.5 * (15 / deviation) ** 2))
+
+
+CASES = [((256, 256), 32, 4, None), ((40, 56), 16, 8, None), ((33, 21), 9, 3, None), ((24, 24), 8, 2, 3.0)]
+
+
+@pytest.mark.parametrize(("size", "patch", "stride", "deviation"), CASES)
+def test_upsampling_equals_a_transposed_convolution(size, patch, stride, deviation):
+    grid = localize.grid_size(size, patch=patch, stride=stride)
+    maps = RNG.random((2, *grid), np.float32)
+    options = {"patch": patch, "stride": stride, "size": size, "deviation": deviation}
+    upsample = functools.partial(localize.receptive_field_upsample, **options)
+    upsampled = upsample(maps)
+    assert upsampled.shape == (2, *size)
+    line = stride * localize.receptive_field_kernel(patch, deviation=deviation)
+    kernel = jnp.asarray(np.outer(line, line), jnp.float32)[:, :, None, None]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = lax.conv_transpose(maps[..., None], kernel, (stride,) * 2, "VALID", dimension_numbers=numbers)[..., 0]
+    np.testing.assert_allclose(upsampled, expected, rtol=2e-5)
+    by_loop = np.zeros((2, *size))
+    for i, j in np.ndindex(*grid):
+        box = np.s_[:, stride * i : stride * i + patch, stride * j : stride * j + patch]
+        by_loop[box] += maps[:, i, j, None, None] * np.outer(line, line)
+    np.testing.assert_allclose(upsampled, by_loop, rtol=2e-5)
+    np.testing.assert_allclose(jax.jit(upsample)(maps), upsampled, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(upsample)(maps[None])[0], upsampled, rtol=1e-6)
+
+
+def centre_of_mass(image):
+    y, x = np.indices(image.shape)
+    return (image * y).sum() / image.sum(), (image * x).sum() / image.sum()
+
+
+def test_an_impulse_in_the_grid_lands_on_its_patch():
+    maps = np.zeros((1, 9, 9), np.float32)
+    maps[0, 2, 5] = 1
+    upsampled = np.asarray(localize.receptive_field_upsample(maps, patch=32, stride=4, size=(64, 64))[0])
+    rows, columns = np.nonzero(upsampled)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 39, 20, 51)
+    np.testing.assert_allclose(centre_of_mass(upsampled), (8 + 15.5, 20 + 15.5), atol=1e-4)
+
+
+def test_an_impulse_in_the_image_lands_on_its_pixel():
+    # Of the patches at stride 4 eight contain a pixel; their common centre is fixed by the pixel's phase, so single
+    # pixels are found to within 1.5, and to within nothing on average.
+    shifts = []
+    for y, x in zip(range(64, 68), range(60, 64), strict=True):
+        image = np.zeros((1, 128, 128, 1), np.float32)
+        image[0, y, x] = 1
+        scores = localize.dense_features(lambda x: x.max(axis=(1, 2, 3)), image, patch=32, stride=4, chunk=625)
+        upsampled = localize.receptive_field_upsample(scores, patch=32, stride=4, size=(128, 128))[0]
+        shifts.append(np.subtract(centre_of_mass(np.asarray(upsampled)), (y, x)))
+    np.testing.assert_allclose(shifts, [[1.5, 1.5], [0.5, 0.5], [-0.5, -0.5], [-1.5, -1.5]], atol=1e-3)
+
+
+def test_a_constant_grid_keeps_its_value_inside():
+    maps = jnp.full((1, 57, 57), 3.0)
+    upsampled = np.asarray(localize.receptive_field_upsample(maps, patch=32, stride=4, size=(256, 256))[0])
+    np.testing.assert_allclose(upsampled[28:228, 28:228], 3.0, rtol=0.01)
+    assert upsampled.max() == upsampled[28:228, 28:228].max()
+
+
+def test_upsampling_checks_its_arguments():
+    with pytest.raises(UserError, match="deviation of the upsampling must be positive, not 0"):
+        localize.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=4, stride=2, size=(8, 8), deviation=0.0)
+    with pytest.raises(ValueError, match=r"\(4, 4\) do not fit the grid of \(3, 3\)"):
+        localize.receptive_field_upsample(jnp.zeros((1, 4, 4)), patch=4, stride=2, size=(8, 8))
+    with pytest.raises(UserError, match="cover only 9 of 10"):
+        localize.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=3, stride=3, size=(9, 10))
+
+
+# GradCAM
+
+
+def test_gradcam_by_hand():
+    activations = np.zeros((1, 2, 2, 2), np.float32)
+    activations[0, :, :, 0] = [[1, 2], [3, 4]]
+    activations[0, :, :, 1] = [[4, 0], [1, 2]]
+    gradients = np.zeros((1, 2, 2, 2), np.float32)
+    gradients[0, :, :, 0] = [[4, 0], [0, 4]]  # alpha = 2
+    gradients[0, :, :, 1] = [[-1, -1], [-1, -1]]  # alpha = -1
+    expected = [[[0, 4], [5, 6]]]  # 2 A0 - A1, the negative -2 cut
+    np.testing.assert_array_equal(localize.gradcam(activations, gradients), expected)
+
+
+def test_gradcam_of_a_linear_classifier():
+    # d(mean over 12 positions . w)/dA = w / 12 everywhere, so the map is relu(A . w) / 12.
+    activations = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    weights = RNG.standard_normal(5).astype(np.float32)
+    maps = localize.gradcam_maps(lambda a: a.mean(axis=(1, 2)) @ weights, activations, size=(3, 4))
+    np.testing.assert_allclose(maps, np.maximum(activations @ weights, 0) / 12, rtol=1e-4, atol=1e-6)
+
+
+def test_gradcam_of_a_gaussian_score():
+    # The gradient of (f - mu)' P (f - mu) is 2 P (f - mu), f the mean over 6 positions; each image has its own.
+    activations = RNG.random((3, 2, 3, 4), np.float32)
+    mean = RNG.random(4, np.float32)
+    factor = RNG.standard_normal((4, 4))
+    precision = (factor @ factor.T).astype(np.float32)
+
+    def head(a):
+        distance = a.mean(axis=(1, 2)) - mean
+        return jnp.einsum("bi,ij,bj->b", distance, precision, distance)
+
+    alpha = 2 * (activations.mean(axis=(1, 2)) - mean) @ precision / 6
+    expected = np.maximum(np.einsum("bk,bhwk->bhw", alpha, activations), 0)
+    run = jax.jit(functools.partial(localize.gradcam_maps, head, size=(2, 3)))
+    np.testing.assert_allclose(run(activations), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradcam_is_upsampled_bilinearly():
+    activations = RNG.random((1, 4, 6, 1), np.float32)
+    maps = localize.gradcam_maps(lambda a: a.sum(axis=(1, 2, 3)), activations, size=(64, 96))
+    expected = cv2.resize(activations[0, :, :, 0], (96, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(maps[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 512), (2, 1, 1, 512)])
+def test_gradcam_needs_a_spatial_stage(shape):
+    with pytest.raises(UserError, match="choose an earlier stage of the network or a larger input size"):
+        localize.gradcam_maps(lambda a: a.reshape(2, -1).sum(axis=1), jnp.ones(shape), size=(32, 32))
