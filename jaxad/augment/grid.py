@@ -1,0 +1,69 @@
+"""The picture of every augmentation on the same images, each column with its name, for the report."""
+
+from functools import partial
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxad.augment import cutout, proxies
+from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.regions import Options
+
+AUGMENTATIONS: dict[str, proxies.Augmentation] = {
+    "normal": proxies.normal,
+    "CutPaste": cutpaste,
+    "CutPaste-Scar": cutpaste_scar,
+    "Cutout, grey": cutout.cutout_grey,
+    "Cutout, mean": cutout.cutout_mean,
+    "Cutout, colour": cutout.cutout_random,
+    "Scar": cutout.scar,
+    "Confetti": cutout.confetti,
+    **{f"rotation {90 * turns}": partial(proxies.quarter_turns, turns=turns) for turns in (1, 2, 3)},
+    "colour jitter": proxies.image_jitter,
+    "translation": proxies.translation,
+}
+_GAP = 4
+
+
+def _label(name: str, width: int) -> np.ndarray:
+    """A white strip with a name as wide as it fits."""
+    height = max(14, width // 8)
+    strip = np.full((height, width, 3), 255, np.uint8)
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, height / 32
+    length = cv2.getTextSize(name, font, scale, 1)[0][0]
+    scale *= min(1.0, (width - 4) / length)
+    cv2.putText(strip, name, (2, round(0.72 * height)), font, scale, (45, 55, 72), 1, cv2.LINE_AA)
+    return strip
+
+
+def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -> np.ndarray:
+    """Draws every augmentation of a few images.
+
+    Args:
+      key: Source of randomness; each cell has its own draw.
+      images: uint8 (n, h, h, 3), one row each.
+      options: How images are changed.
+
+    Returns:
+      uint8 (rows, columns, 3), RGB: one column for each of `AUGMENTATIONS`, its name above.
+
+    Raises:
+      UserError: The options do not fit the images, or these are not square.
+    """
+    float_images = jnp.asarray(images, jnp.float32) / 255
+
+    @jax.jit
+    def draw(keys):
+        augmented = zip(AUGMENTATIONS.values(), keys, strict=True)
+        return [
+            jax.vmap(partial(f, options=options))(jax.random.split(k, len(images)), float_images) for f, k in augmented
+        ]
+
+    columns = []
+    for name, made in zip(AUGMENTATIONS, draw(jax.random.split(key, len(AUGMENTATIONS))), strict=True):
+        tiles = [_label(name, images.shape[2]), *np.uint8(np.round(255 * np.asarray(made)))]
+        tiles = [cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255,) * 3) for tile in tiles]
+        columns.append(np.vstack(tiles))
+    return np.hstack(columns)

@@ -1,0 +1,127 @@
+"""The proxy tasks: what a network learns to tell apart, before any defect is seen (Li et al. 2021, Section 2.1).
+
+One table. A new proxy is one line: the functions whose outputs are its classes, class 0 the image itself.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxad.augment import color, cutout
+from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.regions import Options
+from jaxad.errors import UserError
+
+Augmentation = Callable[..., jax.Array]  # (key, image, *, options) -> image
+
+
+def normal(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+    """The image itself."""
+    return image
+
+
+def quarter_turns(key: jax.Array, image: jax.Array, *, options: Options, turns: int) -> jax.Array:
+    """The image (h, h, 3) turned counter-clockwise by `turns` times 90 degrees; nothing in it is random.
+
+    Raises:
+      UserError: The image is not square.
+    """
+    if image.shape[0] != image.shape[1]:
+        raise UserError(f"the rotation proxy needs square images, not {image.shape[0]}x{image.shape[1]}")
+    return jnp.rot90(image, turns)
+
+
+def union(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+    """CutPaste or CutPaste-Scar, each half of the time (Section 5.2)."""
+    choice, drawn = jax.random.split(key)
+    patch, thin = (f(drawn, image, options=options) for f in (cutpaste, cutpaste_scar))
+    return jnp.where(jax.random.bernoulli(choice), patch, thin)
+
+
+PROXIES: dict[str, tuple[Augmentation, ...]] = {
+    "cutpaste": (normal, cutpaste),
+    "cutpaste_scar": (normal, cutpaste_scar),
+    "cutpaste_union": (normal, union),
+    "cutpaste_3way": (normal, cutpaste, cutpaste_scar),
+    "rotation": (normal, *(partial(quarter_turns, turns=turns) for turns in (1, 2, 3))),
+    "cutout_grey": (normal, cutout.cutout_grey),
+    "cutout_mean": (normal, cutout.cutout_mean),
+    "cutout_random": (normal, cutout.cutout_random),
+    "scar": (normal, cutout.scar),
+    "confetti": (normal, cutout.confetti),
+}
+
+
+def classes(proxy: str) -> tuple[Augmentation, ...]:
+    """The functions that make the classes of a proxy; raises UserError where there is no such proxy."""
+    if proxy not in PROXIES:
+        raise UserError(f"config.proxy.task must be one of {', '.join(PROXIES)}, not {proxy!r}")
+    return PROXIES[proxy]
+
+
+def translate(image: jax.Array, down: jax.Array, right: jax.Array, *, reach: int) -> jax.Array:
+    """Shifts an image (h, w, 3) by whole pixels; what comes in is mirrored at the border.
+
+    Args:
+      image: The image.
+      down: int32, rows to move down, from -reach to reach.
+      right: int32, columns to move right, from -reach to reach.
+      reach: The largest shift, static, less than either side.
+    """
+    padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    return jax.lax.dynamic_slice(padded, (reach - down, reach - right, 0), image.shape)
+
+
+def translation(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+    """A random shift of up to `options.translation` of the shorter side, uniform over whole pixels.
+
+    Raises:
+      UserError: The share is not in [0, 1).
+    """
+    if not 0 <= options.translation < 1:
+        raise UserError(f"config.proxy.translation must lie in [0, 1), not {options.translation}")
+    reach = int(options.translation * min(image.shape[:2]))
+    down, right = jax.random.randint(key, (2,), -reach, reach + 1)
+    return translate(image, down, right, reach=reach) if reach else image
+
+
+def image_jitter(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+    """Colour jitter of the whole image, up to `options.image_jitter`."""
+    return color.color_jitter(key, image, strength=options.image_jitter)
+
+
+def view(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+    """Random translation and colour jitter, which come before any class is made (Appendix A.1)."""
+    shifts, colours = jax.random.split(key)
+    return image_jitter(colours, translation(shifts, image, options=options), options=options)
+
+
+def proxy_batch(keys: jax.Array, images: jax.Array, *, proxy: str, options: Options) -> tuple[jax.Array, jax.Array]:
+    """Every image as every class of a proxy, without leaving the device.
+
+    All classes of an image are made from the same view of it, so that nothing but the class tells them apart.
+
+    Args:
+      keys: One key for each image, (b,).
+      images: float32 (b, h, w, 3) in [0, 1].
+      proxy: A name in `PROXIES`.
+      options: How images are changed.
+
+    Returns:
+      Images float32 (k * b, h, w, 3), the b images of class 0 first, and labels int32 (k * b,).
+
+    Raises:
+      UserError: The proxy is unknown, or the options do not fit the images.
+    """
+    made = classes(proxy)
+
+    def one(key, image):
+        own, *others = jax.random.split(key, 1 + len(made))
+        image = view(own, image, options=options)
+        return jnp.stack([make(key, image, options=options) for make, key in zip(made, others, strict=True)])
+
+    stacked = jax.vmap(one, out_axes=1)(keys, images)
+    labels = jnp.repeat(jnp.arange(len(made), dtype=jnp.int32), len(images))
+    return stacked.reshape(-1, *images.shape[1:]), labels

@@ -1,0 +1,230 @@
+"""Where synthetic defects are: upright boxes and rotated bars, drawn as in Li et al. 2021, Appendix A.2.
+
+Every index is exact: rotation counts in integers, so a region is the same whether it is made alone, in a batch, or on
+one of many devices.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxad.errors import UserError
+
+_SHIFT = 14
+_ONE = 1 << _SHIFT  # sines and cosines are multiples of 1 / _ONE; exact for images of up to 16,000 pixels
+
+
+class Options(NamedTuple):
+    """How the proxy tasks change an image; the defaults are the paper's where it gives any.
+
+    Attributes:
+      area: Bounds of a patch's share of the image's area; Appendix A.3 also tries 0.1, 0.2 and 0.3 for the second.
+      aspect: Bounds of a patch's height over its width; half of the draws lie below 1 and half above.
+      scar_width: Fewest and most pixels across a scar, in an image of 256.
+      scar_length: Fewest and most pixels along a scar, in an image of 256.
+      scar_angle: Largest rotation of a scar in degrees, in both directions.
+      side: Side of the whole image in pixels where the images given are crops of it (the patch model); 0 where they
+        are whole. Scars are scaled by side / 256.
+      jitter: Largest colour jitter of a patch before it is pasted, 0 for none; Appendix A.3 tries 0, 0.2 and 0.3.
+      confetti: Largest shift of each colour channel by the confetti noise (the paper gives none).
+      translation: Largest random shift of every image, class 0 included, as a share of its side (the paper gives none).
+      image_jitter: Largest colour jitter of every image, class 0 included (the paper gives none).
+    """
+
+    area: tuple[float, float] = (0.02, 0.15)
+    aspect: tuple[float, float] = (0.3, 3.3)
+    scar_width: tuple[int, int] = (2, 16)
+    scar_length: tuple[int, int] = (10, 25)
+    scar_angle: float = 45.0
+    side: int = 0
+    jitter: float = 0.1
+    confetti: float = 0.5
+    translation: float = 0.05
+    image_jitter: float = 0.1
+
+
+class Box(NamedTuple):
+    """An upright rectangle: its first row and column, and its size, int32 pixels."""
+
+    top: jax.Array
+    left: jax.Array
+    height: jax.Array
+    width: jax.Array
+
+
+class Bar(NamedTuple):
+    """A rotated rectangle.
+
+    Attributes:
+      top: First row of the upright rectangle that bounds it, int32.
+      left: First column of that rectangle, int32.
+      length: Pixels along the bar, which is vertical when not rotated, int32.
+      width: Pixels across the bar, int32.
+      angle: Counter-clockwise rotation in degrees, float32.
+    """
+
+    top: jax.Array
+    left: jax.Array
+    length: jax.Array
+    width: jax.Array
+    angle: jax.Array
+
+
+def box_mask(box: Box, shape: tuple[int, int]) -> jax.Array:
+    """Which pixels of an image of `shape` lie in a box: bool (h, w)."""
+    rows, columns = jnp.arange(shape[0])[:, None] - box.top, jnp.arange(shape[1]) - box.left
+    return (rows >= 0) & (rows < box.height) & (columns >= 0) & (columns < box.width)
+
+
+def _turn(bar: Bar) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of a bar's angle, as int32 multiples of 1 / _ONE."""
+    radians = jnp.deg2rad(bar.angle)
+    return tuple(jnp.round(_ONE * f(radians)).astype(jnp.int32) for f in (jnp.cos, jnp.sin))
+
+
+def bar_extent(bar: Bar) -> tuple[jax.Array, jax.Array]:
+    """Height and width of the upright rectangle that bounds a rotated bar, int32 pixels, rounded up."""
+    cosine, sine = (jnp.abs(x) for x in _turn(bar))
+    height = cosine * bar.length + sine * bar.width
+    width = sine * bar.length + cosine * bar.width
+    return (height + _ONE - 1) >> _SHIFT, (width + _ONE - 1) >> _SHIFT
+
+
+def bar_pixels(bar: Bar, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where the pixels of an image lie in a rotated bar, by the nearest pixel of the upright one.
+
+    Args:
+      bar: The bar.
+      rows: int32 (h, 1), rows of the image.
+      columns: int32 (w,), columns of the image.
+
+    Returns:
+      Row and column in the upright bar, int32 (h, w), and whether the pixel's centre is in the bar, bool (h, w).
+    """
+    height, width = bar_extent(bar)
+    cosine, sine = _turn(bar)
+    # Twice the distances from the centre are whole numbers.
+    down, right = 2 * (rows - bar.top) + 1 - height, 2 * (columns - bar.left) + 1 - width
+    row = (cosine * down + sine * right + _ONE * bar.length) >> (_SHIFT + 1)
+    column = (cosine * right - sine * down + _ONE * bar.width) >> (_SHIFT + 1)
+    return row, column, (row >= 0) & (row < bar.length) & (column >= 0) & (column < bar.width)
+
+
+def bar_mask(bar: Bar, shape: tuple[int, int]) -> jax.Array:
+    """Which pixels of an image of `shape` lie in a rotated bar: bool (h, w)."""
+    return bar_pixels(bar, jnp.arange(shape[0])[:, None], jnp.arange(shape[1]))[2]
+
+
+def _ordered(low: float, high: float) -> bool:
+    return 0 < low <= high
+
+
+def box_limit(shape: tuple[int, ...], *, options: Options) -> tuple[int, int]:
+    """Height and width in pixels of the tallest and the widest patch of an image of `shape` (h, w, ...).
+
+    Raises:
+      UserError: A range is empty, or a patch can be larger than the image.
+    """
+    (low, high), area = options.aspect, shape[0] * shape[1] * options.area[1]
+    if not _ordered(*options.area) or not 0 < low < 1 < high:
+        raise UserError(
+            "config.proxy.area must be (low, high) with 0 < low <= high and config.proxy.aspect (low, high) with "
+            f"0 < low < 1 < high, not {options.area} and {options.aspect}"
+        )
+    limit = max(1, round(math.sqrt(area * high))), max(1, round(math.sqrt(area / low)))
+    if limit[0] > shape[0] or limit[1] > shape[1]:
+        raise UserError(
+            f"a patch of up to {limit[0]}x{limit[1]} pixels (config.proxy.area {options.area}, config.proxy.aspect "
+            f"{options.aspect}) does not fit into an image of {shape[0]}x{shape[1]}; lower the largest area or the "
+            "most extreme aspect"
+        )
+    return limit
+
+
+def _scar_scale(shape: tuple[int, ...], options: Options) -> float:
+    return (options.side or min(shape[:2])) / 256
+
+
+def scar_limit(shape: tuple[int, ...], *, options: Options) -> int:
+    """Side in pixels of a square that holds every scar of an image of `shape` (h, w, ...), however rotated.
+
+    Raises:
+      UserError: A range is empty, or a scar can be larger than the image.
+    """
+    if not _ordered(*options.scar_width) or not _ordered(*options.scar_length) or options.scar_angle < 0:
+        raise UserError(
+            "config.proxy.scar_width and config.proxy.scar_length must be (low, high) with 0 < low <= high and "
+            f"config.proxy.scar_angle at least 0, not {options.scar_width}, {options.scar_length} and "
+            f"{options.scar_angle}"
+        )
+    scale = _scar_scale(shape, options)
+    longest = [_scaled(sizes[1], scale, least) for sizes, least in ((options.scar_width, 1), (options.scar_length, 2))]
+    limit = math.ceil(math.hypot(*longest))
+    if limit > min(shape[:2]):
+        raise UserError(
+            f"a scar of up to {longest[0]}x{longest[1]} pixels, {limit} when rotated, does not fit into an image of "
+            f"{shape[0]}x{shape[1]}; lower config.proxy.scar_width, config.proxy.scar_length or config.proxy.side"
+        )
+    return limit
+
+
+def _scaled(size: int, scale: float, least: int) -> int:
+    return max(least, math.floor(size * scale + 0.5))
+
+
+def draw_place(
+    key: jax.Array, shape: tuple[int, ...], height: jax.Array, width: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """First row and column of a rectangle, uniform over all places where it lies in an image of `shape` (h, w, ...)."""
+    rows, columns = jax.random.uniform(key, (2,), jnp.float32)
+    return _pick(rows, shape[0] - height + 1), _pick(columns, shape[1] - width + 1)
+
+
+def _pick(share: jax.Array, count: jax.Array | int) -> jax.Array:
+    """The whole number below `count` that a share in [0, 1) of it falls on."""
+    return jnp.floor(share * count).astype(jnp.int32)
+
+
+def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Box:
+    """Draws a patch of an image of `shape` (h, w, ...) as RandomErasing does, which the paper follows.
+
+    The area is uniform, the aspect ratio uniform below 1 for half of the draws and above 1 for the others (an
+    inference from the paper's union of two intervals), the place uniform over all where the patch lies in the image.
+
+    Raises:
+      UserError: As `box_limit`.
+    """
+    tallest, widest = box_limit(shape, options=options)
+    sizes, places = jax.random.split(key)
+    area, half, aspect = jax.random.uniform(sizes, (3,), jnp.float32)
+    area = shape[0] * shape[1] * (options.area[0] + (options.area[1] - options.area[0]) * area)
+    wide, tall = (low + (high - low) * aspect for low, high in ((options.aspect[0], 1), (1, options.aspect[1])))
+    aspect = jnp.where(half < 0.5, wide, tall)
+    height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, tallest).astype(jnp.int32)
+    width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, widest).astype(jnp.int32)
+    return Box(*draw_place(places, shape, height, width), height, width)
+
+
+def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Bar:
+    """Draws a scar of an image of `shape` (h, w, ...): size, angle, and a place where all of it lies in the image.
+
+    Raises:
+      UserError: As `scar_limit`.
+    """
+    scar_limit(shape, options=options)
+    scale = _scar_scale(shape, options)
+    drawn, places = jax.random.split(key)
+    width, length, angle = jax.random.uniform(drawn, (3,), jnp.float32)
+
+    def size(share, bounds, least):
+        # Every whole size of an image of 256 is as likely; a bar of length 1 may rotate out of every pixel's centre.
+        sizes = jnp.array([_scaled(size, scale, least) for size in range(bounds[0], bounds[1] + 1)], jnp.int32)
+        return sizes[_pick(share, len(sizes))]
+
+    length, width = size(length, options.scar_length, 2), size(width, options.scar_width, 1)
+    angle = options.scar_angle * (2 * angle - 1)
+    bar = Bar(jnp.int32(0), jnp.int32(0), length, width, angle)
+    top, left = draw_place(places, shape, *bar_extent(bar))
+    return bar._replace(top=top, left=left)
