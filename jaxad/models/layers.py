@@ -1,9 +1,10 @@
 """Layers of the convolutional networks, written so that XLA's CPU backend computes them fast.
 
-In their plain form transposed convolutions take 3 to 13 times as long there, max pooling with its gradient 6 times, and
-wide 3x3 convolutions up to 1.5 times. Each layer here is the same function of the same parameters as its plain
-counterpart (``nn.Conv``, ``nn.ConvTranspose``, ``nn.max_pool``) up to rounding, only computed another way: checkpoints
-don't depend on the formulation. Some have gradients in reverse mode only.
+In their plain form transposed convolutions take 3 to 13 times as long there, max pooling with its gradient 6 times,
+wide 3x3 convolutions up to 1.5 times and those of maps smaller than their kernel over 100 times. Each layer here is the
+same function of the same parameters as its plain counterpart (``nn.Conv``, ``nn.ConvTranspose``, ``nn.max_pool``) up to
+rounding, only computed another way: checkpoints don't depend on the formulation. Some have gradients in reverse mode
+only.
 """
 
 import math
@@ -49,9 +50,30 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int, int]) -> jax.Array:
     """Cross-correlates x (b, h, w, in) with a kernel (kh, kw, in, out); the padding holds for both axes."""
+    sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    outputs = tuple((n + sum(padding) - k) // stride + 1 for n, k in sides)
+    # Where the kernel is larger than the map, as on the crops of a patch model, XLA's CPU backend takes over a hundred
+    # times as long as the whole matrix, which is small there.
+    tiny = math.prod((*x.shape[1:3], *outputs)) < math.prod(kernel.shape[:2]) ** 2
+    if tiny and jax.default_backend() == "cpu":
+        return _conv_by_matrix(x, kernel, stride=stride, before=padding[0], outputs=outputs)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _conv_by_matrix(
+    x: jax.Array, kernel: jax.Array, *, stride: int, before: int, outputs: tuple[int, int]
+) -> jax.Array:
+    """`conv` as one product with the matrix from all inputs of an image to all its outputs, good for tiny maps."""
+    (b, h, w, c), out = x.shape, kernel.shape[-1]
+    matrix = kernel
+    for axis, n, m in ((0, h, outputs[0]), (2, w, outputs[1])):  # (kh, kw, ...) to (h, m, kw, ...) to (h, m, w, m, ...)
+        padded = jnp.pad(matrix, [(n, n) if i == axis else (0, 0) for i in range(matrix.ndim)])
+        starts = [n + before - stride * i for i in range(m)]
+        matrix = jnp.stack([lax.slice_in_dim(padded, start, start + n, axis=axis) for start in starts], axis=axis + 1)
+    matrix = matrix.transpose(0, 2, 4, 1, 3, 5).reshape(h * w * c, -1)
+    return (x.reshape(b, -1) @ matrix).reshape(b, *outputs, out)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:

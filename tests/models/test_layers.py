@@ -55,7 +55,7 @@ def plain_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, (2, 2), (4, 4), (1, 1)])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (1, 1), (1, 2)])
 def test_conv_equals_flax(size: tuple[int, int], kernel: int, stride: int) -> None:
     ours = Conv(5, kernel, stride)
