@@ -22,6 +22,7 @@ from jaxad.errors import UserError
 _AT_LEAST = {
     "seed": 0,
     "epochs": 0,
+    "steps_per_epoch": 1,
     "batch": 1,
     "log_every": 1,
     "data.size": 1,
@@ -34,6 +35,7 @@ _AT_LEAST = {
 }
 _SHARES = {
     "data.holdout": "[0, 1)",
+    "optim.momentum": "[0, 1)",
     "score.top": "(0, 1]",
     "threshold.false_alarm_rate": "[0, 1)",
     "evaluate.pro_limit": "(0, 1]",
@@ -198,8 +200,11 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:
-    """Optimiser steps in one epoch: batches are full, so the last one of an epoch reaches into the next epoch."""
-    return math.ceil(images / config.batch)
+    """Optimiser steps in one epoch: ``config.steps_per_epoch`` where a paper fixes it, else once through the images.
+
+    Batches are full, so the last one of such an epoch reaches into the next epoch.
+    """
+    return config.steps_per_epoch if "steps_per_epoch" in config else math.ceil(images / config.batch)
 
 
 def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:

@@ -5,6 +5,7 @@ but the batch that is fed and the metrics that are logged.
 """
 
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.Grad
         cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
         return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine
 
-    optimizers = {"adam": optax.adam, "sgd": optax.sgd}
+    momentum = settings.momentum if "momentum" in settings else None  # without the key, plain SGD
+    optimizers = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=momentum)}
     if settings.name not in optimizers:
         raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
     return optimizers[settings.name](schedule), schedule

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import methods
 from jaxad.augment.nsa_settings import SETTINGS
+from jaxad.augment.proxies import PROXIES
 from jaxad.data import demo
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, ROOT
@@ -116,3 +117,59 @@ def test_values_read_back_from_json_are_usable(category, tmp_path):
     assert isinstance(config.synthesis, ConfigDict) and len(config.synthesis.gamma) == 3
     assert json.loads((tmp_path / "config.json").read_text())["category"] == category
     assert pathlib.Path(tmp_path / "config.json").read_text().endswith("}\n")
+
+
+# Columns of CutPaste's Tables 1, 4 and 5 by file; the patch model and the untrained network learn the first's task.
+CUTPASTE_TASKS = {
+    "cutpaste_3way": "cutpaste_3way", "cutpaste": "cutpaste", "cutpaste_scar": "cutpaste_scar",
+    "cutpaste_union": "cutpaste_union", "rotation": "rotation", "cutout": "cutout_grey", "scar": "scar",
+    "confetti": "confetti", "cutpaste_patch": "cutpaste_3way", "cutpaste_untrained": "cutpaste_3way",
+}  # fmt: skip
+
+
+def cutpaste(name, category="bottle", **overrides):
+    return configs.load(f"{ROOT}/experiments/{name}.py:{category}", overrides)
+
+
+@pytest.mark.parametrize("name", CUTPASTE_TASKS)
+def test_cutpastes_rows_differ_in_nothing_else(name):
+    config, base = configs.flatten(cutpaste(name)), configs.flatten(cutpaste("cutpaste_3way"))
+    assert (config["experiment"], config["proxy.task"]) == (name, CUTPASTE_TASKS[name])
+    changed = {key for key in config.keys() | base.keys() if config.get(key) != base.get(key)}
+    allowed = {
+        "cutpaste_patch": {"proxy.side", "score.gradcam"} | {key for key in config if key.startswith("patch.")},
+        "cutpaste_untrained": {"method", "epochs"},
+    }
+    assert changed <= {"experiment", "proxy.task"} | allowed.get(name, set())
+
+
+def test_cutpaste_is_trained_as_appendix_a1_says():
+    config = cutpaste("cutpaste_3way")
+    assert config.epochs * configs.steps_per_epoch(config, images=209) == 65_536
+    assert (config.batch, len(PROXIES[config.proxy.task]), config.data.size) == (32, 3, 256)  # 96 images a step
+    assert (config.optim.name, config.optim.learning_rate, config.optim.momentum, config.optim.l2) == (
+        "sgd", 0.03, 0.9, 3e-5,
+    )  # fmt: skip
+    assert (config.proxy.area, config.proxy.jitter, config.proxy.scar_angle) == ((0.02, 0.15), 0.1, 45)
+    assert config.data.holdout == 0
+
+
+def test_cutpastes_ablations_are_overrides_and_in_the_docstring():
+    values = {  # Appendix A.3
+        "optim.learning_rate": ("0.03", "0.1", "0.01", "0.003"), "epochs": ("256", "128", "192", "320", "384"),
+        "proxy.jitter": ("0.1", "0", "0.2", "0.3"), "proxy.area": ("0.02,0.15", "0.02,0.1", "0.02,0.2", "0.02,0.3"),
+    }  # fmt: skip
+    text = (ROOT / "experiments" / "cutpaste_3way.py").read_text().split('"""')[1]
+    for key, (default, *others) in values.items():
+        line = next(line for line in text.splitlines() if f"--config.{key}={default} " in line)
+        assert line.split("(")[0].split()[1:] == others
+        for value in (default, *others):
+            methods.create(cutpaste("cutpaste_3way", **{key: value}))
+
+
+def test_the_patch_model_has_a_density_for_each_place_of_aligned_objects():
+    aligned = {category for category in MVTEC_AD if cutpaste("cutpaste_patch", category).patch.per_location}
+    assert aligned == MVTEC_AD - {"hazelnut", "screw", *TEXTURES}
+    settings = cutpaste("cutpaste_patch").patch
+    assert (settings.crop, settings.size, settings.stride) == (64, 32, 4)
+    assert cutpaste("cutpaste_patch", **{"data.size": "128"}).proxy.side == 128

@@ -5,10 +5,15 @@ import difflib
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
-from jaxad.methods import baseline, nsa
+from jaxad.methods import baseline, cutpaste, nsa
 from jaxad.methods.method import REDUCTIONS, Method
 
-METHODS = {"nsa": nsa.create, "baseline_mean": baseline.create}
+METHODS = {
+    "nsa": nsa.create,
+    "cutpaste": cutpaste.create,
+    "cutpaste_untrained": cutpaste.create_untrained,
+    "baseline_mean": baseline.create,
+}
 
 
 def create(config: ConfigDict) -> Method:
@@ -26,7 +31,7 @@ def create(config: ConfigDict) -> Method:
     if method.loss is None and config.epochs:
         raise UserError(f"config.epochs must be 0 for {config.method}, which is not trained, not {config.epochs}")
     # What only scoring needs is refused here too, before a training that it would come too late for.
-    if config.score.reduction not in REDUCTIONS:
+    if "reduction" in config.score and config.score.reduction not in REDUCTIONS:
         raise UserError(f"config.score.reduction must be mean, max or top, not {config.score.reduction!r}")
     size, crop = config.score.size, config.evaluate.crop
     if crop > size or (crop and (size - crop) % 2):

@@ -1,0 +1,22 @@
+"""Cutout: Li et al., CVPR 2021, Table 1, column "Cutout", and Table 4, the first three columns.
+
+    python -m jaxad.train --config experiments/cutout.py
+    python -m jaxad.train --config experiments/cutout.py:bottle --config.data.root=DIR
+
+Normal images against patches of one colour: grey, or with `--config.proxy.task=cutout_mean` the image's mean, or with
+`--config.proxy.task=cutout_random` a random colour. Everything else is written out in cutpaste_3way.py, whose
+overrides for Appendix A.3 hold here too.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+
+BASE = Path(__file__).with_name("cutpaste_3way.py")
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
+    return configs.load(f"{BASE}:{category}", {"experiment": "cutout", "proxy.task": "cutout_grey"})

@@ -1,0 +1,21 @@
+"""CutPaste-Scar: Li et al., CVPR 2021, Table 1, column "CutPaste (scar)".
+
+    python -m jaxad.train --config experiments/cutpaste_scar.py
+    python -m jaxad.train --config experiments/cutpaste_scar.py:bottle --config.data.root=DIR
+
+Normal images against thin, rotated pasted patches. Everything else is written out in cutpaste_3way.py, whose
+overrides for Appendix A.3 hold here too.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+
+BASE = Path(__file__).with_name("cutpaste_3way.py")
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
+    return configs.load(f"{BASE}:{category}", {"experiment": "cutpaste_scar", "proxy.task": "cutpaste_scar"})

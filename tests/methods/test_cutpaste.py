@@ -1,0 +1,402 @@
+"""CutPaste's record: examples, loss, densities of features, GradCAM, patches; then the commands, on a small encoder."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.typing import DTypeLike
+from sklearn.covariance import LedoitWolf
+
+import jaxad
+from jaxad import config as configs
+from jaxad import density as densities
+from jaxad import detector as detectors
+from jaxad import localize, loop, methods, parallel, predict, train
+from jaxad.augment.proxies import PROXIES, proxy_batch
+from jaxad.errors import UserError
+from jaxad.log import read_history
+from jaxad.methods import cutpaste
+from jaxad.models import classifier
+from jaxad.models.layers import BatchNorm, Conv
+from tests.parts import ROOT, command, write_parts
+
+WHOLE, PATCH = (f"{ROOT}/experiments/{name}.py" for name in ("cutpaste_3way", "cutpaste_patch"))
+SMALL = {"data.size": "48", "model.head_width": "8", "model.head_depth": "1", "evaluate.batch": "4", "batch": "8"}
+GRID = {"patch.crop": "32", "patch.size": "32", "patch.stride": "8", "patch.chunk": "5"}  # 3 x 3 patches
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+
+
+class SmallEncoder(nn.Module):
+    """Stands in for ResNet-18: one layer of 6 channels, a quarter of the size."""
+
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        x = BatchNorm(self.axis_name, name="bn")(Conv(6, 5, 4, dtype=self.dtype, name="conv")(x), train=train)
+        return {"layer4": nn.relu(x)}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(classifier, "ResNet18", SmallEncoder)
+
+
+def config_of(file=WHOLE, category="texture", **overrides):
+    given = SMALL | (GRID if file == PATCH else {})
+    return configs.load(f"{file}:{category}", given | {k.replace("__", "."): str(v) for k, v in overrides.items()})
+
+
+def pictures(count, *, size=48, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def variables_of(method, *, size=48):
+    return method.init(jax.random.key(1), jnp.zeros((1, size, size, 3)))
+
+
+def stage_of(variables, images):
+    """The last stage, from the encoder alone; images in [0, 1]."""
+    collections = {name: tree["encoder"] for name, tree in variables.items()}
+    return np.asarray(SmallEncoder().apply(collections, (images - MEAN) / STD, train=False)["layer4"])
+
+
+# Training
+
+
+def test_the_penalty_covers_kernels_alone():
+    params = {"a": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([5.0])}, "b": {"scale": jnp.array([7.0])}}
+    assert cutpaste.l2_penalty(params | {"c": {"kernel": jnp.array([[3.0]])}}) == (1 + 4 + 9) / 2
+
+
+@pytest.mark.parametrize("task", ["cutout_grey", "rotation"])
+def test_an_example_becomes_every_class_on_the_device(small, task):
+    config = config_of(proxy__task=task)
+    keys, images = jax.random.split(jax.random.key(3), 2), pictures(2)
+    made = jax.jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
+    options = cutpaste.proxy_options(config)
+    expected = jax.jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))(keys, images)
+    np.testing.assert_allclose(made["image"], expected[0], atol=1e-6)
+    assert made["label"].tolist() == sorted(2 * list(range(len(PROXIES[task]))))
+    assert made["image"].min() >= 0 and 0.9 < made["image"].max() <= 1
+
+
+def test_options_are_the_configs_also_when_read_from_json(tmp_path):
+    config = config_of(proxy__area="0.02,0.1", proxy__jitter=0.3)
+    configs.claim(tmp_path, config)
+    for one in (config, configs.read(tmp_path)):
+        options = cutpaste.proxy_options(one)
+        assert (options.area, options.scar_length, options.jitter) == ((0.02, 0.1), (10, 25), 0.3)
+
+
+def loss_of(method, params, batch_stats, batch):
+    """The loss with the axis of devices bound, on one of them."""
+    one = jax.tree.map(lambda leaf: leaf[None], batch)
+    call = jax.vmap(lambda batch: method.loss(params, batch_stats, batch, None), axis_name=parallel.AXIS)
+    return jax.tree.map(lambda leaf: leaf[0], call(one))
+
+
+def test_loss_by_hand(small):
+    """An indifferent classifier of three classes pays log 3 and finds class 0 alone; kernels pay 0.01 / 2 each."""
+    method = methods.create(config_of(optim__l2=0.01, model__head_depth=0))
+    variables = variables_of(method)
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+    params["encoder"]["conv"]["kernel"] += 1  # 5 x 5 x 3 x 6 weights of one
+    batch = {"image": pictures(6) / np.float32(255), "label": jnp.array([0, 0, 1, 1, 2, 2])}
+    value, (batch_stats, metrics) = loss_of(method, params, variables["batch_stats"], batch)
+    np.testing.assert_allclose(value, np.log(3) + 0.01 / 2 * 450, rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], 1 / 3, rtol=1e-6)
+    assert (batch_stats["encoder"]["bn"]["mean"] != 0).all()
+
+
+def test_the_network_is_trained_on_normalised_images(small):
+    """The running mean moves by a tenth of the convolution's mean over the normalised images."""
+    method = methods.create(config_of())
+    variables, images = variables_of(method), pictures(4) / np.float32(255)
+    batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
+    _, (batch_stats, _) = loss_of(method, variables["params"], variables["batch_stats"], batch)
+    convolved = Conv(6, 5, 4).apply({"params": variables["params"]["encoder"]["conv"]}, (images - MEAN) / STD)
+    np.testing.assert_allclose(batch_stats["encoder"]["bn"]["mean"], 0.1 * convolved.mean((0, 1, 2)), atol=1e-6)
+
+
+def test_one_device_and_eight_take_the_same_step(small):
+    """The classes are made inside the step: with the batch on the devices nothing moves from or to the host."""
+    method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
+    batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
+    ends = []
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(devices)
+        state = parallel.replicate(loop.init_state(method, optimizer, pictures(1)[0], seed=0), mesh)
+        on_devices = parallel.split(batch, mesh)
+        step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: 0.1 + 0 * step, seed=0), mesh)
+        with jax.transfer_guard("disallow"):
+            state, metrics = step(state, on_devices)
+        ends.append(jax.device_get((state.params, state.batch_stats, metrics)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *ends)
+
+
+def test_momentum_by_hand():
+    """Two gradients of 1 at a rate of 0.1: the second step is 1.9 times the first; without the key both are alike."""
+    for file, steps in ((WHOLE, [-0.1, -0.19]), (f"{ROOT}/experiments/nsa_logistic.py", [-0.1, -0.1])):
+        overrides = {"optim.name": "sgd", "optim.learning_rate": "0.1"}
+        optimizer, _ = loop.make_optimizer(configs.load(file, overrides), 100)
+        state, made = optimizer.init(jnp.zeros(())), []
+        for _ in range(2):
+            update, state = optimizer.update(jnp.ones(()), state)
+            made.append(update)
+        np.testing.assert_allclose(made, steps, rtol=1e-6)
+
+
+def test_an_epoch_is_as_long_as_the_config_says():
+    assert [configs.steps_per_epoch(config_of(steps_per_epoch=256), images) for images in (1, 1000)] == [256, 256]
+
+
+# Whole images
+
+
+@pytest.fixture
+def fitted(small):
+    """Fits a config to ten images: the method, its variables, its density."""
+
+    def fit(count=10, **overrides):
+        method = methods.create(config_of(**overrides))
+        variables = variables_of(method)
+        return method, variables, method.fit(variables, pictures(count, seed=5), jax.random.key(0))
+
+    return fit
+
+
+def test_image_scores_against_scikit_learn(fitted):
+    method, variables, density = fitted()
+    good = stage_of(variables, pictures(10, seed=5) / np.float32(255)).mean((1, 2))
+    images = pictures(3) / np.float32(255)
+    features = stage_of(variables, images).mean((1, 2))
+    reference = LedoitWolf().fit(good)
+    reference_scores = 0.5 * reference.mahalanobis(features)
+    np.testing.assert_allclose(method.score(variables, density, images).image, reference_scores, rtol=2e-3)
+
+
+@pytest.mark.parametrize("overrides", [
+    {"density__name": "kernel"},
+    {"density__name": "kernel", "density__bandwidth": "0.25"},
+    {"density__name": "gaussian_mixture"},
+    {"density__shrinkage": "ridge", "density__ridge": 0.01},
+    {"density__l2_normalize": True},
+], ids=str)  # fmt: skip
+def test_every_density_is_a_choice(fitted, overrides):
+    method, variables, density = fitted(**overrides)
+    usual = fitted()
+    images = pictures(3) / np.float32(255)
+    found, other = method.score(variables, density, images).image, usual[0].score(*usual[1:], images).image
+    assert np.isfinite(found).all() and not np.allclose(found, other, rtol=1e-3)
+    if overrides.get("density__bandwidth"):
+        assert density.bandwidth == 0.25
+    assert bool(density.l2_normalize) is overrides.get("density__l2_normalize", False)
+
+
+def test_features_do_not_depend_on_the_batch(fitted):
+    _, variables, density = fitted()
+    alone = methods.create(config_of(evaluate__batch=1)).fit(variables, pictures(10, seed=5), jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), density, alone)
+
+
+def test_gradcam_of_the_density_by_hand(fitted):
+    """Every position's gradient is C^-1 (f - mean) / positions, f the pooled features: the map is their product."""
+    method, variables, density = fitted(density__shrinkage="ridge", density__ridge=0.01)
+    images = pictures(2) / np.float32(255)
+    stage = stage_of(variables, images)
+    good = stage_of(variables, pictures(10, seed=5) / np.float32(255)).mean((1, 2))
+    covariance = np.cov(good.T, bias=True) + 0.01 * np.eye(6)
+    slopes = np.linalg.solve(covariance, (stage.mean((1, 2)) - good.mean(0)).T).T / 144
+    maps = np.maximum(np.einsum("bhwc,bc->bhw", stage, slopes), 0)
+    expected = jax.image.resize(maps, (2, 48, 48), "bilinear")
+    assert maps.max() > 0
+    found = method.score(variables, density, images).map
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.max()))
+
+
+def test_gradcam_of_the_classifier_by_hand(fitted):
+    """Without a projection head the log odds of two classes are linear, with the difference of their weights."""
+    method, variables, density = fitted(score__gradcam="classifier", model__head_depth=0, proxy__task="cutpaste")
+    images = pictures(2) / np.float32(255)
+    stage, kernel = stage_of(variables, images), variables["params"]["head"]["classifier"]["kernel"]
+    maps = np.maximum(stage @ np.asarray(kernel[:, 1] - kernel[:, 0]) / 144, 0)
+    found = method.score(variables, density, images)
+    np.testing.assert_allclose(found.map, jax.image.resize(maps, (2, 48, 48), "bilinear"), rtol=1e-4, atol=1e-6)
+
+
+def test_an_untrained_network_is_kept_with_its_density(small):
+    method = methods.create(config_of(method="cutpaste_untrained", epochs=0))
+    assert method.loss is None and method.init(None, None) == {}
+    density = method.fit({}, pictures(6), jax.random.key(7))
+    trained = methods.create(config_of())
+    drawn = trained.init(jax.random.key(7), jnp.zeros((1, 48, 48, 3)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), density["variables"], drawn)
+    images = pictures(2, seed=1) / np.float32(255)
+    expected = trained.score(drawn, trained.fit(drawn, pictures(6), None), images)
+    np.testing.assert_allclose(method.score({}, density, images).image, expected.image, rtol=1e-3)
+
+
+# Patches
+
+
+def test_crops_are_parts_of_the_image_everywhere():
+    image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
+    make, places = cutpaste.RandomCrop(4), set()
+    for seed in range(60):
+        crop = make(np.random.default_rng(seed), image, None)["image"]
+        top, left = divmod(int(crop[0, 0, 0]) // 3, 5)
+        np.testing.assert_array_equal(crop, image[top : top + 4, left : left + 4])
+        places.add((top, left))
+    assert places == {(top, left) for top in range(3) for left in range(2)}
+
+
+@pytest.mark.parametrize("per_location", [False, True])
+def test_patches_are_scored_one_by_one(small, per_location):
+    config = config_of(PATCH, patch__per_location=per_location)
+    method = methods.create(config)
+    variables = variables_of(method, size=32)
+
+    def features(images):
+        places = [(row, column) for row in (0, 8, 16) for column in (0, 8, 16)]
+        patches = [images[:, row : row + 32, column : column + 32] for row, column in places]
+        return np.stack([stage_of(variables, patch).mean((1, 2)) for patch in patches])  # (9, n, 6)
+
+    good, images = pictures(10, seed=5), pictures(2) / np.float32(255)
+    density = method.fit(variables, good, jax.random.key(0))
+    known, seen = features(good / np.float32(255)), features(images)
+    scores = np.empty((2, 9), np.float32)
+    for place in range(9):
+        one = densities.fit_gaussian(known[place] if per_location else known.reshape(-1, 6), ridge=1e-6)
+        scores[:, place] = densities.gaussian_score(one, seen[place])
+    found = method.score(variables, density, images)
+    np.testing.assert_allclose(found.image, scores.max(axis=1), rtol=2e-3)
+    maps = localize.receptive_field_upsample(scores.reshape(2, 3, 3), patch=32, stride=8, size=(48, 48))
+    np.testing.assert_allclose(found.map, maps, rtol=2e-3)
+
+
+def test_scars_of_crops_are_as_large_as_those_of_images():
+    assert cutpaste.proxy_options(config_of(PATCH)).side == 48
+
+
+def test_densities_of_places_are_for_images_of_their_size(small):
+    method = methods.create(config_of(PATCH, patch__per_location=True))
+    variables = variables_of(method, size=32)
+    density = method.fit(variables, pictures(6), jax.random.key(0))
+    with pytest.raises(UserError, match=r"fitted for each of 3 x 3 places, but an image of 40 pixels has 2 x 2; leave"):
+        method.score(variables, density, pictures(1, size=40) / np.float32(255))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("file, overrides, words", [
+    (WHOLE, {"dtype": "float16"}, "config.dtype must be one of float32, bfloat16, not 'float16'"),
+    (WHOLE, {"proxy__task": "cutpast"}, "config.proxy.task must be one of cutpaste, "),
+    (WHOLE, {"proxy__area": "0.2,0.1"}, "config.proxy.area must be (low, high)"),
+    (WHOLE, {"proxy__area": "0.02,0.9"}, "does not fit into an image of 48x48"),
+    (WHOLE, {"proxy__jitter": 0.7}, "config.proxy.jitter must lie in [0, 0.5]"),
+    (WHOLE, {"model__head_depth": -1}, "config.model.head_depth must be at least 0, not -1"),
+    (WHOLE, {"model__head_width": 0}, "config.model.head_width must be at least 1, not 0"),
+    (WHOLE, {"optim__l2": -1.0}, "config.optim.l2 must be at least 0, not -1.0"),
+    (WHOLE, {"density__name": "gauss"}, "config.density.name must be one of gaussian, kernel, gaussian_mixture"),
+    (WHOLE, {"density__shrinkage": "oas"}, "config.density.shrinkage must be ledoit_wolf or ridge, not 'oas'"),
+    (WHOLE, {"density__name": "kernel", "density__bandwidth": "wide"}, "scott, silverman or a number above 0"),
+    (WHOLE, {"density__name": "gaussian_mixture", "density__covariance": "tied"}, "must be diag or full, not 'tied'"),
+    (WHOLE, {"density__name": "gaussian_mixture", "density__components": 0}, "components must be above 0"),
+    (WHOLE, {"score__gradcam": "logits"}, "config.score.gradcam must be density or classifier, not 'logits'"),
+    (WHOLE, {"score__size": 32}, "config.score.size is 32, but GradCAM needs more than 32 pixels"),
+    (WHOLE, {"evaluate__crop": 32}, "config.evaluate.crop is 32, but GradCAM needs more than 32 pixels"),
+    (WHOLE, {"epochs": 0}, "config.epochs must be at least 1 for cutpaste, not 0"),
+    (WHOLE, {"method": "cutpaste_untrained"}, "config.epochs must be 0 for cutpaste_untrained"),
+    (PATCH, {"patch__crop": 49}, "config.patch.crop is 49, which is no crop of images of 48 pixels"),
+    (PATCH, {"patch__size": 49}, "a patch of 49 x 49 pixels is larger than the image of 48 x 48"),
+    (PATCH, {"patch__stride": 7}, "does not divide 48 - 32 = 16: patches of 32 would cover only 46 of 48"),
+    (PATCH, {"patch__chunk": 0}, "config.patch.chunk must be at least 1, not 0"),
+], ids=str)  # fmt: skip
+def test_what_no_training_can_use_is_refused_before_it(file, overrides, words):
+    with pytest.raises(UserError) as error:
+        methods.create(config_of(file, **overrides))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("steps_per_epoch", 0, "config.steps_per_epoch must be at least 1, not 0"),
+    ("optim__momentum", 1.0, r"config.optim.momentum must lie in [0, 1), not 1.0"),
+])  # fmt: skip
+def test_lengths_and_momenta_out_of_range(key, value, words):
+    with pytest.raises(UserError) as error:
+        config_of(**{key: value})
+    assert str(error.value) == words
+
+
+def test_too_few_images_for_a_density(fitted):
+    with pytest.raises(UserError, match=r"needs at least 7 good images, not 6; add images"):
+        fitted(6, density__shrinkage="ridge", density__ridge=0.0)
+    with pytest.raises(UserError, match=r"needs at least 9 good images, not 8; add images"):
+        fitted(8, density__name="gaussian_mixture", density__components=9)
+
+
+def test_features_that_are_not_finite(small):
+    method = methods.create(config_of())
+    variables = variables_of(method)
+    variables["params"]["encoder"]["conv"]["kernel"] += jnp.inf
+    with pytest.raises(UserError, match=r"row 0 .* is not finite; train again with a lower"):
+        method.fit(variables, pictures(4), jax.random.key(0))
+
+
+# The commands
+
+
+@pytest.fixture
+def run(small, tmp_path):
+    """Runs the training command on tiny parts; gives their folder and the workdir."""
+
+    def train_on_parts(file, **overrides):
+        root, workdir = write_parts(tmp_path / "sets", train=9) / "nut", tmp_path / "run"
+        given = SMALL | (GRID if file == PATCH else {}) | {"epochs": "2", "steps_per_epoch": "2", "data.root": root}
+        given |= {"log_every": "1", "data.holdout": "0.3", "evaluate.batch": "8"}
+        given |= {key.replace("__", "."): value for key, value in overrides.items()}
+        flags = [f"--config.{key}={value}" for key, value in given.items()]
+        assert command(train.main, "--config", f"{file}:texture", "--workdir", workdir, *flags) == 0
+        return root, workdir
+
+    return train_on_parts
+
+
+def assert_usable(root, workdir):
+    """Results are there, `predict` writes a row for each test image, and what `jaxad.load` gives scores images."""
+    results = json.loads((workdir / "results.json").read_text())
+    assert all(0 <= results[level]["auroc"] <= 1 for level in ("image", "pixel"))
+    assert command(predict.main, "--workdir", workdir, root / "test") == 0
+    assert len((workdir / "predictions" / "predictions.csv").read_text().splitlines()) == 1 + 5
+    detector = jaxad.load(workdir)
+    assert detector.threshold is not None
+    found = detector.score(pictures(3))
+    assert found.map.shape == (3, 48, 48) and np.isfinite(found.image).all() and np.isfinite(found.map).all()
+
+
+def test_the_commands_on_whole_images(run):
+    root, workdir = run(WHOLE)
+    rows = read_history(workdir)
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.03, 0.03, 0.015, 0.015], rtol=1e-5)
+    assert [row["epoch"] for row in rows] == [0.5, 1, 1.5, 2] and all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert_usable(root, workdir)
+    gradcam = [detectors.load(workdir, {"score.gradcam": choice}) for choice in ("density", "classifier")]
+    assert gradcam[0].threshold is not None and gradcam[1].threshold is None
+    found = [detector.score(pictures(2)) for detector in gradcam]
+    np.testing.assert_array_equal(found[0].image, found[1].image)
+    assert not np.allclose(found[0].map, found[1].map)
+
+
+def test_the_commands_on_patches(run):
+    assert_usable(*run(PATCH, patch__per_location="true", proxy__task="cutout_grey"))
+
+
+def test_the_commands_on_an_untrained_network(run):
+    assert_usable(*run(WHOLE, method="cutpaste_untrained", epochs=0))
