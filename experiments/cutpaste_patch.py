@@ -29,7 +29,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.patch.crop = 64
     config.patch.size = 32
     config.patch.stride = 4
-    config.patch.chunk = 1024  # patches computed together
+    config.patch.chunk = 256  # patches computed together
     config.patch.per_location = category in ALIGNED
 
     del config.score.gradcam

@@ -117,9 +117,20 @@ def _record(density: Any, *kinds: type) -> Any:
     return next(kind(**density) for kind in kinds if set(kind._fields) == set(density))
 
 
-def _need(count: int, least: int, name: str) -> None:
-    if count < least:
-        raise UserError(f"the {name} density needs at least {least} good images, not {count}; add images")
+def images_needed(name: str, dimension: int, **options: Any) -> int:
+    """How many features of a dimension a density of `DENSITIES`, with these options, needs for each location."""
+    if name == "gaussian_mixture":
+        return options["components"]
+    if name == "kernel":
+        return 2 if isinstance(options.get("bandwidth", "scott"), str) else 1
+    return dimension + 1 if options.get("shrinkage") == "ridge" and not options.get("ridge") else 2
+
+
+def _check_count(features: Array, name: str, **options: Any) -> None:
+    count, dimension = features.shape[-2:]
+    if count < (least := images_needed(name, dimension, **options)):
+        given = ", ".join(f"{key} {value}" for key, value in options.items())
+        raise UserError(f"the {name} density ({given}) needs at least {least} good images, not {count}; add images")
 
 
 def fit_gaussian(
@@ -146,9 +157,7 @@ def fit_gaussian(
         raise UserError(f"config.density.shrinkage must be ledoit_wolf or ridge, not {shrinkage!r}")
     if not 0 <= ridge < np.inf:
         raise UserError(f"config.density.ridge must be a number of at least 0, not {ridge}")
-    _need(n, 2, "gaussian")
-    if shrinkage == "ridge" and ridge == 0:
-        _need(n, d + 1, "gaussian (without shrinkage: config.density.ridge is 0)")
+    _check_count(features, "gaussian", shrinkage=shrinkage, ridge=ridge)
     kind, fit = (LowRankGaussian, _fit_low_rank) if n <= d else (Gaussian, _fit_cholesky)
     return _per_location(kind, lambda one: fit(one, shrinkage, ridge, l2_normalize), features, l2_normalize)
 
@@ -255,7 +264,7 @@ def fit_kernel(features: Array, *, bandwidth: str | float = "scott", l2_normaliz
     number = isinstance(bandwidth, int | float) and 0 < bandwidth < np.inf
     if not number and bandwidth not in ("scott", "silverman"):
         raise UserError(f"config.density.bandwidth must be scott, silverman or a number above 0, not {bandwidth!r}")
-    _need(n, 1 if number else 2, "kernel")
+    _check_count(features, "kernel", bandwidth=bandwidth)
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:
         points = np.concatenate(list(_rows(one, l2_normalize)))
@@ -311,7 +320,7 @@ def fit_mixture(
     if not (ridge > 0 and tolerance > 0 and components >= 1):
         given = f"{ridge}, {tolerance} and {components}"
         raise UserError(f"config.density.ridge, tolerance and components must be above 0, not {given}")
-    _need(features.shape[-2], components, f"gaussian_mixture (config.density.components = {components})")
+    _check_count(features, "gaussian_mixture", components=components)
     seed = np.asarray(jax.random.key_data(key)).ravel()
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:

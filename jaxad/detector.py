@@ -1,7 +1,7 @@
 """A trained detector: everything that is needed to score images, in one directory.
 
 The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax, sealed), and detector.json
-with the threshold and the range of the heatmaps' colours.
+with the threshold and what the scores and maps of good images are like.
 """
 
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -51,6 +52,7 @@ class Detector:
       density: What ``Method.fit`` returned.
       threshold: Image scores of whole images above it are called defective; None without held-out images.
       heat_range: The map's median and highest value on good images; heatmaps run from the one to the other.
+      good_scores: Mean and standard deviation of good images' scores.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Detector:
         density,
         threshold: float | None = None,
         heat_range: tuple[float, float] = (0.0, 1.0),
+        good_scores: tuple[float, float] = (0.0, 1.0),
     ):
-        self.config, self.threshold, self.heat_range = config, threshold, heat_range
+        self.config, self.threshold = config, threshold
+        self.heat_range, self.good_scores = heat_range, good_scores
         self.variables, self.density = variables, density
         self._mesh = parallel.make_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
@@ -79,28 +83,51 @@ class Detector:
         Returns:
           NumPy scores: image (n,) and map (n, size, size), float32.
         """
-        side = images.shape[1]
-        if crop > side or crop < 0:
-            raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")
-        border = (side - crop) // 2 if crop else 0
-        seen = images[:, border : side - border, border : side - border] if crop else images
-        if crop and seen.shape[1] != crop:
-            raise UserError(f"config.evaluate.crop {crop} cannot be centred in {side} pixels; their difference is odd")
+        seen = _central(images, crop)
         batch = batch or self.config.evaluate.batch
         scores = [self._score_batch(seen[start : start + batch], batch) for start in range(0, len(seen), batch)]
         image = np.concatenate([s.image for s in scores])
         maps = np.concatenate([s.map for s in scores])
+        border = (images.shape[1] - seen.shape[1]) // 2
         return Scores(image, np.pad(maps, ((0, 0), (border, border), (border, border))))
+
+    def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+        """Features of images as they are ("normal") and as training changes them, by name, for a picture of them.
+
+        Args:
+          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
+          crop: As in `score`.
+
+        Returns:
+          float32 (n, d) by name; None where the method has none (see `Method`).
+        """
+        if (embed := methods.create(self.config).embed) is None:
+            return None
+
+        def call(weights, numbers, images):
+            keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
+            return embed(*weights, keys, images / jnp.float32(255))
+
+        compiled, seen, found = parallel.compiled(call), _central(images, crop), []
+        batch = self._rounded(self.config.evaluate.batch)
+        for start in range(0, len(seen), batch):
+            numbers = np.arange(start, start + batch)
+            rows = parallel.split((numbers, seen[numbers.clip(max=len(seen) - 1)]), self._mesh)
+            found.append(parallel.to_host(compiled(self._weights, *rows)))
+        return {name: np.concatenate([rows[name] for rows in found])[: len(seen)] for name in found[0]}
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
         self._score_batch(np.zeros((1, size, size, 3), np.uint8), batch)
 
+    def _rounded(self, batch: int) -> int:
+        """The batch, rounded up to a multiple of the devices."""
+        return -(-batch // self._mesh.size) * self._mesh.size
+
     def _score_batch(self, images: np.ndarray, batch: int) -> Scores:
         """Scores up to `batch` images with the program compiled for `batch`, rounded up to the number of devices."""
-        devices = self._mesh.size
-        padded = -(-batch // devices) * devices
+        padded = self._rounded(batch)
         filled = np.concatenate([images, np.zeros((padded - len(images), *images.shape[1:]), images.dtype)])
         scores = parallel.to_host(self._score(self._weights, parallel.split(filled, self._mesh)))
         return Scores(scores.image[: len(images)], scores.map[: len(images)])
@@ -134,12 +161,44 @@ class Detector:
         defective = None if self.threshold is None else bool(score > self.threshold)
         return Prediction(float(score), self.threshold, defective, full, (int(row), int(column)))
 
+    def fit_ranges(self, good: Scores) -> None:
+        """Sets `heat_range` and `good_scores` from the scores of good images, whole and of the training split."""
+        self.heat_range = (float(np.median(good.map)), float(good.map.max()))
+        image = good.image.astype(np.float64)
+        self.good_scores = (float(image.mean()), float(image.std()))
+
+    def normalize(self, scores: Scores) -> Scores:
+        """Scores in units that detectors share, so that those of several can be averaged.
+
+        Image scores are counted in standard deviations from the mean of `good_scores`; a map's 0 and 1 are the ends of
+        `heat_range`. Where good images all score the same (a single one was held out) or all maps are flat, there is no
+        scale to divide by: these are only shifted.
+
+        Returns:
+          NumPy scores: image float64 (n,), map float32 (n, h, w).
+        """
+        mean, std = self.good_scores
+        low, high = self.heat_range
+        image = (scores.image.astype(np.float64) - mean) / (std or 1.0)
+        return Scores(image, (scores.map - np.float32(low)) / np.float32((high - low) or 1.0))
+
     def save(self, workdir: Path) -> None:
         """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
         tree = {"variables": self.variables, "density": self.density}
         checkpoint.write(Path(workdir) / "detector", tree)
-        fitted = {"threshold": self.threshold, "heat_range": self.heat_range}
+        fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
         (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
+
+
+def _central(images: np.ndarray, crop: int) -> np.ndarray:
+    """The central part of images (n, side, side, 3) that the network sees; all of them where `crop` is 0."""
+    side = images.shape[1]
+    if crop > side or crop < 0:
+        raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")
+    if crop and (side - crop) % 2:
+        raise UserError(f"config.evaluate.crop {crop} cannot be centred in {side} pixels; their difference is odd")
+    border = (side - crop) // 2 if crop else 0
+    return images[:, border : side - border, border : side - border]
 
 
 def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | None:
@@ -159,6 +218,20 @@ def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | Non
     return float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
 
 
+def read_config(workdir: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
+    """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
+    workdir = Path(workdir)
+    config = configs.override(configs.read(workdir), overrides or {})
+    if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
+        raise UserError(
+            f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
+            f"{', config.'.join(CHANGEABLE)}"
+        )
+    if not (workdir / "detector.json").is_file():
+        raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")
+    return config
+
+
 def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detector:
     """Loads a trained detector.
 
@@ -172,23 +245,15 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     """
     parallel.use_compilation_cache()
     workdir = Path(workdir)
-    trained = configs.read(workdir)
-    config = configs.override(trained, overrides or {})
-    if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
-        raise UserError(
-            f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
-            f"{', config.'.join(CHANGEABLE)}"
-        )
+    config = read_config(workdir, overrides)
     path = workdir / "detector"
-    if not (workdir / "detector.json").is_file():
-        raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")
     if damage := checkpoint.inspect(path):
         raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
     tree = checkpoint.read(path)
     try:
         fitted = json.loads((workdir / "detector.json").read_text())
-        threshold, (low, high) = fitted["threshold"], fitted["heat_range"]
+        threshold, (low, high), (mean, std) = (fitted[key] for key in ("threshold", "heat_range", "good_scores"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
-    threshold = threshold if config.score == trained.score else None
-    return Detector(config, tree["variables"], tree["density"], threshold, (low, high))
+    threshold = threshold if config.score == configs.read(workdir).score else None
+    return Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))

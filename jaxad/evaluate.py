@@ -1,9 +1,14 @@
-"""``python -m jaxad.evaluate``: scores a test set; writes results.json, scores.csv and report.html."""
+"""``python -m jaxad.evaluate``: scores a test set; writes results.json, scores.csv and report.html.
+
+Several workdirs are one ensemble: the mean of their members' scores and maps, each normalised by what the member gave
+good images at the end of its training (CutPaste, Table 1, last column; the paper does not say how it normalises).
+"""
 
 import argparse
 import csv
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +17,10 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import data, detector, errors, metrics, page, parallel, provenance
 from jaxad.data import pipeline
+from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.log import read_history
+from jaxad.methods.method import Scores
 
 
 def category_of(config: ConfigDict) -> str:
@@ -21,19 +28,22 @@ def category_of(config: ConfigDict) -> str:
     return config.category if config.data.category else Path(config.data.root).resolve().name
 
 
-def score_test_set(found: detector.Detector) -> metrics.TestScores:
-    """Scores every test image of the detector's dataset once.
+def read_test_set(config: ConfigDict) -> list[Record]:
+    """Every test image of the dataset, at the size for scoring.
 
     Raises:
       UserError: There are no test images, or one cannot be read.
     """
-    config = found.config
     source = data.load(config).test
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
-    records = pipeline.read_all(source, config.score.size)
+    return pipeline.read_all(source, config.score.size)
+
+
+def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
+    """Scores a test set once; the images have the size for scoring."""
     images = np.stack([record.image for record in records])
-    scores = found.score(images, crop=config.evaluate.crop)
+    scores = found.score(images, crop=found.config.evaluate.crop)
     return metrics.TestScores(
         ids=[record.id for record in records],
         labels=np.array([record.label for record in records]),
@@ -43,6 +53,21 @@ def score_test_set(found: detector.Detector) -> metrics.TestScores:
         image_scores=scores.image,
         maps=scores.map,
     )
+
+
+def score_test_set(found: detector.Detector) -> metrics.TestScores:
+    """Scores every test image of the detector's dataset once; raises UserError as `read_test_set`."""
+    return score_records(found, read_test_set(found.config))
+
+
+def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict[str, np.ndarray] | None:
+    """Features of good and defective images, and of good ones as training changes them; None where there are none."""
+    features = found.embed(scores.images, crop=found.config.evaluate.crop)
+    if features is None:
+        return None
+    normal, good = features.pop("normal"), scores.labels == 0
+    changed = {name: rows[good] for name, rows in features.items()}
+    return {"good": normal[good], "defective": normal[~good], **changed}
 
 
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
@@ -79,13 +104,22 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
     results["threshold"] = threshold_results(found, scores)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
-    history = read_history(workdir)
-    made, now = provenance.recorded(workdir), provenance.collect()
-    results |= {
-        "experiment": found.config.experiment,
-        "category": category_of(found.config),
-        "seed": found.config.seed,
-        "command": made[-1]["command"] if made else None,
+    results |= _origin([workdir], found.config, command=command, start=start)
+    _write(workdir, results, scores, read_history(workdir), features=embed_test_set(found, scores))
+    print(f"{summary(results)}\nreport: {workdir / 'report.html'}")
+    return results
+
+
+def _origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None, start: float) -> dict:
+    """The part of results.json that says where the numbers come from; `start` is the evaluation's on the clock."""
+    histories = [read_history(workdir) for workdir in workdirs]
+    recorded = [provenance.recorded(workdir) for workdir in workdirs]
+    made, now = [row for rows in recorded for row in rows], provenance.collect()
+    return {
+        "experiment": config.experiment,
+        "category": category_of(config),
+        "seed": config.seed,
+        "command": recorded[0][-1]["command"] if recorded[0] else None,
         "trained": made,
         "evaluated": {"command": command, **now},
         "commit": provenance.every(made, "commit"),
@@ -93,37 +127,159 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
         "date": now["date"],
         "versions": now["versions"],
         "wall_time_s": {
-            "train": history[-1]["seconds"] if history else None,
+            "train": sum(rows[-1]["seconds"] for rows in histories) if all(histories) else None,
             "evaluate": time.perf_counter() - start,
         },
-        "config": json.loads(found.config.to_json()),
+        "config": json.loads(config.to_json()),
     }
-    try:
-        _write(workdir, results, scores, history)
-    except OSError as error:
-        raise UserError(
-            f"the results cannot be written to {workdir} ({error.strerror}); make that possible and run "
-            f"python -m jaxad.evaluate --workdir {workdir}"
-        ) from error
-    print(summary(results))
-    print(f"report: {workdir / 'report.html'}")
+
+
+def evaluate_ensemble(
+    workdirs: Sequence[str | Path], output: str | Path, *, overrides: dict[str, str] | None = None
+) -> dict:
+    """Evaluates the mean of several detectors' normalised scores and maps (see `Detector.normalize`).
+
+    Members are loaded and scored one after the other and their maps summed, so memory does not grow with their number.
+    What each of them reaches alone is printed and kept as well.
+
+    Args:
+      workdirs: Where the members were trained, such as with other seeds.
+      output: A directory for the three files, made when it is not there.
+      overrides: Values of every member's config to change, as text by dotted key; none of ``config.score``.
+
+    Returns:
+      The results as results.json holds them: as for one workdir, with ``members``, and with the part of the config that
+      the members share.
+
+    Raises:
+      UserError: The members are no ensemble, have no common test set, or cannot be loaded; `output` cannot be used.
+    """
+    workdirs, output, start = [Path(workdir) for workdir in workdirs], Path(output), time.perf_counter()
+    settings = _check_members(workdirs, output, overrides or {})
+    records = _common_test_set(workdirs, settings)
+    members, image, maps = [], 0.0, np.float32(0)
+    for workdir in workdirs:
+        row, scores = _score_member(workdir, overrides, records)
+        members.append(row)
+        image, maps = image + scores.image_scores, maps + scores.maps
+    scores = scores._replace(image_scores=image / len(members), maps=maps / np.float32(len(members)))
+    results = metrics.evaluate(scores, pro_limit=settings[0].evaluate.pro_limit)
+    results["threshold"] = {"value": None, "reason": "members' thresholds hold for their own scores, not for the mean"}
+    typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
+    command = provenance.command("jaxad.evaluate", typed + [f"--config.{k}={v}" for k, v in (overrides or {}).items()])
+    results |= _origin(workdirs, settings[0], command=command, start=start)
+    experiments = " + ".join(dict.fromkeys(row["experiment"] for row in members))
+    results["experiment"] = f"{experiments}, ensemble of {len(members)}"
+    results["seed"] = ", ".join(str(row["seed"]) for row in members)
+    results |= {"config": _shared([row["config"] for row in members]), "members": members}
+    _write(output, results, scores, [])
+    print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
 
 
-def _write(workdir: Path, results: dict, scores: metrics.TestScores, history: list[dict]) -> None:
-    (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    with open(workdir / "scores.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "label", "defect", "score"])
-        writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
-    samples = workdir / "samples.png"
-    page.write_html(
-        workdir / "report.html",
-        results=results,
-        scores=scores,
-        history=history,
-        samples_png=samples if samples.is_file() else None,
-    )
+def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]) -> list[ConfigDict]:
+    """Refuses what cannot become an ensemble before anything is scored; makes `output`; returns the configs."""
+    for number, workdir in enumerate(workdirs):
+        if workdir.resolve() in [other.resolve() for other in workdirs[:number]]:
+            raise UserError(f"{workdir} is given twice; the members of an ensemble are different workdirs")
+    if fixed := [key for key in overrides if key.startswith("score.")]:
+        raise UserError(
+            f"config.{fixed[0]} cannot be changed for an ensemble, whose scores are normalised by what the training "
+            "found with the trained value; evaluate the workdirs one by one"
+        )
+    settings = [detector.read_config(workdir, overrides) for workdir in workdirs]
+    if (output / "config.json").exists():
+        raise UserError(f"{output} is the workdir of a training; choose another --output for the ensemble")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output} cannot be made ({error.strerror}); choose another --output") from error
+    return settings
+
+
+def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[Record]:
+    """The members' test set, which must be the same for all and seen in the same way."""
+    flat = [configs.flatten(config) for config in settings]
+    records = read_test_set(settings[0])
+    for workdir, config, values in zip(workdirs[1:], settings[1:], flat[1:], strict=True):
+        pair = f"{workdirs[0]} and {workdir} cannot be one ensemble"
+        for key in ("score.size", "evaluate.crop", "evaluate.pro_limit"):
+            if flat[0][key] != values[key]:
+                raise UserError(f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other")
+        others = read_test_set(config)
+        if len(records) != len(others):
+            raise UserError(f"{pair}: the one has {len(records)} test images, the other {len(others)}")
+        for one, other in zip(records, others, strict=True):
+            if one.id != other.id:
+                raise UserError(f"{pair}: test image {one.id!r} of the one is {other.id!r} in the other")
+            if not (np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask)):
+                raise UserError(f"{pair}: test image {one.id!r} or its mask is not the same in both")
+    return records
+
+
+def _score_member(
+    workdir: Path, overrides: dict[str, str] | None, records: list[Record]
+) -> tuple[dict, metrics.TestScores]:
+    """What results.json says of a member, and its normalised scores."""
+    found = detector.load(workdir, overrides)
+    scores = score_records(found, records)
+    own = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
+    print(f"{workdir}: {summary(own)}", flush=True)
+    row = {
+        "workdir": str(workdir),
+        "experiment": found.config.experiment,
+        "seed": found.config.seed,
+        "image": own["image"],
+        "pixel": own["pixel"],
+        "good_scores": found.good_scores,
+        "heat_range": found.heat_range,
+        "config": json.loads(found.config.to_json()),
+    }
+    normalized = found.normalize(Scores(scores.image_scores, scores.maps))
+    return row, scores._replace(image_scores=normalized.image, maps=normalized.map)
+
+
+def _shared(members: list[dict]) -> dict:
+    """The values that are the same in every member's config."""
+    first, shared = members[0], {}
+    for key, value in first.items():
+        others = [member.get(key) for member in members]
+        if all(isinstance(other, dict) for other in others):
+            shared[key] = _shared(others)
+        elif all(other == value for other in others):
+            shared[key] = value
+    return shared
+
+
+def _write(
+    folder: Path,
+    results: dict,
+    scores: metrics.TestScores,
+    history: list[dict],
+    *,
+    features: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Writes results.json, scores.csv and report.html."""
+    try:
+        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        with open(folder / "scores.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "label", "defect", "score"])
+            writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
+        samples = folder / "samples.png"
+        page.write_html(
+            folder / "report.html",
+            results=results,
+            scores=scores,
+            history=history,
+            samples_png=samples if samples.is_file() else None,
+            features=features,
+        )
+    except OSError as error:
+        again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"
+        raise UserError(
+            f"the results cannot be written to {folder} ({error.strerror}); make that possible and run {again}"
+        ) from error
 
 
 def summary(results: dict) -> str:
@@ -144,11 +300,27 @@ def main(argv: list[str] | None = None) -> None:
         description="Scores the test set of a workdir; values of its config can be changed for this evaluation, "
         "such as --config.evaluate.crop=0, --config.score.reduction=max or --config.data.root=DIR.",
     )
-    parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="W",
+        help="a directory that jaxad.train completed; several are evaluated as one ensemble",
+    )
+    parser.add_argument("--output", metavar="DIR", help="where an ensemble's results go")
     flags, overrides = configs.arguments(parser, argv)
     parallel.keep_freed_memory()
-    found = detector.load(flags.workdir, overrides)
-    evaluate(found, flags.workdir, command=provenance.command("jaxad.evaluate", argv))
+    if len(flags.workdir) > 1:
+        if not flags.output:
+            raise UserError("the results of an ensemble belong into none of its workdirs; add --output DIR")
+        evaluate_ensemble(flags.workdir, flags.output, overrides=overrides)
+        return
+    if flags.output:
+        raise UserError("the results of one workdir are written into it; --output is for several workdirs")
+    (workdir,) = flags.workdir
+    found = detector.load(workdir, overrides)
+    evaluate(found, workdir, command=provenance.command("jaxad.evaluate", argv))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
 
 from jaxad import metrics
 
 GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
+CHANGED = ("#2f855a", "#d69e2e", "#805ad5", "#718096")  # good images as a proxy task changes them
+EMBEDDED = 200  # images of a kind in a t-SNE; its time grows faster than their number
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -109,11 +112,17 @@ def _axes(*, height: float = 3.1):
     return figure, figure.add_subplot()
 
 
+def _long_tailed(scores: np.ndarray) -> bool:
+    """Whether scores need a logarithmic axis, as those of far outliers under a density do."""
+    return bool(scores.min() > 0 and scores.max() > 100 * np.median(scores))
+
+
 def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> bytes:
     """SVG: how often good and defective images (n,) get which score, with the decision threshold if there is one."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        bins = np.histogram_bin_edges(scores.astype(np.float64), 30)
+        scores, tail = scores.astype(np.float64), _long_tailed(scores)
+        bins = np.exp(np.histogram_bin_edges(np.log(scores), 30)) if tail else np.histogram_bin_edges(scores, 30)
         for label, name, colour in ((0, "good", GOOD), (1, "defective", DEFECTIVE)):
             if (labels == label).any():
                 axes.hist(
@@ -127,7 +136,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | N
                 )
         if threshold is not None:
             axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1, label="threshold")
-        axes.set(xlabel="image score", ylabel="images")
+        axes.set(xlabel="image score", ylabel="images", xscale="log" if tail else "linear")
         axes.legend()
         return _svg(figure)
 
@@ -162,6 +171,7 @@ def score_strips(defects: Sequence[str], scores: np.ndarray, threshold: float | 
         if threshold is not None:
             axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1)
         axes.set(xlabel="image score", yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.5))
+        axes.set_xscale("log" if _long_tailed(scores) else "linear")
         axes.grid(False, axis="y")
         return _svg(figure)
 
@@ -196,6 +206,29 @@ def pro_chart(thresholds: metrics.Thresholds, *, limit: float) -> bytes:
         axes.plot(fpr, overlap, color=DEFECTIVE, label=label, clip_on=False)
         axes.set(xlabel="false positive rate of pixels", ylabel="per-region overlap", xlim=(0, limit), ylim=(0, 1))
         axes.legend(loc="lower right")
+        return _svg(figure)
+
+
+def tsne_chart(features: dict[str, np.ndarray]) -> bytes | None:
+    """SVG: a t-SNE of features (n, d) by kind, "good" and "defective" in their colours (CutPaste, Figure 3).
+
+    Of each kind up to `EMBEDDED` images are drawn, evenly chosen. None where there are too few for an embedding.
+    """
+    kinds = {name: rows[:: -(-len(rows) // EMBEDDED)] for name, rows in features.items() if len(rows)}
+    points = np.concatenate(list(kinds.values())).astype(np.float64) if kinds else np.empty((0, 0))
+    if len(points) < 5:
+        return None
+    # The usual perplexity of 30, but for the fewest images; all choices fixed, so a report is the same every time.
+    embedding = TSNE(perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0).fit_transform(points)
+    colours = dict(zip((name for name in kinds if name not in ("good", "defective")), CHANGED, strict=False))
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = _axes(height=3.6)
+        for (name, rows), end in zip(kinds.items(), np.cumsum([len(rows) for rows in kinds.values()]), strict=True):
+            colour = {"good": GOOD, "defective": DEFECTIVE}.get(name) or colours[name]
+            own = embedding[end - len(rows) : end]
+            axes.scatter(*own.T, s=12, color=colour, alpha=0.7, linewidths=0, label=f"{name} ({len(rows)})")
+        axes.set(xticks=[], yticks=[])
+        figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
 
 

@@ -145,9 +145,14 @@ def receptive_field_upsample(
     if maps.shape[1:] != grid:
         raise ValueError(f"maps of {maps.shape[1:]} do not fit the grid of {grid}")
     kernel = stride * receptive_field_kernel(patch, deviation=deviation)
+    return _upsample(maps, *(_spreading(n, kernel, stride=stride) for n in grid))
+
+
+def _upsample(maps: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    """Multiplies maps (b, gh, gw) by (h, gh) along the rows and by (w, gw) along the columns: (b, h, w)."""
     # Scores of single patches differ by less than the rounding of the reduced precision that accelerators default to.
     exact = lax.Precision.HIGHEST
-    rows, columns = (_spreading(n, kernel, stride=stride).astype(maps.dtype) for n in grid)
+    rows, columns = (matrix.astype(maps.dtype) for matrix in (rows, columns))
     maps = jnp.einsum("bhw,Ww->bhW", maps, columns, precision=exact)
     return jnp.einsum("Hh,bhW->bHW", rows, maps, precision=exact)
 
@@ -175,12 +180,16 @@ def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
 
 
 def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-    """GradCAM of a score that is a function of one stage, upsampled bilinearly to the input's size.
+    """GradCAM of a score that is a function of one stage, interpolated linearly to the input's size.
+
+    Convolutions and poolings of stride 2 that pad by half their kernel centre cell i of a stage of stride s on pixel
+    s i, so that is where it is laid: resizing by half pixels, which assumes s i + (s - 1) / 2, would shift the map of a
+    stage of stride 32 by 15.5 pixels down and to the right. Past the last cell its value is held.
 
     Args:
         head: maps the stage's activations (b, h, w, c) to one score per image (b,), each image on its own: the
             classifier's abnormal logit, say, or the Gaussian score of the pooled features.
-        activations: (b, h, w, c)
+        activations: (b, ceil(height / s), ceil(width / s), c), of a stage whose stride s is a power of two.
         size: height and width of the network's input in pixels.
 
     Returns:
@@ -188,12 +197,29 @@ def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array,
 
     Raises:
         UserError: The activations have no height and width, or only one position.
+        ValueError: No stride makes activations of this size from the input.
     """
     if activations.ndim != 4 or math.prod(activations.shape[1:3]) == 1:
         raise UserError(
             "GradCAM needs a stage with several positions (b, h, w, channels), but this one is of shape "
             f"{activations.shape}: choose an earlier stage of the network or a larger input size"
         )
+    cells = activations.shape[1:3]
+    stride = _stride(cells, size)
     gradients = jax.grad(lambda a: head(a).sum())(activations)
-    maps = gradcam(activations, gradients)
-    return jax.image.resize(maps, (maps.shape[0], *size), "bilinear")
+    rows, columns = (_interpolation(n, stride=stride, pixels=side) for n, side in zip(cells, size, strict=True))
+    return _upsample(gradcam(activations, gradients), rows, columns)
+
+
+def _stride(cells: tuple[int, int], size: tuple[int, int]) -> int:
+    """The power of two s of which ceil(size / s) is the number of cells; with several cells there is one at most."""
+    for stride in (2**n for n in range(max(size).bit_length())):
+        if all(math.ceil(side / stride) == n for side, n in zip(size, cells, strict=True)):
+            return stride
+    raise ValueError(f"no stride of a power of two makes {cells} cells of {size} pixels")
+
+
+def _interpolation(cells: int, *, stride: int, pixels: int) -> np.ndarray:
+    """The matrix (pixels, cells) of linear interpolation with cell i on pixel stride * i, constant past the last."""
+    position = np.minimum(np.arange(pixels) / stride, cells - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))

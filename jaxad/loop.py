@@ -18,14 +18,13 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, methods, parallel, provenance
+from jaxad import data, methods, parallel, provenance, samples
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
 from jaxad.log import Log
 from jaxad.methods.method import Method
-from jaxad.samples import sample_grid
 
 
 class TrainState(NamedTuple):
@@ -164,7 +163,7 @@ def _fit_weights(
         log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch)
         with contextlib.closing(log), jax.transfer_guard("disallow"):
             waiting = None
-            for batch in parallel.prefetch(_with_grid(stream, workdir, draw=done == 0), mesh):
+            for batch in parallel.prefetch(_with_picture(stream, workdir, method, draw=done == 0), mesh):
                 state, metrics = train_step(state, batch)
                 done += 1
                 # Metrics are fetched one step late, so that the device never waits for the host.
@@ -183,12 +182,13 @@ def _fit_weights(
     return state
 
 
-def _with_grid(stream, workdir: Path, *, draw: bool) -> Iterator[dict[str, np.ndarray]]:
+def _with_picture(stream, workdir: Path, method: Method, *, draw: bool) -> Iterator[dict[str, np.ndarray]]:
     """Passes the batches on; the first of a fresh run is also drawn to samples.png, so a user sees what is taught."""
     for batch in stream:
-        if draw:
-            sample_grid(workdir / "samples.png", batch["image"], batch.get("label"))
-            draw = False
+        if draw and method.samples is not None:
+            with jax.transfer_guard("allow"):  # a picture made on the device is fetched on purpose
+                samples.write(workdir / "samples.png", method.samples(batch))
+        draw = False
         yield batch
 
 
@@ -211,6 +211,11 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     method = methods.create(config)
     dataset = data.load(config)
     fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
+    if len(fitted) < method.least:
+        raise UserError(
+            f"config.density needs at least {method.least} good images besides the held-out part, and there are "
+            f"{len(fitted)}; add images or choose another density"
+        )
     plan = None if method.loss is None else _plan(config, len(fitted))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
     configs.claim(workdir, config)
@@ -230,9 +235,9 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     good = {"size": config.score.size, "cache_bytes": 0}  # each is looked at once or twice at most
     density = method.fit(variables, pipeline.Images(dataset.train, fitted, **good), jax.random.key(config.seed))
     detector = Detector(config, variables, density)
-    # A sample of the training images shows how warm good images get where none were held out.
+    # A sample of the training images shows how good images score where none were held out.
     scores = detector.score(pipeline.Images(dataset.train, held if len(held) else fitted[:32], **good).stack())
-    detector.heat_range = (float(np.median(scores.map)), float(scores.map.max()))
+    detector.fit_ranges(scores)
     if len(held):
         detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
     detector.save(workdir)

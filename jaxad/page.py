@@ -68,6 +68,7 @@ def write_html(
     scores: TestScores,
     history: Sequence[dict],
     samples_png: str | Path | None = None,
+    features: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Writes a report of one evaluation as a single HTML file that loads nothing from elsewhere.
 
@@ -77,18 +78,20 @@ def write_html(
       scores: The test set with its scores and maps.
       history: Rows of metrics.jsonl with "step" and "loss"; empty for a method without training.
       samples_png: A picture of synthetic training samples, or None.
+      features: Features (n, d) of good, defective and changed images by kind, or None.
 
     Raises:
       UserError: The file cannot be written or the picture cannot be read.
     """
     name = " · ".join(str(results[key]) for key in ("experiment", "category") if results.get(key))
     try:
-        body = [_summary(name, results), _metric_table(results), _charts(results, scores, history)]
+        body = [_summary(name, results), _metric_table(results), _charts(results, scores, history, features)]
         if samples_png is not None:
             source = _data_uri(Path(samples_png).read_bytes(), "png")
             body.append(
-                "<h2>What the network is taught</h2><p class=soft>Synthetic training images; a dark map to the "
-                f"right of one is its label.</p><img class=samples src='{source}' alt='synthetic samples'>"
+                "<h2>What the network is taught</h2><p class=soft>Synthetic training images. A dark map to the right "
+                "of one is its label; a name above a column says how its images were changed, and the task is to tell "
+                f"such names apart.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
         body += [_examples(scores), _provenance(results)]
         Path(path).write_text(
@@ -173,7 +176,7 @@ def _metric_table(results: dict) -> str:
     )
 
 
-def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
+def _charts(results: dict, scores: TestScores, history: Sequence[dict], features: dict | None) -> str:
     charts = []
     threshold = results.get("threshold", {})
     threshold = threshold.get("value") if "reason" not in threshold else None
@@ -196,6 +199,8 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict]) -> str:
         charts.append(("ROC curves", figures.roc_chart(curves)))
     if "pixels" in curves:
         charts.append(("Per-region overlap", figures.pro_chart(curves["pixels"], limit=results["pro_limit"])))
+    if features and (embedding := figures.tsne_chart(features)):
+        charts.append(("Features of the images (t-SNE)", embedding))
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
     if losses:
         charts.append(("Training loss", figures.loss_chart(*np.array(losses).T)))

@@ -16,7 +16,7 @@ from jaxad.errors import UserError, run
 # Values that change no result.
 _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "log_every", "evaluate.batch",
               "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
-START, END = "<!-- results:start -->", "<!-- results:end -->"
+START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 
 def gather(workdirs: Sequence[str | Path]) -> list[dict]:
@@ -101,6 +101,17 @@ def _commands(entry: dict) -> str:
     return ", then ".join(f"`{_portable(command)}`" for command in commands if command) or "n/a"
 
 
+def _names(groups: Sequence[list[dict]]) -> list[str]:
+    """Each group's experiment, and in what its config differs from the first one of the same name and category."""
+    named, names = {}, []
+    for first in (group[0] for group in groups):
+        config = flatten(ConfigDict(first["config"]))
+        base = named.setdefault((first["experiment"], first["category"]), config)
+        changed = [key for key in sorted(config) if config[key] != base.get(key) and key not in _NO_NUMBER]
+        names.append(", ".join([str(first["experiment"]), *(f"{key}={config[key]}" for key in changed)]))
+    return names
+
+
 def markdown(runs: Sequence[dict]) -> str:
     """A Markdown table with a row for each experiment, category and config: mean ± standard error over seeds."""
     titles = [
@@ -117,7 +128,8 @@ def markdown(runs: Sequence[dict]) -> str:
         "command",
     ]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|" + "---:|" * 5 + "---|" * 4]
-    for group in group_seeds(runs):
+    groups = group_seeds(runs)
+    for group, name in zip(groups, _names(groups), strict=True):
         first = group[0]
 
         def each(key: str, group: list[dict] = group) -> str:
@@ -127,7 +139,7 @@ def markdown(runs: Sequence[dict]) -> str:
             return _mean_and_error([entry[level][name] for entry in group])
 
         cells = [
-            first["experiment"],
+            name,
             first["category"],
             len(group),
             metric("image", "auroc"),
@@ -143,16 +155,17 @@ def markdown(runs: Sequence[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(text: str, table: str, name: str) -> str:
-    """Replaces what stands between the two markers in a text.
+def insert(text: str, table: str, name: str, *, section: str = "results") -> str:
+    """Replaces what stands between the two markers of a section in a text.
 
     Raises:
       UserError: The markers are missing from `text`, the content of file `name`, or in the wrong order.
     """
-    start, end = text.find(START), text.find(END)
+    first, last = START.format(section), END.format(section)
+    start, end = text.find(first), text.find(last)
     if start < 0 or end < start:
-        raise UserError(f"{name} lacks the lines {START} and {END}, in this order; add them where the table belongs")
-    return f"{text[: start + len(START)]}\n{table}{text[end:]}"
+        raise UserError(f"{name} lacks the lines {first} and {last}, in this order; add them where the table belongs")
+    return f"{text[: start + len(first)]}\n{table}{text[end:]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -162,7 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("workdirs", nargs="+", metavar="W", help="directory searched for results.json, also below")
     parser.add_argument("--output", metavar="FILE.md", help="write the table to this file")
-    parser.add_argument("--readme", metavar="README.md", help=f"replace what stands between {START} and {END}")
+    parser.add_argument("--readme", metavar="README.md", help="replace what stands between a section's markers")
+    parser.add_argument(
+        "--section",
+        default="results",
+        help=f"the section's name, results by default: {START.format('NAME')} and {END.format('NAME')}",
+    )
     flags = parser.parse_args(argv)
     table = markdown(gather(flags.workdirs))
     try:
@@ -170,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(flags.output).write_text(table, encoding="utf-8")
         if flags.readme:
             readme = Path(flags.readme)
-            readme.write_text(insert(readme.read_text(encoding="utf-8"), table, flags.readme), encoding="utf-8")
+            text = insert(readme.read_text(encoding="utf-8"), table, flags.readme, section=flags.section)
+            readme.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{error.filename or flags.output or flags.readme}: {error.strerror}") from error
     if not flags.output and not flags.readme:

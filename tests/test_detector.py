@@ -34,7 +34,7 @@ def baseline(threshold=None, **overrides):
     """A baseline detector fitted to 20 noisy grey pictures."""
     settings = config(**overrides)
     density = methods.create(settings).fit({}, pictures(20, seed=9), jax.random.key(0))
-    return Detector(settings, {}, jax.device_get(density), threshold, heat_range=(0.5, 2.0))
+    return Detector(settings, {}, jax.device_get(density), threshold, heat_range=(0.5, 2.0), good_scores=(1.5, 0.25))
 
 
 @pytest.fixture
@@ -181,6 +181,27 @@ def test_the_threshold_never_reads_test_data_and_refuses_a_senseless_rate():
             fit_threshold(np.arange(3.0), false_alarm_rate=rate)
 
 
+def test_ranges_and_normalised_scores_by_hand():
+    found = baseline()
+    good = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 9]]], np.float32)
+    found.fit_ranges(Scores(np.array([1, 3], np.float32), good))
+    assert found.heat_range == (3.5, 9.0)
+    assert found.good_scores == (2.0, 1.0)
+    made = found.normalize(Scores(np.array([2, 5], np.float32), np.array([[[3.5, 9]], [[-2, 14.5]]], np.float32)))
+    np.testing.assert_array_equal(made.image, [0, 3])
+    np.testing.assert_array_equal(made.map, [[[0, 1]], [[-1, 2]]])
+    assert made.image.dtype == np.float64 and made.map.dtype == np.float32
+
+
+def test_without_a_spread_scores_are_only_shifted():
+    found = baseline()
+    found.fit_ranges(Scores(np.array([7], np.float32), np.full((1, 2, 2), 3, np.float32)))
+    assert found.heat_range == (3.0, 3.0) and found.good_scores == (7.0, 0.0)
+    made = found.normalize(Scores(np.array([7, 9], np.float32), np.array([[[3, 5]], [[1, 3]]], np.float32)))
+    np.testing.assert_array_equal(made.image, [0, 2])
+    np.testing.assert_array_equal(made.map, [[[0, 2]], [[-2, 0]]])
+
+
 @pytest.fixture
 def workdir(tmp_path):
     found = baseline(threshold=1.25)
@@ -191,7 +212,7 @@ def workdir(tmp_path):
 
 def test_save_and_load(workdir):
     made, loaded = baseline(threshold=1.25), jaxad.load(workdir)
-    assert (loaded.threshold, loaded.heat_range) == (1.25, (0.5, 2.0))
+    assert (loaded.threshold, loaded.heat_range, loaded.good_scores) == (1.25, (0.5, 2.0), (1.5, 0.25))
     assert configs.flatten(loaded.config) == configs.flatten(made.config)
     np.testing.assert_array_equal(loaded.density["mean"], made.density["mean"])
     np.testing.assert_array_equal(loaded.score(pictures(5)).map, made.score(pictures(5)).map)
@@ -238,9 +259,11 @@ def test_a_detector_that_is_not_finished_or_damaged(workdir):
     (workdir / "detector.json").unlink()
     with pytest.raises(UserError, match="holds no trained detector yet; complete its training"):
         jaxad.load(workdir)
-    (workdir / "detector.json").write_text(json.dumps({"threshold": 1.0}))
-    with pytest.raises(UserError, match=r"detector\.json is damaged; run its training command again"):
-        jaxad.load(workdir)
+    complete = {"threshold": 1.0, "heat_range": [0, 1], "good_scores": [0, 1]}
+    for key in complete:
+        (workdir / "detector.json").write_text(json.dumps({k: v for k, v in complete.items() if k != key}))
+        with pytest.raises(UserError, match=r"detector\.json is damaged; run its training command again to rewrite it"):
+            jaxad.load(workdir)
     baseline().save(workdir)
     (workdir / "detector" / "extra").write_text("x")
     with pytest.raises(UserError, match="is damaged"):

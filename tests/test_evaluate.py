@@ -3,17 +3,19 @@
 import csv
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 import jaxad
-from jaxad import data, evaluate, methods, metrics, train
-from jaxad.data.image import read_mask
+from jaxad import data, evaluate, methods, metrics, report, train
+from jaxad.data import pipeline
+from jaxad.data.image import read_image, read_mask
 from jaxad.detector import Detector
 from tests import tiny
-from tests.parts import NSA, SIZE, baseline, command, write, write_parts
+from tests.parts import NSA, SIZE, baseline, command, refusal, write, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +201,220 @@ def test_another_test_folder(tmp_path, run):
     found = results(tmp_path / "work")
     assert found["counts"]["good"] == 2 and found["counts"]["defective"] == 0
     assert found["threshold"]["detection_rate"] is None
+
+
+@pytest.fixture(scope="module")
+def members(run):
+    """The workdirs of three baselines, each with other images held out."""
+    given = {"data__holdout": 0.3}
+    for seed in (1, 2):
+        assert command(train.main, *baseline(run / "sets", run / f"seed{seed}", seed=seed, **given)) == 0
+    return [run / "work", run / "seed1", run / "seed2"]
+
+
+@pytest.fixture(scope="module")
+def ensemble(members, run):
+    """The directory of their ensemble."""
+    assert command(evaluate.main, "--workdir", *members, "--output", run / "together") == 0
+    return run / "together"
+
+
+def by_hand(workdirs):
+    """Image scores and maps of an ensemble, from detector.json and the members' own scores."""
+    image, maps = [], []
+    for workdir in workdirs:
+        fitted, scores = (
+            json.loads((workdir / "detector.json").read_text()),
+            evaluate.score_test_set(jaxad.load(workdir)),
+        )
+        (mean, std), (low, high) = fitted["good_scores"], fitted["heat_range"]
+        image.append((scores.image_scores - mean) / std)
+        maps.append((scores.maps - low) / (high - low))
+    return np.mean(image, axis=0), np.mean(maps, axis=0), scores
+
+
+def test_good_scores_are_those_of_the_held_out_images(members):
+    found = jaxad.load(members[1])
+    train_set = data.load(found.config).train
+    held = pipeline.split_holdout(len(train_set), holdout=0.3, seed=1)[1]
+    records = [pipeline.resized(train_set[int(number)], SIZE) for number in held]
+    image = found.score(np.stack([record.image for record in records])).image.tolist()
+    mean = sum(image) / 6
+    std = (sum((score - mean) ** 2 for score in image) / 6) ** 0.5
+    assert len(image) == 6 and found.good_scores == pytest.approx((mean, std), rel=1e-6)
+
+
+def test_an_ensemble_is_the_mean_of_normalised_scores(members, tmp_path, monkeypatch):
+    image, maps, scores = by_hand(members)
+    drawn = []
+    monkeypatch.setattr(evaluate.page, "write_html", lambda path, *, scores, **rest: drawn.append(scores))
+    evaluate.evaluate_ensemble(members, tmp_path / "out")
+    (made,) = drawn
+    assert made.ids == scores.ids and made.maps.dtype == np.float32
+    np.testing.assert_array_equal(made.images, scores.images)
+    np.testing.assert_allclose(made.image_scores, image, rtol=1e-6)
+    np.testing.assert_allclose(made.maps, maps, rtol=1e-5, atol=1e-5)
+    # The scale matters: a plain mean of the members' scores would be another one.
+    alone = [evaluate.score_test_set(jaxad.load(workdir)).image_scores for workdir in members]
+    assert np.abs(np.mean(alone, axis=0) - image).min() > 0.1
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], float(row["score"])) for row in rows] == list(zip(made.ids, made.image_scores, strict=True))
+
+
+def test_the_metrics_of_an_ensemble_are_those_of_its_mean(members, run, tmp_path):
+    sets = shutil.copytree(run / "sets", tmp_path / "sets")
+    for path in (sets / "nut" / "ground_truth" / "spot").iterdir():
+        write(path, np.roll(read_mask(path) * 255, 4, axis=1))  # half beside the spot, so that no score is perfect
+    found = evaluate.evaluate_ensemble(members, tmp_path / "out", overrides={"data.root": str(sets)})
+    masks = [record.mask for record in evaluate.read_test_set(jaxad.load(members[0], {"data.root": str(sets)}).config)]
+    expected = roc_auc_score(np.stack(masks).ravel(), by_hand(members)[1].ravel())
+    assert 0.6 < expected < 0.99 and found["pixel"]["auroc"] == pytest.approx(expected, rel=1e-4)
+    assert len({found["pixel"]["auroc"], *(row["pixel"]["auroc"] for row in found["members"])}) == 4
+
+
+def test_an_ensemble_says_what_it_is_made_of(members, ensemble):
+    found, alone = results(ensemble), [results(workdir) for workdir in members]
+    assert (found["experiment"], found["category"], found["seed"]) == ("baseline_mean, ensemble of 3", "nut", "0, 1, 2")
+    assert set(found) == {*alone[0], "members"}
+    for row, own, workdir in zip(found["members"], alone, members, strict=True):
+        assert (row["workdir"], row["seed"]) == (str(workdir), own["seed"])
+        assert row["image"] == own["image"] and row["pixel"] == pytest.approx(own["pixel"])
+    assert (
+        found["threshold"]["value"] is None and "thresholds hold for their own scores" in found["threshold"]["reason"]
+    )
+    shared = dict(alone[0]["config"])
+    del shared["seed"]
+    assert found["config"] == shared and [len(own["trained"]) for own in (found, *alone)] == [3, 1, 1, 1]
+    assert "baseline_mean, ensemble of 3" in (ensemble / "report.html").read_text()
+
+
+def test_an_ensemble_has_a_row_beside_its_members(members, ensemble):
+    lines = report.markdown(report.gather([*members, ensemble])).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[:3] for row in rows] == [["baseline_mean", "nut", "3"], ["baseline_mean, ensemble of 3", "nut", "1"]]
+    assert rows[1][4] == f"{100 * results(ensemble)['pixel']['auroc']:.1f}"
+    assert rows[1][-1].endswith(f"then `python -m jaxad.evaluate --output={ensemble}`")
+
+
+def test_the_kept_command_makes_the_ensemble_again(members, ensemble, capsys):
+    before = results(ensemble)
+    words = before["evaluated"]["command"].split()
+    assert words[:3] == ["python", "-m", "jaxad.evaluate"]
+    capsys.readouterr()
+    assert command(evaluate.main, *words[3:]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for line, workdir in zip(printed, members, strict=False):
+        assert line == f"{workdir}: {evaluate.summary(results(workdir))}"
+    assert printed[3:] == [f"ensemble of 3: {evaluate.summary(before)}", f"report: {ensemble / 'report.html'}"]
+    assert {key: results(ensemble)[key] for key in ("image", "pixel")} == {
+        key: before[key] for key in ("image", "pixel")
+    }
+
+
+def test_overrides_hold_for_all_members(members, tmp_path):
+    flags = ["--workdir", *members, "--output", tmp_path / "out", "--config.evaluate.pro_limit=0.05"]
+    assert command(evaluate.main, *flags) == 0
+    found = results(tmp_path / "out")
+    assert found["pro_limit"] == 0.05 and "--config.evaluate.pro_limit=0.05" in found["evaluated"]["command"]
+    assert all(row["config"]["evaluate"]["pro_limit"] == 0.05 for row in found["members"])
+
+
+def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):
+    score, seen, alive = evaluate.score_records, [], []
+
+    def spy(found, records):
+        alive.append(sum(reference() is not None for reference in seen))
+        scores = score(found, records)
+        seen.append(weakref.ref(scores.maps))
+        return scores
+
+    monkeypatch.setattr(evaluate, "score_records", spy)
+    evaluate.evaluate_ensemble(members, tmp_path / "out")
+    assert alive == [0, 0, 0]
+
+
+def test_different_methods_can_be_members(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
+    given = {"method": "tiny", "data.root": run / "sets" / "nut", "data.size": SIZE, "epochs": 1, "batch": 8}
+    given |= {"view.crop": SIZE, "view.center_crop": 0, "evaluate.crop": 0}
+    flags = [f"--config.{key}={value}" for key, value in given.items()]
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    for seed, workdir in enumerate(workdirs):
+        seeded = [*flags, f"--config.seed={seed}"]
+        assert command(train.main, "--config", f"{NSA}:object", "--workdir", workdir, *seeded) == 0
+    found = evaluate.evaluate_ensemble(workdirs, tmp_path / "same")
+    seconds = [results(workdir)["wall_time_s"]["train"] for workdir in workdirs]
+    assert found["wall_time_s"]["train"] == pytest.approx(sum(seconds)) and min(seconds) > 0
+    assert found["experiment"] == "nsa_logistic, ensemble of 2" and found["config"]["epochs"] == 1
+    mixed = evaluate.evaluate_ensemble([workdirs[0], run / "work"], tmp_path / "mixed")
+    assert mixed["experiment"] == "nsa_logistic + baseline_mean, ensemble of 2" and "epochs" not in mixed["config"]
+    assert mixed["wall_time_s"]["train"] is None  # nothing is known of the baseline's
+    expected = by_hand([workdirs[0], run / "work"])[0]
+    with open(tmp_path / "mixed" / "scores.csv", newline="") as file:
+        np.testing.assert_allclose([float(row["score"]) for row in csv.DictReader(file)], expected, rtol=1e-5)
+
+
+def test_what_is_no_ensemble(members, ensemble, tmp_path, capsys):
+    def refused(*arguments):
+        return refusal(capsys, evaluate.main, "--workdir", *arguments)
+
+    first, second, _ = members
+    output = ("--output", tmp_path / "out")
+    assert refused(first, second) == "the results of an ensemble belong into none of its workdirs; add --output DIR"
+    assert refused(first, *output) == (
+        "the results of one workdir are written into it; --output is for several workdirs"
+    )
+    assert refused(first, second, first.parent / "." / first.name, *output) == (
+        f"{first} is given twice; the members of an ensemble are different workdirs"
+    )
+    assert refused(first, second, "--output", first) == (
+        f"{first} is the workdir of a training; choose another --output for the ensemble"
+    )
+    assert "config.score.reduction cannot be changed for an ensemble" in refused(
+        first, second, *output, "--config.score.reduction=mean"
+    )
+    assert refused(first, ensemble, *output).startswith(f"{ensemble} is no workdir")
+    (tmp_path / "file").write_text("")
+    assert "choose another --output" in refused(first, second, "--output", tmp_path / "file" / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key, value", [("score.size", 48), ("evaluate.crop", 16), ("evaluate.pro_limit", 0.1)])
+def test_members_that_are_scored_differently(members, tmp_path, capsys, key, value):
+    other = shutil.copytree(members[1], tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    node, leaf = key.split(".")
+    before, config[node][leaf] = config[node][leaf], value
+    (other / "config.json").write_text(json.dumps(config))
+    assert refusal(capsys, evaluate.main, "--workdir", members[0], other, "--output", tmp_path / "out") == (
+        f"{members[0]} and {other} cannot be one ensemble: config.{key} is {before} in the one and {value} in the other"
+    )
+
+
+def test_members_with_other_test_images(members, run, tmp_path, capsys):
+    test = run / "sets" / "nut" / "test"
+
+    def refused(change):
+        """The sentence for a member that was trained where the test set is changed."""
+        sets = shutil.copytree(run / "sets", tmp_path / "sets", dirs_exist_ok=True)
+        other = shutil.copytree(members[1], tmp_path / "other", dirs_exist_ok=True)
+        config = json.loads((members[1] / "config.json").read_text())
+        config["data"]["root"] = str(sets)
+        (other / "config.json").write_text(json.dumps(config))
+        change(sets / "nut")
+        message = refusal(capsys, evaluate.main, "--workdir", members[0], other, "--output", tmp_path / "out")
+        shutil.rmtree(sets)
+        return message.removeprefix(f"{members[0]} and {other} cannot be one ensemble: ")
+
+    assert refused(lambda nut: (nut / "test/good/001.png").unlink()) == "the one has 5 test images, the other 4"
+    assert refused(lambda nut: (nut / "test/good/001.png").rename(nut / "test/good/007.png")) == (
+        "test image 'test/good/001' of the one is 'test/good/007' in the other"
+    )
+    other_image = 255 - read_image(test / "good/001.png", min_side=1)
+    same = "or its mask is not the same in both"
+    assert refused(lambda nut: write(nut / "test/good/001.png", other_image)) == f"test image 'test/good/001' {same}"
+    other_mask = np.roll(read_mask(run / "sets/nut/ground_truth/spot/002_mask.png") * 255, 4, axis=1)
+    assert refused(lambda nut: write(nut / "ground_truth/spot/002_mask.png", other_mask)) == (
+        f"test image 'test/spot/002' {same}"
+    )

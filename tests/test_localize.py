@@ -3,7 +3,6 @@
 import functools
 import math
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jax import lax
 from jaxad import localize
 from jaxad.errors import UserError
 from jaxad.models.layers import conv
+from jaxad.models.resnet import ResNet
 
 RNG = np.random.default_rng(0)
 
@@ -156,17 +156,22 @@ def test_an_impulse_in_the_grid_lands_on_its_patch():
     np.testing.assert_allclose(centre_of_mass(upsampled), (8 + 15.5, 20 + 15.5), atol=1e-4)
 
 
-def test_an_impulse_in_the_image_lands_on_its_pixel():
-    # Of the patches at stride 4 eight contain a pixel; their common centre is fixed by the pixel's phase, so single
-    # pixels are found to within 1.5, and to within nothing on average.
-    shifts = []
-    for y, x in zip(range(64, 68), range(60, 64), strict=True):
+@pytest.mark.parametrize(("width", "expected"), [(1, [1.5, 0.5, -0.5, -1.5]), (4, [0, 1, 0, -1]), (8, [0, 1, 0, -1])])
+def test_an_impulse_in_the_image_lands_on_its_pixels(width, expected):
+    # At stride 4 the patches that see a defect share a centre fixed by its phase: one as wide as the stride is found to
+    # within a pixel, a single pixel to within 1.5, and both to within nothing on average.
+    options = {"patch": 32, "stride": 4}
+
+    @jax.jit
+    def heat(image):
+        scores = localize.dense_features(lambda x: x.max(axis=(1, 2, 3)), image, **options, chunk=625)
+        return localize.receptive_field_upsample(scores, **options, size=(128, 128))[0]
+
+    for phase, shift in enumerate(expected):
         image = np.zeros((1, 128, 128, 1), np.float32)
-        image[0, y, x] = 1
-        scores = localize.dense_features(lambda x: x.max(axis=(1, 2, 3)), image, patch=32, stride=4, chunk=625)
-        upsampled = localize.receptive_field_upsample(scores, patch=32, stride=4, size=(128, 128))[0]
-        shifts.append(np.subtract(centre_of_mass(np.asarray(upsampled)), (y, x)))
-    np.testing.assert_allclose(shifts, [[1.5, 1.5], [0.5, 0.5], [-0.5, -0.5], [-1.5, -1.5]], atol=1e-3)
+        image[0, 64 + phase : 64 + phase + width, 60 + phase : 60 + phase + width] = 1
+        found = np.subtract(centre_of_mass(np.asarray(heat(image))), centre_of_mass(image[0, :, :, 0]))
+        np.testing.assert_allclose(found, (shift, shift), atol=1e-3)
 
 
 def test_a_constant_grid_keeps_its_value_inside():
@@ -224,11 +229,69 @@ def test_gradcam_of_a_gaussian_score():
     np.testing.assert_allclose(run(activations), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_gradcam_is_upsampled_bilinearly():
-    activations = RNG.random((1, 4, 6, 1), np.float32)
-    maps = localize.gradcam_maps(lambda a: a.sum(axis=(1, 2, 3)), activations, size=(64, 96))
-    expected = cv2.resize(activations[0, :, :, 0], (96, 64), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(maps[0], expected, rtol=1e-4, atol=1e-5)
+def total(activations):
+    return activations.sum(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("cells", "size", "stride"),
+    [((8, 8), (256, 256), 32), ((4, 6), (64, 96), 16), ((8, 3), (230, 70), 32), ((1, 2), (9, 17), 16), ((5, 5), (5, 5), 1)],
+)
+def test_gradcam_lays_cell_i_on_pixel_stride_times_i(cells, size, stride):
+    activations = RNG.random((2, *cells, 1), np.float32)
+    maps = localize.gradcam_maps(total, activations, size=size)
+    expected = activations[..., 0]
+    for axis in (1, 2):  # np.interp holds the last value
+        pixels, places = np.arange(size[axis - 1]), stride * np.arange(cells[axis - 1])
+        expected = np.apply_along_axis(lambda line, p=pixels, c=places: np.interp(p, c, line), axis, expected)
+    np.testing.assert_allclose(maps, expected, rtol=1e-5)
+    np.testing.assert_allclose(maps[:, ::stride, ::stride], activations[..., 0], rtol=1e-6)
+
+
+def test_gradcam_of_an_impulse_is_centred_on_its_pixel():
+    activations = np.zeros((1, 8, 8, 1), np.float32)
+    activations[0, 2, 5] = 1
+    found = np.asarray(localize.gradcam_maps(total, activations, size=(256, 256))[0])
+    assert np.unravel_index(found.argmax(), found.shape) == (64, 160)
+    np.testing.assert_allclose(centre_of_mass(found), (64, 160), atol=1e-3)
+    assert np.flatnonzero(found.any(axis=0))[[0, -1]].tolist() == [129, 191]
+
+
+def test_cells_of_a_residual_network_are_centred_where_gradcam_lays_them():
+    """The pixels that a cell answers to, by its gradient, lie around the peak of that cell's own map."""
+    # With one block a stage, a cell of the last sees 195 x 195 pixels: that of an inner one is cut off nowhere.
+    rng = np.random.default_rng(0)
+    model = ResNet((1, 1, 1, 1))
+    images = jnp.asarray(rng.standard_normal((1, 256, 256, 3)), jnp.float32)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+
+    def parameter(leaf):
+        fan_in = math.prod(leaf.shape[:-1])
+        return rng.standard_normal(leaf.shape, np.float32) / math.sqrt(fan_in) if fan_in > 1 else np.ones(leaf.shape)
+
+    variables = jax.tree.map(parameter, shapes)
+
+    @jax.jit
+    def sensitivity(impulses):
+        def answer(images):
+            stages = model.apply(variables, images, train=False)
+            return sum(jnp.abs(stages[name] * impulse).sum() for name, impulse in impulses.items())
+
+        return jnp.abs(jax.grad(answer)(images)).sum(axis=(0, 3))
+
+    strides = {"layer2": 8, "layer4": 32}
+    for stage, cell in (("layer2", 15), ("layer4", 4), ("layer4", 3)):
+        impulses = {name: np.zeros((1, 256 // s, 256 // s, 1), np.float32) for name, s in strides.items()}
+        impulses[stage][0, cell, cell] = 1
+        peak = localize.gradcam_maps(total, impulses[stage], size=(256, 256))[0]
+        np.testing.assert_allclose(centre_of_mass(np.asarray(peak)), [strides[stage] * cell] * 2, atol=1e-3)
+        seen = np.asarray(sensitivity(impulses))
+        np.testing.assert_allclose(centre_of_mass(seen), centre_of_mass(np.asarray(peak)), atol=1)
+
+
+def test_gradcam_needs_a_stage_of_the_input():
+    with pytest.raises(ValueError, match=r"no stride .* makes \(8, 7\) cells of \(256, 256\) pixels"):
+        localize.gradcam_maps(total, jnp.ones((1, 8, 7, 1)), size=(256, 256))
 
 
 @pytest.mark.parametrize("shape", [(2, 512), (2, 1, 1, 512)])

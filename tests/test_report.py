@@ -70,10 +70,11 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def write(tmp_path, scores, *, history=(), samples_png=None, **changes):
+def write(tmp_path, scores, *, history=(), samples_png=None, features=None, **changes):
     path = tmp_path / "report.html"
     results = full_results(scores, **changes)
-    page.write_html(path, results=results, scores=scores, history=history, samples_png=samples_png)
+    pictures = {"samples_png": samples_png, "features": features}
+    page.write_html(path, results=results, scores=scores, history=history, **pictures)
     return Page(path.read_text(encoding="utf-8")), results
 
 
@@ -81,7 +82,8 @@ def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
     samples = tmp_path / "samples.png"
     cv2.imwrite(str(samples), np.zeros((8, 8, 3), np.uint8))
     history = [{"step": 10 * i, "loss": 1 / (i + 1)} for i in range(60)]
-    page, _ = write(tmp_path, small_test_set(), history=history, samples_png=samples)
+    features = {"good": np.eye(4), "defective": 2 * np.eye(4)}
+    page, _ = write(tmp_path, small_test_set(), history=history, samples_png=samples, features=features)
     assert not page.tags & {"script", "link", "iframe"}
     kinds = {"jpeg": 0, "png": 0, "svg+xml": 0}
     for source in page.sources:
@@ -92,8 +94,8 @@ def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
             assert ElementTree.fromstring(data).tag.endswith("svg")
         else:
             assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
-    # Two score charts, pixel scores, ROC, overlap, loss; 4 good (2 tiles) and 8 defective (3 tiles), and the scale.
-    assert kinds == {"svg+xml": 6, "png": 1, "jpeg": 4 * 2 + 8 * 3 + 1}
+    # Two score charts, pixel scores, ROC, overlap, features, loss; 4 good (2 tiles), 8 defective (3 tiles), the scale.
+    assert kinds == {"svg+xml": 7, "png": 1, "jpeg": 4 * 2 + 8 * 3 + 1}
 
 
 def test_report_shows_every_metric_and_where_it_comes_from(tmp_path):
@@ -191,6 +193,31 @@ def test_colour_limits_ignore_one_extreme_image():
     assert low == pytest.approx(0.5, abs=0.02) and 0.9 < high < 1
 
 
+def test_scores_of_far_outliers_are_drawn_on_a_logarithmic_axis():
+    scores, labels = np.array([1.0, 1.5, 2.0, 3.0, 1e6]), np.array([0, 0, 0, 1, 1])
+    for draw in (figures.score_histogram, lambda labels, *rest: figures.score_strips(list("aaabb"), *rest)):
+        assert b"mathdefault{10^" in draw(labels, scores, 2.5)
+        assert b"mathdefault{10^" not in draw(labels, np.log(scores) - 1, 2.5)  # one is negative
+        assert b"mathdefault{10^" not in draw(labels, scores.clip(max=150), 2.5)
+
+
+def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
+    rng, drawn = np.random.default_rng(0), []
+    fit = figures.TSNE.fit_transform
+    monkeypatch.setattr(figures.TSNE, "fit_transform", lambda self, x: drawn.append(fit(self, x)) or drawn[-1])
+    kinds = {"good": 0, "defective": 30, "CutPaste": -30}
+    features = {kind: rng.normal(place, 1, (401 if place else 12, 8)) for kind, place in kinds.items()}
+    svg = figures.tsne_chart(features)
+    assert svg == figures.tsne_chart(features)
+    for name in ("good (12)", "defective (134)", "CutPaste (134)"):  # of 401 every third
+        assert f"<!-- {name} -->".encode() in svg
+    groups = np.split(drawn[0], [12, 146])
+    centres = np.stack([group.mean(0) for group in groups])
+    for number, group in enumerate(groups):
+        assert (np.linalg.norm(group[:, None] - centres, axis=-1).argmin(1) == number).all()
+    assert figures.tsne_chart({"good": np.eye(4), "defective": np.empty((0, 4))}) is None
+
+
 def test_no_window_system_is_touched():
     code = ("import sys, numpy as np; from jaxad import figures, report; figures.loss_chart(np.arange(9.), np.ones(9));"
             "sys.exit('matplotlib.pyplot' in sys.modules)")
@@ -219,9 +246,9 @@ def test_table_has_mean_and_standard_error_over_seeds(tmp_path):
     table = report.markdown(report.gather([tmp_path / "runs", tmp_path / "base", tmp_path / "runs/nsa"]))
     baseline, short, long = rows(table)
     # The standard deviation of .97, .98, .99 is .01; over the root of 3 it is .58 %.
-    assert long == ["nsa_logistic", "bottle", "3", "98.0 ± 0.6", "98.0 ± 0.0", "90.0 ± 0.0", "320", "2 CPU cores",
-                    "2026-11-22", "c0, c1", "`python -m jaxad.train --config.seed=0`"]
-    assert short[2:7] == ["1", "97.0", "98.0", "n/a", "10"]
+    assert long == ["nsa_logistic, epochs=320", "bottle", "3", "98.0 ± 0.6", "98.0 ± 0.0", "90.0 ± 0.0", "320",
+                    "2 CPU cores", "2026-11-22", "c0, c1", "`python -m jaxad.train --config.seed=0`"]
+    assert [short[0], *short[2:7]] == ["nsa_logistic", "1", "97.0", "98.0", "n/a", "10"]
     assert baseline[0] == "baseline_mean" and baseline[6] == "–" and baseline[-1] == r"`a '\|' b`"
 
 
@@ -243,6 +270,16 @@ def test_readme_table_is_replaced_between_the_markers(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     report.main([str(tmp_path / "w")])
     assert capsys.readouterr().out == table
+
+
+def test_only_the_named_section_is_replaced(tmp_path):
+    write_results(tmp_path / "w")
+    readme = tmp_path / "README.md"
+    other = "<!-- results:start -->\nother\n<!-- results:end -->\n"
+    readme.write_text(f"{other}<!-- proxies:start -->\n<!-- proxies:end -->\n")
+    report.main([str(tmp_path / "w"), "--readme", str(readme), "--section", "proxies"])
+    text = readme.read_text()
+    assert text.startswith(f"{other}<!-- proxies:start -->\n| experiment ") and text.count("nsa_logistic") == 1
 
 
 @pytest.mark.parametrize("content, sentence", [

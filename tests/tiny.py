@@ -15,6 +15,7 @@ from jaxad.methods import nsa
 from jaxad.methods.method import Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
 from jaxad.parallel import AXIS
+from jaxad.samples import label_grid
 
 
 class Network(nn.Module):
@@ -57,6 +58,7 @@ def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
+        samples=lambda batch: label_grid(batch["image"], batch["label"]),
     )
 
 

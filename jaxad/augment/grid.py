@@ -7,20 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.augment import cutout, proxies
-from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment import proxies
 from jaxad.augment.regions import Options
 
+# Every class of every proxy task, and what every image of them goes through before.
 AUGMENTATIONS: dict[str, proxies.Augmentation] = {
-    "normal": proxies.normal,
-    "CutPaste": cutpaste,
-    "CutPaste-Scar": cutpaste_scar,
-    "Cutout, grey": cutout.cutout_grey,
-    "Cutout, mean": cutout.cutout_mean,
-    "Cutout, colour": cutout.cutout_random,
-    "Scar": cutout.scar,
-    "Confetti": cutout.confetti,
-    **{f"rotation {90 * turns}": partial(proxies.quarter_turns, turns=turns) for turns in (1, 2, 3)},
+    **{name: make for classes in proxies.PROXIES.values() for name, make in classes.items()},
     "colour jitter": proxies.image_jitter,
     "translation": proxies.translation,
 }

@@ -1,6 +1,6 @@
 """The proxy tasks: what a network learns to tell apart, before any defect is seen (Li et al. 2021, Section 2.1).
 
-One table. A new proxy is one line: the functions whose outputs are its classes, class 0 the image itself.
+One table. A new proxy is one line: its classes by name, each a function of the image, class 0 the image itself.
 """
 
 from collections.abc import Callable
@@ -40,22 +40,22 @@ def union(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
     return jnp.where(jax.random.bernoulli(choice), patch, thin)
 
 
-PROXIES: dict[str, tuple[Augmentation, ...]] = {
-    "cutpaste": (normal, cutpaste),
-    "cutpaste_scar": (normal, cutpaste_scar),
-    "cutpaste_union": (normal, union),
-    "cutpaste_3way": (normal, cutpaste, cutpaste_scar),
-    "rotation": (normal, *(partial(quarter_turns, turns=turns) for turns in (1, 2, 3))),
-    "cutout_grey": (normal, cutout.cutout_grey),
-    "cutout_mean": (normal, cutout.cutout_mean),
-    "cutout_random": (normal, cutout.cutout_random),
-    "scar": (normal, cutout.scar),
-    "confetti": (normal, cutout.confetti),
+PROXIES: dict[str, dict[str, Augmentation]] = {
+    "cutpaste": {"normal": normal, "CutPaste": cutpaste},
+    "cutpaste_scar": {"normal": normal, "CutPaste-Scar": cutpaste_scar},
+    "cutpaste_union": {"normal": normal, "CutPaste or -Scar": union},
+    "cutpaste_3way": {"normal": normal, "CutPaste": cutpaste, "CutPaste-Scar": cutpaste_scar},
+    "rotation": {"normal": normal} | {f"rotation {90 * n}": partial(quarter_turns, turns=n) for n in (1, 2, 3)},
+    "cutout_grey": {"normal": normal, "Cutout, grey": cutout.cutout_grey},
+    "cutout_mean": {"normal": normal, "Cutout, mean": cutout.cutout_mean},
+    "cutout_random": {"normal": normal, "Cutout, colour": cutout.cutout_random},
+    "scar": {"normal": normal, "Scar": cutout.scar},
+    "confetti": {"normal": normal, "Confetti": cutout.confetti},
 }
 
 
-def classes(proxy: str) -> tuple[Augmentation, ...]:
-    """The functions that make the classes of a proxy; raises UserError where there is no such proxy."""
+def classes(proxy: str) -> dict[str, Augmentation]:
+    """The classes of a proxy by name; raises UserError where there is no such proxy."""
     if proxy not in PROXIES:
         raise UserError(f"config.proxy.task must be one of {', '.join(PROXIES)}, not {proxy!r}")
     return PROXIES[proxy]
@@ -115,7 +115,7 @@ def proxy_batch(keys: jax.Array, images: jax.Array, *, proxy: str, options: Opti
     Raises:
       UserError: The proxy is unknown, or the options do not fit the images.
     """
-    made = classes(proxy)
+    made = classes(proxy).values()
 
     def one(key, image):
         own, *others = jax.random.split(key, 1 + len(made))

@@ -7,6 +7,7 @@ so the paper's baselines (rotation, Cutout, Scar, Confetti) are this method as w
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,13 +19,14 @@ from ml_collections import ConfigDict
 
 from jaxad import density as densities
 from jaxad import localize, parallel
+from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores
 from jaxad.models.classifier import Classifier, pool
 
-STRIDE = 32  # of the encoder's last stage
+STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
 # What each density takes of config.density.
 OPTIONS = {
     "gaussian": ("shrinkage", "ridge", "l2_normalize"),
@@ -65,8 +67,8 @@ def proxy_options(config: ConfigDict) -> Options:
     return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array]]:
-    """``fit(key, features)`` and ``score(density, features)`` of ``config.density``.
+def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array], int]:
+    """``fit(key, features)`` and ``score(density, features)`` of ``config.density``, and how many features it needs.
 
     Raises:
       UserError: The name or an option is none that a density takes.
@@ -79,7 +81,7 @@ def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[
     angles = np.linspace(0, 1, max(4, options.get("components", 0)))
     points = 1000 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     fit(jax.random.key(0), points, **options | {"l2_normalize": False})
-    return functools.partial(fit, **options), score
+    return functools.partial(fit, **options), score, densities.images_needed(config.density.name, WIDTH, **options)
 
 
 def _number(text: str) -> float | str:
@@ -114,7 +116,7 @@ def _check(config: ConfigDict, *, side: int) -> None:
 
 
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
-    """The network, the normalisation of images in [0, 1], and the record's `init`, `corrupt` and `loss`."""
+    """The network, the normalisation of images in [0, 1], and what every record has of a training."""
     task, options = config.proxy.task, proxy_options(config)
     model = Classifier(
         classes=len(classes(task)),
@@ -141,8 +143,11 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
         accuracy = (made["logits"].argmax(axis=-1) == labels).mean()
         return cross_entropy + config.optim.l2 * l2_penalty(params), (updated["batch_stats"], {"accuracy": accuracy})
 
+    def samples(batch):
+        return augmentation_grid(jax.random.key(config.seed), batch["image"][:4], options=options)
+
     init = functools.partial(model.init, train=False)
-    return model, normalized, {"init": init, "corrupt": corrupt, "loss": loss}
+    return model, normalized, {"init": init, "corrupt": corrupt, "loss": loss, "samples": samples}
 
 
 def extract(
@@ -199,16 +204,18 @@ def create_untrained(config: ConfigDict) -> Method:
     def score(variables, density, images):
         return method.score(density["variables"], density["features"], images)
 
-    return method._replace(
-        init=lambda key, image: {}, corrupt=lambda keys, batch: batch, loss=None, fit=fit, score=score
-    )
+    def embed(variables, density, keys, images):
+        return method.embed(density["variables"], density["features"], keys, images)
+
+    drawn = {"fit": fit, "score": score, "embed": embed if method.embed else None, "samples": None}
+    return method._replace(init=lambda key, image: {}, corrupt=lambda keys, batch: batch, loss=None, **drawn)
 
 
 def _whole_images(config: ConfigDict) -> Method:
     """Density of pooled features and GradCAM maps (Sections 2.1 to 2.3, 4.2).
 
-    ``config.score.gradcam`` chooses what the map explains: ``density``, the image score itself, or ``classifier``, the
-    log odds of the abnormal classes by the proxy's classifier.
+    ``config.score.gradcam`` chooses what the map explains: ``density``, the image score (of a Gaussian its square root,
+    a distance), or ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
     _check(config, side=config.data.size)
     if config.score.gradcam not in ("density", "classifier"):
@@ -220,7 +227,7 @@ def _whole_images(config: ConfigDict) -> Method:
             "position for up to so many; choose a larger size"
         )
     model, normalized, training = _training(config)
-    fit_density, density_score = density_functions(config)
+    fit_density, density_score, least = density_functions(config)
 
     def fit(variables, good_images, key):
         def pooled(variables, images):
@@ -231,7 +238,10 @@ def _whole_images(config: ConfigDict) -> Method:
     def score(variables, density, images):
         def explained(stage):
             if config.score.gradcam == "density":
-                return density_score(density, pool(stage))
+                found = density_score(density, pool(stage))
+                # A Gaussian's squared distance would give an image twice as far away a map four times as high: within
+                # an image nothing changes, but maps of several images could not be compared.
+                return jnp.sqrt(found) if config.density.name == "gaussian" else found
             logits = model.apply(variables, pool(stage), method="logits")
             return jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0]
 
@@ -239,7 +249,15 @@ def _whole_images(config: ConfigDict) -> Method:
         maps = localize.gradcam_maps(explained, stages["layer4"].astype(jnp.float32), size=images.shape[1:3])
         return Scores(density_score(density, stages["features"]), maps)
 
-    return Method(example=whole_image, **training, fit=fit, score=score)
+    def embed(variables, density, keys, images):
+        """Features of the classes of the proxy task (Figure 3), made of images as they are."""
+        made = {
+            name: jax.vmap(functools.partial(make, options=proxy_options(config)))(keys, images)
+            for name, make in classes(config.proxy.task).items()
+        }
+        return {name: model.apply(variables, normalized(made[name]), train=False)["features"] for name in made}
+
+    return Method(example=whole_image, **training, fit=fit, score=score, embed=embed, least=least)
 
 
 def _patches(config: ConfigDict) -> Method:
@@ -249,9 +267,9 @@ def _patches(config: ConfigDict) -> Method:
     """
     settings = config.patch
     grid = {"patch": settings.size, "stride": settings.stride}
-    _check_patches(config)
+    places = math.prod(_check_patches(config))
     model, normalized, training = _training(config)
-    fit_density, density_score = density_functions(config)
+    fit_density, density_score, least = density_functions(config)
 
     def features(variables, images):
         def apply(patches):
@@ -277,11 +295,13 @@ def _patches(config: ConfigDict) -> Method:
         maps = localize.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
         return Scores(scores.max(axis=(1, 2)), maps)
 
-    return Method(example=RandomCrop(settings.crop), **training, fit=fit, score=score)
+    if not settings.per_location:  # every image gives a feature for each place
+        least = -(-least // places)
+    return Method(example=RandomCrop(settings.crop), **training, fit=fit, score=score, least=least)
 
 
-def _check_patches(config: ConfigDict) -> None:
-    """Refuses crops that do not fit into the images and grids that do not cover them."""
+def _check_patches(config: ConfigDict) -> tuple[int, int]:
+    """Refuses crops that do not fit into the images and grids that do not cover them; returns the grid's size."""
     settings, side = config.patch, config.evaluate.crop or config.score.size
     if not 1 <= settings.crop <= config.data.size:
         raise UserError(
@@ -290,5 +310,5 @@ def _check_patches(config: ConfigDict) -> None:
         )
     if settings.chunk < 1:
         raise UserError(f"config.patch.chunk must be at least 1, not {settings.chunk}")
-    localize.grid_size((side, side), patch=settings.size, stride=settings.stride)
     _check(config, side=settings.crop)
+    return localize.grid_size((side, side), patch=settings.size, stride=settings.stride)

@@ -37,6 +37,12 @@ class Method(NamedTuple):
       fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a
         sequence of uint8 (h, w, 3) images on the host.
       score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, 3) images in [0, 1]; deterministic.
+      samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
+        examples. None for no picture.
+      embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
+        changed in training, "normal" for unchanged ones; one key and one float32 (h, w, 3) image in [0, 1] for each.
+        The report draws them. None where images have no features that a picture could show.
+      least: How many good images `fit` needs.
     """
 
     example: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -45,6 +51,9 @@ class Method(NamedTuple):
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]] | None
     fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], Any]
     score: Callable[[dict[str, Any], Any, jax.Array], Scores]
+    samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
+    embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
+    least: int = 1
 
 
 def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:

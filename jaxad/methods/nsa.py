@@ -17,6 +17,7 @@ from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, reduce_map
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
+from jaxad.samples import label_grid
 
 STRIDE = 32  # of the encoder's last stage
 
@@ -123,4 +124,5 @@ def create(config: ConfigDict) -> Method:
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
+        samples=lambda batch: label_grid(batch["image"], batch["label"]),
     )

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxad import config as configs
 from jaxad import density as densities
 from jaxad import detector as detectors
 from jaxad import localize, loop, methods, parallel, predict, train
+from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.augment.proxies import PROXIES, proxy_batch
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -205,16 +207,26 @@ def test_features_do_not_depend_on_the_batch(fitted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), density, alone)
 
 
+def upsampled(maps):
+    """12 x 12 positions, the first on pixel 0 and 4 pixels apart, to 48 x 48 pixels."""
+    places = np.arange(48) / 4
+    for axis in (1, 2):
+        maps = np.apply_along_axis(lambda line: np.interp(places, np.arange(12), line), axis, maps)
+    return maps
+
+
 def test_gradcam_of_the_density_by_hand(fitted):
-    """Every position's gradient is C^-1 (f - mean) / positions, f the pooled features: the map is their product."""
+    """Every position's gradient is C^-1 (f - mean) / positions by twice the score's root, f the pooled features."""
     method, variables, density = fitted(density__shrinkage="ridge", density__ridge=0.01)
     images = pictures(2) / np.float32(255)
     stage = stage_of(variables, images)
     good = stage_of(variables, pictures(10, seed=5) / np.float32(255)).mean((1, 2))
     covariance = np.cov(good.T, bias=True) + 0.01 * np.eye(6)
-    slopes = np.linalg.solve(covariance, (stage.mean((1, 2)) - good.mean(0)).T).T / 144
+    centred = stage.mean((1, 2)) - good.mean(0)
+    slopes = np.linalg.solve(covariance, centred.T).T / 144
+    slopes /= 2 * np.sqrt(0.5 * (144 * slopes * centred).sum(axis=1, keepdims=True))
     maps = np.maximum(np.einsum("bhwc,bc->bhw", stage, slopes), 0)
-    expected = jax.image.resize(maps, (2, 48, 48), "bilinear")
+    expected = upsampled(maps)
     assert maps.max() > 0
     found = method.score(variables, density, images).map
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.max()))
@@ -227,7 +239,7 @@ def test_gradcam_of_the_classifier_by_hand(fitted):
     stage, kernel = stage_of(variables, images), variables["params"]["head"]["classifier"]["kernel"]
     maps = np.maximum(stage @ np.asarray(kernel[:, 1] - kernel[:, 0]) / 144, 0)
     found = method.score(variables, density, images)
-    np.testing.assert_allclose(found.map, jax.image.resize(maps, (2, 48, 48), "bilinear"), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.map, upsampled(maps), rtol=1e-4, atol=1e-6)
 
 
 def test_an_untrained_network_is_kept_with_its_density(small):
@@ -240,6 +252,19 @@ def test_an_untrained_network_is_kept_with_its_density(small):
     images = pictures(2, seed=1) / np.float32(255)
     expected = trained.score(drawn, trained.fit(drawn, pictures(6), None), images)
     np.testing.assert_allclose(method.score({}, density, images).image, expected.image, rtol=1e-3)
+
+
+def test_embedded_are_the_classes_of_the_task(fitted):
+    method, variables, density = fitted(proxy__task="rotation")
+    images, keys = pictures(3) / np.float32(255), jax.random.split(jax.random.key(0), 3)
+    found = method.embed(variables, density, keys, images)
+    assert list(found) == ["normal", "rotation 90", "rotation 180", "rotation 270"]
+    for turns, features in enumerate(found.values()):
+        expected = stage_of(variables, np.rot90(images, turns, axes=(1, 2))).mean((1, 2))
+        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    untrained = methods.create(config_of(method="cutpaste_untrained", epochs=0, proxy__task="rotation"))
+    both = {"variables": variables, "features": density}
+    np.testing.assert_array_equal(untrained.embed({}, both, keys, images)["normal"], found["normal"])
 
 
 # Patches
@@ -342,6 +367,15 @@ def test_too_few_images_for_a_density(fitted):
         fitted(8, density__name="gaussian_mixture", density__components=9)
 
 
+def test_too_few_images_are_refused_before_the_training(small, tmp_path, capsys):
+    root, workdir = write_parts(tmp_path) / "nut", tmp_path / "run"
+    flags = [f"--config.{key}={value}" for key, value in (SMALL | {"data.root": root, "density.ridge": 0}).items()]
+    flags.append("--config.density.shrinkage=ridge")
+    assert command(train.main, "--config", f"{WHOLE}:texture", "--workdir", workdir, *flags) == 2
+    assert "needs at least 513 good images besides the held-out part, and there are 5; add" in capsys.readouterr().err
+    assert not workdir.exists()
+
+
 def test_features_that_are_not_finite(small):
     method = methods.create(config_of())
     variables = variables_of(method)
@@ -387,6 +421,8 @@ def test_the_commands_on_whole_images(run):
     np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.03, 0.03, 0.015, 0.015], rtol=1e-5)
     assert [row["epoch"] for row in rows] == [0.5, 1, 1.5, 2] and all(0 <= row["accuracy"] <= 1 for row in rows)
     assert_usable(root, workdir)
+    assert cv2.imread(str(workdir / "samples.png")).shape[1] == len(AUGMENTATIONS) * (48 + 4)
+    assert "(t-SNE)" in (workdir / "report.html").read_text()
     gradcam = [detectors.load(workdir, {"score.gradcam": choice}) for choice in ("density", "classifier")]
     assert gradcam[0].threshold is not None and gradcam[1].threshold is None
     found = [detector.score(pictures(2)) for detector in gradcam]
