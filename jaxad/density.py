@@ -21,6 +21,7 @@ from jax.scipy.linalg import solve_triangular as solve_on_device
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
 
 from jaxad.errors import UserError
 
@@ -89,11 +90,13 @@ def _per_location(kind: type, fit: Callable, features: Array, l2_normalize: bool
     features = np.asarray(features)
     locations = features.shape[:-2]
     whole: list[np.ndarray] = []
-    for at in np.ndindex(locations):
-        parts = fit(features[at])
-        whole = whole or [np.empty((*locations, *np.shape(part)), np.float32) for part in parts]
-        for array, part in zip(whole, parts, strict=True):
-            array[at] = part
+    # Threads gain nothing on matrices this small, and slow each other down tenfold where another program runs.
+    with threadpool_limits(1 if locations else None):
+        for at in np.ndindex(locations):
+            parts = fit(features[at])
+            whole = whole or [np.empty((*locations, *np.shape(part)), np.float32) for part in parts]
+            for array, part in zip(whole, parts, strict=True):
+                array[at] = part
     return kind(np.asarray(l2_normalize), *whole)
 
 

@@ -10,7 +10,6 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 
 from jaxad import metrics
 
@@ -35,14 +34,33 @@ STYLE = {
 }
 
 
+def logarithmic(low: float, high: float) -> bool:
+    """Whether scores from `low` to `high` are drawn on a logarithmic scale.
+
+    Squared distances under a density run over many orders of magnitude; probabilities, which are below 1, never do.
+    """
+    return bool(low >= 1 and high > 100 * low)
+
+
 def _level(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    if logarithmic(low, high):
+        values, low, high = np.log(np.maximum(values, low)), np.log(low), np.log(high)
     return np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
+def _coloured(level: np.ndarray) -> np.ndarray:
+    """Levels (h, w) from 0 to 1 on the Turbo scale from blue to red: uint8 RGB."""
+    return cv2.cvtColor(cv2.applyColorMap(np.uint8(np.round(255 * level)), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+
+
 def heat(values: np.ndarray, *, low: float, high: float) -> np.ndarray:
-    """Colours (h, w) values on the Turbo scale, blue at `low` and below to red at `high` and above: uint8 RGB."""
-    level = np.uint8(np.round(255 * _level(values, low, high)))
-    return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    """Colours (h, w) values, blue at `low` and below to red at `high` and above: uint8 RGB."""
+    return _coloured(_level(values, low, high))
+
+
+def colour_bar() -> np.ndarray:
+    """The colours of `heat` from the lowest to the highest: uint8 (12, 220, 3), RGB."""
+    return _coloured(np.linspace(0, 1, 220)[None].repeat(12, 0))
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = (0, 230, 118)) -> np.ndarray:
@@ -112,16 +130,15 @@ def _axes(*, height: float = 3.1):
     return figure, figure.add_subplot()
 
 
-def _long_tailed(scores: np.ndarray) -> bool:
-    """Whether scores need a logarithmic axis, as those of far outliers under a density do."""
-    return bool(scores.min() > 0 and scores.max() > 100 * np.median(scores))
+def _log_axis(scores: np.ndarray) -> bool:
+    return scores.min() > 0 and logarithmic(np.median(scores), scores.max())
 
 
 def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> bytes:
     """SVG: how often good and defective images (n,) get which score, with the decision threshold if there is one."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        scores, tail = scores.astype(np.float64), _long_tailed(scores)
+        scores, tail = scores.astype(np.float64), _log_axis(scores)
         bins = np.exp(np.histogram_bin_edges(np.log(scores), 30)) if tail else np.histogram_bin_edges(scores, 30)
         for label, name, colour in ((0, "good", GOOD), (1, "defective", DEFECTIVE)):
             if (labels == label).any():
@@ -145,14 +162,20 @@ def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
     """SVG: densities of the scores of good and anomalous pixels; masks: n of (h, w), maps: (n, h, w)."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        low, high = np.quantile(maps[:, ::2, ::2], [0, 0.9999]).astype(np.float64)  # the few highest stretch no axis
-        edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 0.5, low + 0.5, 81)
+        # The few highest stretch no axis.
+        low, median, high = np.quantile(maps[:, ::2, ::2], [0, 0.5, 0.9999]).astype(np.float64)
+        tail = logarithmic(median, high)
+        if tail:
+            edges = np.geomspace(max(low, 1), high, 81)
+        else:
+            edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 0.5, low + 0.5, 81)
         inside = np.stack(masks) != 0
         for chosen, name, colour in ((~inside, "good", GOOD), (inside, "anomalous", DEFECTIVE)):
             if chosen.any():
                 density = np.histogram(maps[chosen], edges)[0] / chosen.sum()
                 axes.stairs(density, edges, fill=True, color=colour, alpha=0.45, label=f"{name} pixels")
         axes.set(xlabel="pixel score", ylabel="share of the pixels of a kind", yscale="log")
+        axes.set_xscale("log" if tail else "linear")
         axes.legend()
         return _svg(figure)
 
@@ -171,7 +194,7 @@ def score_strips(defects: Sequence[str], scores: np.ndarray, threshold: float | 
         if threshold is not None:
             axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1)
         axes.set(xlabel="image score", yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.5))
-        axes.set_xscale("log" if _long_tailed(scores) else "linear")
+        axes.set_xscale("log" if _log_axis(scores) else "linear")
         axes.grid(False, axis="y")
         return _svg(figure)
 
@@ -218,6 +241,8 @@ def tsne_chart(features: dict[str, np.ndarray]) -> bytes | None:
     points = np.concatenate(list(kinds.values())).astype(np.float64) if kinds else np.empty((0, 0))
     if len(points) < 5:
         return None
+    from sklearn.manifold import TSNE  # takes half a second, which commands without this chart are spared
+
     # The usual perplexity of 30, but for the fewest images; all choices fixed, so a report is the same every time.
     embedding = TSNE(perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0).fit_transform(points)
     colours = dict(zip((name for name in kinds if name not in ("good", "defective")), CHANGED, strict=False))

@@ -249,10 +249,10 @@ def _examples(scores: TestScores) -> str:
     if not len(scores.ids):
         return ""
     low, high = figures.colour_limits(scores.maps)
-    bar = figures.heat(np.linspace(low, high, 220)[None].repeat(12, 0), low=low, high=high)
+    scale = "one logarithmic colour scale" if figures.logarithmic(low, high) else "one colour scale"
     parts = [
-        "<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap. All heatmaps share one colour scale.</p>"
-        f"<div class=scale>{low:.3g}{_picture(bar, 'colour scale')}{high:.3g}</div>"
+        f"<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap. All heatmaps share {scale}.</p>"
+        f"<div class=scale>{low:.3g}{_picture(figures.colour_bar(), 'colour scale')}{high:.3g}</div>"
     ]
     for title, explanation, indices in pick_examples(scores):
         cards = "".join(_example(scores, i, low, high) for i in indices)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from sklearn.manifold import TSNE
 
 from jaxad import figures, metrics, page, report
 from jaxad.errors import UserError
@@ -199,12 +200,21 @@ def test_scores_of_far_outliers_are_drawn_on_a_logarithmic_axis():
         assert b"mathdefault{10^" in draw(labels, scores, 2.5)
         assert b"mathdefault{10^" not in draw(labels, np.log(scores) - 1, 2.5)  # one is negative
         assert b"mathdefault{10^" not in draw(labels, scores.clip(max=150), 2.5)
+        assert b"mathdefault{10^" not in draw(labels, scores / 1e7, 2.5e-7)  # probabilities, say
+
+
+def test_heatmaps_of_far_outliers_are_logarithmic():
+    levels = figures.heat(np.array([[1.0, 10.0, 1e2, 1e3, 1e4]]), low=1.0, high=1e4)
+    np.testing.assert_array_equal(levels, figures.heat(np.linspace(0, 1, 5)[None], low=0.0, high=1.0))
+    np.testing.assert_array_equal(figures.heat(np.array([[0.0, -3.0]]), low=1.0, high=1e4)[0], levels[0, [0, 0]])
+    masks, maps = [np.eye(8)], np.geomspace(0.5, 1e5, 64).reshape(1, 8, 8)
+    assert b"mathdefault{10^{4}}" in figures.pixel_histogram(masks, maps)
 
 
 def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
     rng, drawn = np.random.default_rng(0), []
-    fit = figures.TSNE.fit_transform
-    monkeypatch.setattr(figures.TSNE, "fit_transform", lambda self, x: drawn.append(fit(self, x)) or drawn[-1])
+    fit = TSNE.fit_transform
+    monkeypatch.setattr(TSNE, "fit_transform", lambda self, x: drawn.append(fit(self, x)) or drawn[-1])
     kinds = {"good": 0, "defective": 30, "CutPaste": -30}
     features = {kind: rng.normal(place, 1, (401 if place else 12, 8)) for kind, place in kinds.items()}
     svg = figures.tsne_chart(features)
