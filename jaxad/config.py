@@ -179,6 +179,9 @@ def read(workdir: Path) -> ConfigDict:
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
 
+    What the density is may still be changed while none was fitted: a training must not be lost because its features
+    suit another density better.
+
     Raises:
       UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
     """
@@ -186,10 +189,11 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     if path.exists():
         old, new = flatten(read(workdir)), flatten(config)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing:
+        if not differing:
+            return
+        if (path.parent / "detector.json").exists() or not all(key.startswith("density.") for key in differing):
             changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
-        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

@@ -11,7 +11,6 @@ cannot disagree. A density read from a checkpoint, where it is a dict, scores as
 """
 
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,16 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular as solve_on_device
 from scipy.linalg import solve_triangular
-from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
+from jaxad import mixture
 from jaxad.errors import UserError
 
 Array = np.ndarray | jax.Array
-LOG_2PI = float(np.log(2 * np.pi))
 ROWS = 8192  # features converted to float64 at a time
-ROUNDS = 20  # of k-means, which only starts the mixture
 ITERATIONS = 1000  # of expectation maximisation, at most
 SINGULAR = 1e-10  # smallest variance, relative to the mean one, that float32 scores resolve
 
@@ -120,20 +117,12 @@ def _record(density: Any, *kinds: type) -> Any:
     return next(kind(**density) for kind in kinds if set(kind._fields) == set(density))
 
 
-def images_needed(name: str, dimension: int, **options: Any) -> int:
-    """How many features of a dimension a density of `DENSITIES`, with these options, needs for each location."""
-    if name == "gaussian_mixture":
-        return options["components"]
-    if name == "kernel":
-        return 2 if isinstance(options.get("bandwidth", "scott"), str) else 1
-    return dimension + 1 if options.get("shrinkage") == "ridge" and not options.get("ridge") else 2
-
-
 def _check_count(features: Array, name: str, **options: Any) -> None:
-    count, dimension = features.shape[-2:]
-    if count < (least := images_needed(name, dimension, **options)):
+    least = DENSITIES[name].needed(features.shape[-1], **options)
+    if features.shape[-2] < least:
         given = ", ".join(f"{key} {value}" for key, value in options.items())
-        raise UserError(f"the {name} density ({given}) needs at least {least} good images, not {count}; add images")
+        count = f"needs at least {least} good images, not {features.shape[-2]}"
+        raise UserError(f"the {name} density ({given}) {count}; add images")
 
 
 def fit_gaussian(
@@ -289,7 +278,7 @@ def kernel_score(density: KernelDensity | dict, features: jax.Array) -> jax.Arra
     def score(points, bandwidth, x):
         # Differences, not |x|^2 + |p|^2 - 2 x p: that cancels for neighbours, which are what counts here.
         squares = (((x[:, None] - points) / bandwidth) ** 2).sum(axis=-1)
-        return np.log(n) + d * (0.5 * LOG_2PI + jnp.log(bandwidth)) - jax.nn.logsumexp(-0.5 * squares, axis=-1)
+        return np.log(n) + d * (0.5 * mixture.LOG_2PI + jnp.log(bandwidth)) - jax.nn.logsumexp(-0.5 * squares, axis=-1)
 
     return _score(score, density, features, locations=density.points.ndim - 2)
 
@@ -328,60 +317,18 @@ def fit_mixture(
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:
         x = np.concatenate(list(_rows(one, l2_normalize)))
-        memberships, likelihood = _k_means(np.random.default_rng(seed), x, components), -np.inf
+        memberships, likelihood = mixture.k_means(np.random.default_rng(seed), x, components), -np.inf
         for _ in range(ITERATIONS):
-            mixture = _maximise(x, memberships, covariance, ridge)
-            joint = _log_joint(np, solve_triangular, *mixture, x)
+            fitted = mixture.maximise(x, memberships, covariance, ridge)
+            joint = mixture.log_joint(np, solve_triangular, *fitted, x)
             evidence = logsumexp(joint, axis=1)
             memberships = np.exp(joint - evidence[:, None])
             previous, likelihood = likelihood, evidence.mean()
             if likelihood - previous < tolerance:
-                return mixture
+                return fitted
         raise UserError(f"the mixture did not converge in {ITERATIONS} iterations; raise config.density.tolerance")
 
     return _per_location(GaussianMixture, fit_one, features, l2_normalize)
-
-
-def _k_means(rng: np.random.Generator, x: np.ndarray, k: int) -> np.ndarray:
-    """Lloyd's algorithm from k-means++ centres (Arthur & Vassilvitskii 2007); the assignment as (n, k) of 0 and 1."""
-    centres = x[[rng.integers(len(x))]]
-    for _ in range(k - 1):
-        distance = cdist(x, centres, "sqeuclidean").min(axis=1)
-        if not distance.any():
-            raise UserError(f"config.density.components is {k}, but only {len(centres)} images have different features")
-        centres = np.concatenate([centres, x[[rng.choice(len(x), p=distance / distance.sum())]]])
-    for _ in range(ROUNDS):
-        nearest = cdist(x, centres, "sqeuclidean").argmin(axis=1)
-        filled = np.unique(nearest)  # a centre that lost all its images stays where it is
-        centres[filled] = [x[nearest == j].mean(axis=0) for j in filled]
-    return np.eye(k)[nearest]
-
-
-def _maximise(x: np.ndarray, memberships: np.ndarray, covariance: str, ridge: float) -> tuple[np.ndarray, ...]:
-    # A component without members keeps a weight whose logarithm is finite, and its mean is the origin.
-    counts = memberships.sum(axis=0) + 10 * np.finfo(np.float64).eps
-    means = memberships.T @ x / counts[:, None]
-    factors = []
-    for weights, count, mean in zip(memberships.T, counts, means, strict=True):
-        weighted = np.sqrt(weights / count)[:, None] * (x - mean)
-        if covariance == "diag":
-            factors.append(np.sqrt((weighted**2).sum(axis=0) + ridge))
-        else:
-            factors.append(np.linalg.cholesky(weighted.T @ weighted + ridge * np.eye(x.shape[1])))
-    return np.log(counts / len(x)), means, np.stack(factors)
-
-
-def _log_joint(xp: ModuleType, solve: Callable, log_weights, means, factors, x):
-    """Logs of weight times normal density, (n, k), of x (n, d) by NumPy or jax.numpy and its triangular solve."""
-    joint = []
-    for log_weight, mean, factor in zip(log_weights, means, factors, strict=True):
-        if factor.ndim == 1:
-            whitened, scales = ((x - mean) / factor).T, factor
-        else:
-            whitened, scales = solve(factor, (x - mean).T, lower=True), factor.diagonal()
-        log_scale = 0.5 * LOG_2PI * len(mean) + xp.log(scales).sum()
-        joint.append(log_weight - log_scale - 0.5 * (whitened**2).sum(axis=0))
-    return xp.stack(joint, axis=-1)
 
 
 def mixture_score(density: GaussianMixture | dict, features: jax.Array) -> jax.Array:
@@ -389,21 +336,52 @@ def mixture_score(density: GaussianMixture | dict, features: jax.Array) -> jax.A
     density = _record(density, GaussianMixture)
 
     def score(log_weights, means, factors, x):
-        joint = _log_joint(jnp, solve_on_device, log_weights, means, factors, x)
+        joint = mixture.log_joint(jnp, solve_on_device, log_weights, means, factors, x)
         return -jax.nn.logsumexp(joint, axis=-1)
 
     return _score(score, density, features, locations=density.means.ndim - 2)
 
 
+class Density(NamedTuple):
+    """One kind of density.
+
+    Attributes:
+      fit: ``(key, features, **options) -> density``.
+      score: ``(density, features) -> scores``.
+      options: What of ``config.density`` the fit takes.
+      needed: ``(d, **options) -> number``, how many features of d channels the fit needs for each location.
+    """
+
+    fit: Callable[..., Any]
+    score: Callable[[Any, jax.Array], jax.Array]
+    options: tuple[str, ...]
+    needed: Callable[..., int]
+
+
 DENSITIES = {
-    "gaussian": (lambda key, features, **options: fit_gaussian(features, **options), gaussian_score),
-    "kernel": (lambda key, features, **options: fit_kernel(features, **options), kernel_score),
-    "gaussian_mixture": (fit_mixture, mixture_score),
+    "gaussian": Density(
+        lambda key, features, **options: fit_gaussian(features, **options),
+        gaussian_score,
+        ("shrinkage", "ridge", "l2_normalize"),
+        lambda d, shrinkage, ridge, **_: d + 1 if shrinkage == "ridge" and not ridge else 2,
+    ),
+    "kernel": Density(
+        lambda key, features, **options: fit_kernel(features, **options),
+        kernel_score,
+        ("bandwidth", "l2_normalize"),
+        lambda d, bandwidth, **_: 2 if isinstance(bandwidth, str) else 1,
+    ),
+    "gaussian_mixture": Density(
+        fit_mixture,
+        mixture_score,
+        ("components", "covariance", "ridge", "tolerance", "l2_normalize"),
+        lambda d, components, **_: components,
+    ),
 }
 
 
-def select(name: str) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array]]:
-    """``fit(key, features, **options)`` and ``score(density, features)`` by name; UserError if not in `DENSITIES`."""
+def select(name: str) -> Density:
+    """The density of a name; UserError if it is not in `DENSITIES`."""
     if name not in DENSITIES:
         raise UserError(f"config.density.name must be one of {', '.join(DENSITIES)}, not {name!r}")
     return DENSITIES[name]

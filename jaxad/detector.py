@@ -92,7 +92,7 @@ class Detector:
         return Scores(image, np.pad(maps, ((0, 0), (border, border), (border, border))))
 
     def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
-        """Features of images as they are ("normal") and as training changes them, by name, for a picture of them.
+        """Features of images as they are, which come first, and as training changes them, by name, for a picture.
 
         Args:
           images: uint8 (n, size, size, 3), where size is ``config.score.size``.

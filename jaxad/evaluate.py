@@ -65,9 +65,9 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
     features = found.embed(scores.images, crop=found.config.evaluate.crop)
     if features is None:
         return None
-    normal, good = features.pop("normal"), scores.labels == 0
-    changed = {name: rows[good] for name, rows in features.items()}
-    return {"good": normal[good], "defective": normal[~good], **changed}
+    (_, normal), *changed = features.items()
+    good = scores.labels == 0
+    return {"good": normal[good], "defective": normal[~good], **{name: rows[good] for name, rows in changed}}
 
 
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
@@ -105,7 +105,7 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     results |= _origin([workdir], found.config, command=command, start=start)
-    _write(workdir, results, scores, read_history(workdir), features=embed_test_set(found, scores))
+    _write(workdir, results, scores, read_history(workdir), found)
     print(f"{summary(results)}\nreport: {workdir / 'report.html'}")
     return results
 
@@ -256,10 +256,9 @@ def _write(
     results: dict,
     scores: metrics.TestScores,
     history: list[dict],
-    *,
-    features: dict[str, np.ndarray] | None = None,
+    found: detector.Detector | None = None,
 ) -> None:
-    """Writes results.json, scores.csv and report.html."""
+    """Writes results.json, scores.csv and report.html, this with the features of a single detector."""
     try:
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         with open(folder / "scores.csv", "w", newline="") as file:
@@ -273,7 +272,7 @@ def _write(
             scores=scores,
             history=history,
             samples_png=samples if samples.is_file() else None,
-            features=features,
+            features=embed_test_set(found, scores) if found else None,
         )
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"

@@ -4,6 +4,7 @@ Charts are drawn on `matplotlib.figure.Figure` objects, never through pyplot, so
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -172,7 +173,7 @@ def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
         inside = np.stack(masks) != 0
         for chosen, name, colour in ((~inside, "good", GOOD), (inside, "anomalous", DEFECTIVE)):
             if chosen.any():
-                density = np.histogram(maps[chosen], edges)[0] / chosen.sum()
+                density = np.histogram(maps[chosen].clip(min=edges[0]), edges)[0] / chosen.sum()
                 axes.stairs(density, edges, fill=True, color=colour, alpha=0.45, label=f"{name} pixels")
         axes.set(xlabel="pixel score", ylabel="share of the pixels of a kind", yscale="log")
         axes.set_xscale("log" if tail else "linear")
@@ -245,13 +246,13 @@ def tsne_chart(features: dict[str, np.ndarray]) -> bytes | None:
 
     # The usual perplexity of 30, but for the fewest images; all choices fixed, so a report is the same every time.
     embedding = TSNE(perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0).fit_transform(points)
-    colours = dict(zip((name for name in kinds if name not in ("good", "defective")), CHANGED, strict=False))
+    others = (name for name in kinds if name not in ("good", "defective"))
+    colours = {"good": GOOD, "defective": DEFECTIVE} | dict(zip(others, itertools.cycle(CHANGED), strict=False))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = _axes(height=3.6)
         for (name, rows), end in zip(kinds.items(), np.cumsum([len(rows) for rows in kinds.values()]), strict=True):
-            colour = {"good": GOOD, "defective": DEFECTIVE}.get(name) or colours[name]
             own = embedding[end - len(rows) : end]
-            axes.scatter(*own.T, s=12, color=colour, alpha=0.7, linewidths=0, label=f"{name} ({len(rows)})")
+            axes.scatter(*own.T, s=12, color=colours[name], alpha=0.7, linewidths=0, label=f"{name} ({len(rows)})")
         axes.set(xticks=[], yticks=[])
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)

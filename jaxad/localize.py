@@ -62,7 +62,7 @@ def dense_features(
         images: (b, h, w, c)
         patch: side of the square patches in pixels.
         stride: distance of neighbouring patches in pixels.
-        chunk: how many patches are computed together, at most.
+        chunk: how many patches are computed together, at most, but one of every image.
 
     Returns:
         (b, gh, gw, ...), with the grid of ``grid_size``.
@@ -74,18 +74,23 @@ def dense_features(
         raise UserError(f"the number of patches computed together must be at least 1, not {chunk}")
     b, h, w, channels = images.shape
     grid = grid_size((h, w), patch=patch, stride=stride)
-    total = b * math.prod(grid)
-    chunks = math.ceil(total / chunk)
-    length = math.ceil(total / chunks)
-    order = np.minimum(np.arange(chunks * length), total - 1)
-    image, row, column = np.unravel_index(order, (b, *grid))
-    starts = np.stack([image, row * stride, column * stride, 0 * image], axis=-1).astype(np.int32)
+    places = math.prod(grid)
+    chunks = math.ceil(places / max(1, chunk // b))
+    length = math.ceil(places / chunks)
+    row, column = np.unravel_index(np.minimum(np.arange(chunks * length), places - 1), grid)
+    starts = np.stack([row * stride, column * stride], axis=-1).astype(np.int32)
 
     def cut(start: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(images, start, (1, patch, patch, channels))[0]
+        return lax.dynamic_slice(images, (0, *start, 0), (b, patch, patch, channels))
 
-    features = lax.map(lambda start: apply(jax.vmap(cut)(start)), starts.reshape(chunks, length, 4))
-    return features.reshape(chunks * length, *features.shape[2:])[:total].reshape(b, *grid, *features.shape[2:])
+    # The same places of every image together: images that are spread over devices stay where they are.
+    def compute(start: jax.Array) -> jax.Array:
+        patches = jax.vmap(cut, out_axes=1)(start)
+        features = apply(patches.reshape(b * length, *patches.shape[2:]))
+        return features.reshape(b, length, *features.shape[1:])
+
+    features = jnp.moveaxis(lax.map(compute, starts.reshape(chunks, length, 2)), 0, 1)
+    return features.reshape(b, chunks * length, *features.shape[3:])[:, :places].reshape(b, *grid, *features.shape[3:])
 
 
 def receptive_field_kernel(patch: int, *, deviation: float | None = None) -> np.ndarray:

@@ -213,8 +213,8 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
     if len(fitted) < method.least:
         raise UserError(
-            f"config.density needs at least {method.least} good images besides the held-out part, and there are "
-            f"{len(fitted)}; add images or choose another density"
+            f"the density of {config.method} needs at least {method.least} good images besides the held-out part, and "
+            f"there are {len(fitted)}; add images or choose another density"
         )
     plan = None if method.loss is None else _plan(config, len(fitted))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.

@@ -18,6 +18,7 @@ ORDER = (
     ("data",),
     ("augment",),
     ("models",),
+    ("mixture",),
     ("density", "localize"),
     ("methods",),
     ("detector",),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment.regions import Options, bar_mask, box_mask, sample_bar, sample_box
+from jaxad.errors import UserError
 
 GREY = 0.5
 
@@ -57,6 +58,8 @@ def confetti(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array
     The paper names no size and no strength: the patch is CutPaste's, the shift uniform in +-`options.confetti` for
     each channel.
     """
+    if not 0 < options.confetti <= 1:
+        raise UserError(f"config.proxy.confetti must lie in (0, 1], not {options.confetti}")
     boxes, colours = jax.random.split(key)
     offset = jax.random.uniform(colours, (3,), jnp.float32, minval=-options.confetti, maxval=options.confetti)
     return shift_colour(image, _box(boxes, image, options), offset)

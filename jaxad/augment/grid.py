@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxad.augment import proxies
 from jaxad.augment.regions import Options
+from jaxad.errors import UserError
 
 # Every class of every proxy task, and what every image of them goes through before.
 AUGMENTATIONS: dict[str, proxies.Augmentation] = {
@@ -30,6 +31,16 @@ def _label(name: str, width: int) -> np.ndarray:
     return strip
 
 
+def _fits(name: str, shape: tuple[int, ...], options: Options) -> bool:
+    """Whether the options of an augmentation, which the task at hand may not use, fit into images of a shape."""
+    image = jax.ShapeDtypeStruct(shape[1:], jnp.float32)
+    try:
+        jax.eval_shape(partial(AUGMENTATIONS[name], options=options), jax.random.key(0), image)
+    except UserError:
+        return False
+    return True
+
+
 def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -> np.ndarray:
     """Draws every augmentation of a few images.
 
@@ -39,22 +50,21 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
       options: How images are changed.
 
     Returns:
-      uint8 (rows, columns, 3), RGB: one column for each of `AUGMENTATIONS`, its name above.
-
-    Raises:
-      UserError: The options do not fit the images, or these are not square.
+      uint8 (rows, columns, 3), RGB: one column for each of `AUGMENTATIONS` whose options fit into the images, its name
+      above.
     """
     float_images = jnp.asarray(images, jnp.float32) / 255
+    names = [name for name in AUGMENTATIONS if _fits(name, images.shape, options)]
 
     @jax.jit
     def draw(keys):
-        augmented = zip(AUGMENTATIONS.values(), keys, strict=True)
         return [
-            jax.vmap(partial(f, options=options))(jax.random.split(k, len(images)), float_images) for f, k in augmented
+            jax.vmap(partial(AUGMENTATIONS[name], options=options))(jax.random.split(k, len(images)), float_images)
+            for name, k in zip(names, keys, strict=True)
         ]
 
     columns = []
-    for name, made in zip(AUGMENTATIONS, draw(jax.random.split(key, len(AUGMENTATIONS))), strict=True):
+    for name, made in zip(names, draw(jax.random.split(key, len(names))), strict=True):
         tiles = [_label(name, images.shape[2]), *np.uint8(np.round(255 * np.asarray(made)))]
         tiles = [cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255,) * 3) for tile in tiles]
         columns.append(np.vstack(tiles))

@@ -153,11 +153,14 @@ def scar_limit(shape: tuple[int, ...], *, options: Options) -> int:
     Raises:
       UserError: A range is empty, or a scar can be larger than the image.
     """
-    if not _ordered(*options.scar_width) or not _ordered(*options.scar_length) or options.scar_angle < 0:
+    sizes = (*options.scar_width, *options.scar_length)
+    whole = all(size == int(size) for size in sizes)
+    ranges = _ordered(*options.scar_width) and _ordered(*options.scar_length)
+    if not (whole and ranges and 0 <= options.scar_angle <= 180 and options.side >= 0):
         raise UserError(
-            "config.proxy.scar_width and config.proxy.scar_length must be (low, high) with 0 < low <= high and "
-            f"config.proxy.scar_angle at least 0, not {options.scar_width}, {options.scar_length} and "
-            f"{options.scar_angle}"
+            "config.proxy.scar_width and config.proxy.scar_length must be whole (low, high) with 0 < low <= high, "
+            "config.proxy.scar_angle from 0 to 180 and config.proxy.side at least 0, not "
+            f"{options.scar_width}, {options.scar_length}, {options.scar_angle} and {options.side}"
         )
     scale = _scar_scale(shape, options)
     longest = [_scaled(sizes[1], scale, least) for sizes, least in ((options.scar_width, 1), (options.scar_length, 2))]
@@ -220,7 +223,8 @@ def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> B
 
     def size(share, bounds, least):
         # Every whole size of an image of 256 is as likely; a bar of length 1 may rotate out of every pixel's centre.
-        sizes = jnp.array([_scaled(size, scale, least) for size in range(bounds[0], bounds[1] + 1)], jnp.int32)
+        low, high = (int(bound) for bound in bounds)
+        sizes = jnp.array([_scaled(size, scale, least) for size in range(low, high + 1)], jnp.int32)
         return sizes[_pick(share, len(sizes))]
 
     length, width = size(length, options.scar_length, 2), size(width, options.scar_width, 1)

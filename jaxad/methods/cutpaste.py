@@ -27,12 +27,6 @@ from jaxad.methods.method import Method, Scores
 from jaxad.models.classifier import Classifier, pool
 
 STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
-# What each density takes of config.density.
-OPTIONS = {
-    "gaussian": ("shrinkage", "ridge", "l2_normalize"),
-    "kernel": ("bandwidth", "l2_normalize"),
-    "gaussian_mixture": ("components", "covariance", "ridge", "tolerance", "l2_normalize"),
-}
 
 
 def whole_image(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,15 +67,15 @@ def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[
     Raises:
       UserError: The name or an option is none that a density takes.
     """
-    fit, score = densities.select(config.density.name)
-    options = {name: config.density[name] for name in OPTIONS[config.density.name]}
+    density = densities.select(config.density.name)
+    options = {name: config.density[name] for name in density.options}
     if "bandwidth" in options:
         options["bandwidth"] = _number(options["bandwidth"])
     # A rehearsal on a few points: a wrong option must not wait for the end of the training.
-    angles = np.linspace(0, 1, max(4, options.get("components", 0)))
-    points = 1000 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    fit(jax.random.key(0), points, **options | {"l2_normalize": False})
-    return functools.partial(fit, **options), score, densities.images_needed(config.density.name, WIDTH, **options)
+    points = 1000 * np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+    few = {"components": min(options["components"], 4)} if "components" in options else {}
+    density.fit(jax.random.key(0), points, **options | few | {"l2_normalize": False})
+    return functools.partial(density.fit, **options), density.score, density.needed(WIDTH, **options)
 
 
 def _number(text: str) -> float | str:
@@ -241,7 +235,8 @@ def _whole_images(config: ConfigDict) -> Method:
                 found = density_score(density, pool(stage))
                 # A Gaussian's squared distance would give an image twice as far away a map four times as high: within
                 # an image nothing changes, but maps of several images could not be compared.
-                return jnp.sqrt(found) if config.density.name == "gaussian" else found
+                tiny = jnp.finfo(found.dtype).tiny  # no gradient where the distance is zero
+                return jnp.sqrt(jnp.maximum(found, tiny)) if config.density.name == "gaussian" else found
             logits = model.apply(variables, pool(stage), method="logits")
             return jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0]
 
@@ -303,6 +298,11 @@ def _patches(config: ConfigDict) -> Method:
 def _check_patches(config: ConfigDict) -> tuple[int, int]:
     """Refuses crops that do not fit into the images and grids that do not cover them; returns the grid's size."""
     settings, side = config.patch, config.evaluate.crop or config.score.size
+    if config.density.name == "kernel" and not settings.per_location:
+        raise UserError(
+            "the kernel density keeps every feature, which are too many when all places share it; set "
+            "config.patch.per_location=true or choose another config.density.name"
+        )
     if not 1 <= settings.crop <= config.data.size:
         raise UserError(
             f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "

@@ -40,7 +40,7 @@ class Method(NamedTuple):
       samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
         examples. None for no picture.
       embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
-        changed in training, "normal" for unchanged ones; one key and one float32 (h, w, 3) image in [0, 1] for each.
+        changed in training, the first being unchanged ones; one key and one float32 (h, w, 3) image in [0, 1] for each.
         The report draws them. None where images have no features that a picture could show.
       least: How many good images `fit` needs.
     """

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,24 +8,27 @@ from scipy import stats
 
 from jaxad.augment import cutout
 from jaxad.augment.regions import Bar, Box, Options, bar_mask, box_mask
+from tests.augment.quick import quick_jit
 
 FUNCTIONS = (cutout.cutout_grey, cutout.cutout_mean, cutout.cutout_random, cutout.scar, cutout.confetti)
 OPTIONS = Options()
+KEYS = jax.random.split(jax.random.key(0), 200)
+PICTURES = np.random.default_rng(0).random((200, 64, 64, 3)).astype(np.float32)
 
 
-def picture(side=64, seed=0):
-    return np.random.default_rng(seed).random((side, side, 3)).astype(np.float32)
+@functools.cache
+def compiled(function):
+    return quick_jit(jax.vmap(lambda key, image: function(key, image, options=OPTIONS)))
 
 
-def many(function, image, count=200):
-    """The image after `count` draws, and which pixels were changed by each."""
-    run = jax.jit(jax.vmap(lambda key: function(key, image, options=OPTIONS)))
-    made = np.asarray(run(jax.random.split(jax.random.key(0), count)))
-    return made, (made != image).any(axis=3)
+def many(function, images=PICTURES):
+    """The images, each after a draw of its own, and which of their pixels were changed."""
+    made = np.asarray(compiled(function)(KEYS, images))
+    return made, (made != images).any(axis=3)
 
 
 def test_fill_and_shift_touch_what_is_inside_and_nothing_else():
-    image = picture(12)
+    image = PICTURES[0, :12, :12]
     inside = np.zeros((12, 12), bool)
     inside[3:8, 2:11] = True
     filled = image.copy()
@@ -47,7 +52,7 @@ def test_masks_of_a_box_and_of_an_upright_bar_are_rectangles():
 
 @pytest.mark.parametrize("function", FUNCTIONS[:3] + FUNCTIONS[4:], ids=lambda f: f.__name__)
 def test_patches_are_rectangles_of_cutpaste_s_sizes(function):
-    _, changed = many(function, picture())
+    _, changed = many(function)
     areas = []
     for mask in changed:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -58,26 +63,25 @@ def test_patches_are_rectangles_of_cutpaste_s_sizes(function):
 
 
 def test_fillings():
-    image = picture()
-    for function, expected in ((cutout.cutout_grey, np.full(3, 0.5)), (cutout.cutout_mean, image.mean((0, 1)))):
-        made, changed = many(function, image, 20)
-        for one, mask in zip(made, changed, strict=True):
-            np.testing.assert_allclose(one[mask], np.broadcast_to(expected, (mask.sum(), 3)), atol=1e-6)
+    means = PICTURES.mean((1, 2), np.float64, keepdims=True)
+    for function, expected in ((cutout.cutout_grey, 0.5), (cutout.cutout_mean, means)):
+        made, changed = many(function)
+        expected = np.broadcast_to(expected, PICTURES.shape)
+        np.testing.assert_allclose(made[changed], expected[changed], atol=2e-6)
     for function in (cutout.cutout_random, cutout.scar):
-        made, changed = many(function, image)
+        made, changed = many(function)
         colours = np.array([one[mask][0] for one, mask in zip(made, changed, strict=True)])
-        for one, mask, colour in zip(made, changed, colours, strict=True):
-            assert (one[mask] == colour).all()
+        assert (made == colours[:, None, None])[changed].all()
         for channel in colours.T:
             assert stats.kstest(channel, stats.uniform(0, 1).cdf).pvalue > 1e-3
         assert np.abs(np.corrcoef(colours.T) - np.eye(3)).max() < 0.3
 
 
 def test_confetti_shifts_the_colour_and_keeps_the_structure():
-    image = 0.5 + 0.0 * picture() + 0.01 * picture(seed=1)  # far from the bounds of [0, 1] where the shift is small
-    made, changed = many(cutout.confetti, image)
+    images = 0.5 + 0.01 * PICTURES  # far from the bounds of [0, 1] where the shift is small
+    made, changed = many(cutout.confetti, images)
     offsets = []
-    for one, mask in zip(made, changed, strict=True):
+    for image, one, mask in zip(images, made, changed, strict=True):
         difference = (one - image)[mask]
         if one[mask].min() > 0 and one[mask].max() < 1:  # nothing was clipped
             np.testing.assert_allclose(difference, np.broadcast_to(difference[0], difference.shape), atol=1e-6)
@@ -89,12 +93,8 @@ def test_confetti_shifts_the_colour_and_keeps_the_structure():
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_same_images_plain_vmapped_and_jitted(function):
-    images = np.stack([picture(64, seed) for seed in range(3)])
-    keys = jax.random.split(jax.random.key(7), 3)
-
-    def one(key, image):
-        return function(key, image, options=OPTIONS)
-
-    plain = np.stack([one(key, image) for key, image in zip(keys, images, strict=True)])
-    np.testing.assert_allclose(jax.jit(jax.vmap(one))(keys, images), plain, atol=1e-6)
-    assert ((plain != images).any(axis=3).mean(axis=(1, 2)) < 0.2).all()
+    made, changed = many(function)
+    for index in (0, 7):
+        plain = function(KEYS[index], PICTURES[index], options=OPTIONS)
+        np.testing.assert_allclose(made[index], plain, atol=1e-6)
+    assert (changed.mean(axis=(1, 2)) < 0.2).all()

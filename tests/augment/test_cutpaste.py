@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -10,18 +11,21 @@ from jaxad.augment import color, cutpaste, regions
 from jaxad.augment.cutpaste import Patch, Scar
 from jaxad.augment.regions import Bar, Box, Options
 from jaxad.errors import UserError
+from tests.augment.quick import quick_jit
 
 DRAWS = 10_000
+DEFAULTS = Options()
 
 
 def picture(height=48, width=40, seed=0):
     return np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
 
 
-def draw(sample, shape=(256, 256, 3), options=None, seed=0):
+@functools.cache
+def draw(sample, shape=(256, 256, 3), options=DEFAULTS):
     """10,000 draws as NumPy arrays."""
-    keys = jax.random.split(jax.random.key(seed), DRAWS)
-    run = jax.jit(jax.vmap(lambda key: sample(key, shape, options=options or Options())))
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    run = quick_jit(jax.vmap(lambda key: sample(key, shape, options=options)))
     return jax.tree.map(np.asarray, run(keys))
 
 
@@ -106,6 +110,7 @@ def test_scar_comes_from_the_nearest_pixel_of_the_source(degrees, length, width)
     np.testing.assert_array_equal(made[sure], expected[sure])
     assert unsure.mean() < 0.1 or degrees % 90 == 0
     changed = (made != image).any(axis=2)
+    np.testing.assert_array_equal(changed, regions.bar_mask(drawn.bar, changed.shape))
     assert abs(changed.sum() - length * width) <= (length + width) / 2  # its area
     height, across = (int(v) for v in regions.bar_extent(drawn.bar))
     assert not changed[: bar[0]].any() and not changed[bar[0] + height :].any()
@@ -122,14 +127,15 @@ def test_quarter_turn_of_a_scar_is_exact_and_counter_clockwise():
 def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
     image = picture()
     jitter = color.Jitter(jnp.array([1.2, 0.7, 0.8]), jnp.float32(0.1), jnp.array([2, 1, 3, 0]))
-    cut = color.jitter(image[8:28, 3:18], jitter)
+    cut = quick_jit(color.jitter)(image[8:28, 3:18], jitter)
     drawn = Patch(jnp.int32(8), jnp.int32(3), int_box(25, 20, 20, 15), jitter)
-    made = np.array(cutpaste.paste(image, drawn, window=(30, 22)))
+    made = np.array(quick_jit(functools.partial(cutpaste.paste, window=(30, 22)))(image, drawn))
     np.testing.assert_allclose(made[25:45, 20:35], cut, atol=2e-6)
     made[25:45, 20:35] = image[25:45, 20:35]
     np.testing.assert_array_equal(made, image)
     bar = Bar(*map(jnp.int32, (25, 20, 20, 15)), jnp.float32(0))
-    made = np.array(cutpaste.paste_scar(image, Scar(jnp.int32(8), jnp.int32(3), bar, jitter), window=26))
+    drawn = Scar(jnp.int32(8), jnp.int32(3), bar, jitter)
+    made = np.array(quick_jit(functools.partial(cutpaste.paste_scar, window=26))(image, drawn))
     np.testing.assert_allclose(made[25:45, 20:35], cut, atol=2e-6)
     made[25:45, 20:35] = image[25:45, 20:35]
     np.testing.assert_array_equal(made, image)
@@ -154,7 +160,7 @@ def test_area_and_aspect_of_patches(largest):
 
 
 def test_patches_lie_anywhere_in_the_image_and_come_from_anywhere():
-    patch = draw(cutpaste.sample_patch, shape=(256, 200, 3))
+    patch = draw(cutpaste.sample_patch, (256, 200, 3), Options(jitter=0.1))
     box = patch.box
     places = ((patch.source_top, box.height, 256), (box.top, box.height, 256))
     places += ((patch.source_left, box.width, 200), (box.left, box.width, 200))
@@ -184,15 +190,18 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
         assert (start + extent).max() == 256 and start.min() == 0
         spread = np.random.default_rng(0).random(DRAWS)
         assert uniform((start + spread) / (256 - extent + 1), 0, 1)
-    assert (scar.source_top + bar.length).max() == 256 and (scar.source_left + bar.width).max() == 256
-    assert min(scar.source_top.min(), scar.source_left.min()) == 0
+    for start, size in ((scar.source_top, bar.length), (scar.source_left, bar.width)):
+        assert (start + size).max() == 256 and start.min() == 0
+        assert uniform((start + np.random.default_rng(1).random(DRAWS)) / (256 - size + 1), 0, 1)
+    drawn = np.stack([bar.width, bar.length, bar.angle, bar.top, bar.left, scar.source_top, scar.source_left])
+    assert np.abs(np.corrcoef(drawn) - np.eye(7)).max() < 0.05
 
 
 def test_every_scar_is_painted_whole():
     """As many pixels are painted in the image as on a canvas with room on every side, and as its area says."""
     bar = draw(regions.sample_bar, shape=(64, 64, 3), options=Options(side=256))
-    moved = bar._replace(top=bar.top + 40, left=bar.left + 40)
-    sides = ((64, bar), (144, moved))
+    moved = bar._replace(top=bar.top + 20, left=bar.left + 20)
+    sides = ((64, bar), (104, moved))
     inside, whole = (
         np.asarray(jax.jit(jax.vmap(lambda one, side=side: regions.bar_mask(one, (side, side)).sum()))(bars))
         for side, bars in sides
@@ -218,12 +227,11 @@ def test_scars_are_scaled_with_the_side_of_the_whole_image(shape, side, widths, 
 
 
 def test_smallest_scars_mark_a_pixel_whatever_their_angle():
+    count = quick_jit(jax.vmap(lambda bar: regions.bar_mask(bar, (12, 12)).sum()))
     angles = jnp.linspace(-90, 90, 721)
     for length, width in ((2, 1), (3, 1), (2, 2)):
-        bar = Bar(jnp.int32(3), jnp.int32(3), jnp.int32(length), jnp.int32(width), angles)
-        axes = Bar(None, None, None, None, 0)
-        painted = jax.vmap(lambda one: regions.bar_mask(one, (12, 12)).sum(), in_axes=(axes,))(bar)
-        assert painted.min() >= 1
+        bar = Bar(*(jnp.full(721, value) for value in (3, 3, length, width)), angles)
+        assert count(bar).min() >= 1
 
 
 # --- the random operations ---
@@ -241,13 +249,21 @@ def test_same_images_plain_vmapped_and_jitted(name, jitter):
     def one(key, image):
         return TRANSFORMS[name](key, image, options=options)
 
-    plain = np.stack([one(key, image) for key, image in zip(keys, images, strict=True)])
-    made = jax.jit(jax.vmap(one))(keys, images)
-    alone = np.stack([jax.jit(one)(key, image) for key, image in zip(keys, images, strict=True)])
-    for other in (made, alone):
-        np.testing.assert_allclose(other, plain, atol=2e-6 if jitter else 0)
-    assert ((plain != images).any(axis=3).sum(axis=(1, 2)) > 0).all()
-    assert plain.min() >= 0 and plain.max() <= 1
+    made = np.asarray(jax.jit(jax.vmap(one))(keys, images))
+    alone = quick_jit(one)
+    atol = 2e-6 if jitter else 0
+    for index in range(4):
+        np.testing.assert_allclose(made[index], alone(keys[index], images[index]), rtol=0, atol=atol)
+    np.testing.assert_allclose(made[0], one(keys[0], images[0]), rtol=0, atol=atol)
+    changed = (made != images).any(axis=3)
+    assert changed.any(axis=(1, 2)).all()
+    assert made.min() >= 0 and made.max() <= 1
+    if name == "cutpaste":
+        inside = regions.box_mask(cutpaste.sample_patch(keys[0], (64, 64, 3), options=options).box, (64, 64))
+    else:
+        inside = regions.bar_mask(cutpaste.sample_scar(keys[0], (64, 64, 3), options=options).bar, (64, 64))
+    assert not (changed[0] & ~inside).any()  # bit-identical outside
+    assert changed[0].sum() > 0.9 * inside.sum()
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -261,7 +277,7 @@ def test_without_jitter_only_pixels_of_the_image_appear(name):
 def test_jitter_strength_reaches_the_draws(jitter):
     drawn = cutpaste.sample_patch(jax.random.key(0), (64, 64, 3), options=Options(jitter=jitter)).jitter
     if jitter:
-        many = draw(cutpaste.sample_patch, options=Options(jitter=jitter)).jitter
+        many = draw(cutpaste.sample_patch, (256, 200, 3), Options(jitter=jitter)).jitter
         assert np.abs(many.factors - 1).max() == pytest.approx(jitter, rel=0.01)
         assert np.abs(many.hue).max() == pytest.approx(jitter, rel=0.01)
     else:
@@ -293,6 +309,8 @@ def test_patches_that_cannot_be_drawn_are_refused(shape, options, words):
         ((256, 256, 3), {"scar_width": (0, 4)}, r"config.proxy.scar_width"),
         ((256, 256, 3), {"scar_length": (9, 4)}, r"config.proxy.scar_length"),
         ((256, 256, 3), {"scar_angle": -1.0}, r"config.proxy.scar_angle"),
+        ((256, 256, 3), {"scar_width": (2.5, 16)}, r"config.proxy.scar_width .* must be whole"),
+        ((256, 256, 3), {"side": -5}, r"config.proxy.side at least 0"),
     ],
 )
 def test_scars_that_cannot_be_drawn_are_refused(shape, options, words):

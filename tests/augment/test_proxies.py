@@ -11,17 +11,19 @@ from jaxad.augment import grid, proxies
 from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
+from tests.augment.quick import quick_jit
 
 STILL = Options(translation=0.0, image_jitter=0.0)
+EXACT = Options(jitter=0.0, image_jitter=0.0)  # every pixel is one of the image's
 
 
 def pictures(count=8, side=48):
     return np.random.default_rng(0).random((count, side, side, 3)).astype(np.float32)
 
 
-@functools.cache
+@functools.cache  # most of these tests' time is compilation: the same eight images of the same size everywhere
 def compiled(proxy, options):
-    return jax.jit(lambda keys, images: proxies.proxy_batch(keys, images, proxy=proxy, options=options))
+    return quick_jit(lambda keys, images: proxies.proxy_batch(keys, images, proxy=proxy, options=options))
 
 
 def batch(proxy, images, options=STILL):
@@ -31,60 +33,72 @@ def batch(proxy, images, options=STILL):
 
 @pytest.mark.parametrize("proxy", proxies.PROXIES)
 def test_every_image_appears_once_in_every_class(proxy):
-    images = pictures(4)
+    images = pictures()
     made, labels = batch(proxy, images)
     count = {"rotation": 4, "cutpaste_3way": 3}.get(proxy, 2)
-    assert made.shape == (4 * count, 48, 48, 3) and made.dtype == np.float32
-    assert labels.tolist() == [label for label in range(count) for _ in range(4)] and labels.dtype == np.int32
-    np.testing.assert_array_equal(made[:4], images)
+    assert made.shape == (8 * count, 48, 48, 3) and made.dtype == np.float32
+    assert labels.tolist() == [label for label in range(count) for _ in range(8)] and labels.dtype == np.int32
+    np.testing.assert_array_equal(made[:8], images)
     assert made.min() >= 0 and made.max() <= 1
     for label in range(1, count):
-        changed = (made[4 * label :][:4] != images).any(axis=3)
+        changed = (made[8 * label :][:8] != images).any(axis=3)
         assert changed.any(axis=(1, 2)).all()
         assert proxy == "rotation" or changed.mean() < 0.2
 
 
 def test_rotation_turns_counter_clockwise():
-    images = pictures(2)
-    made = batch("rotation", images)[0].reshape(4, 2, 48, 48, 3)
+    images = pictures()
+    made = batch("rotation", images)[0].reshape(4, 8, 48, 48, 3)
+    expected = images
     for turns in range(4):
-        np.testing.assert_array_equal(made[turns], np.rot90(images, turns, axes=(1, 2)))
+        np.testing.assert_array_equal(made[turns], expected)
+        turned = np.empty_like(expected)
+        for row in range(48):
+            for column in range(48):
+                turned[:, 47 - column, row] = expected[:, row, column]  # the right edge becomes the top
+        expected = turned
 
 
 def test_union_draws_both_equally_often():
     image = pictures(1)[0]
     keys = jax.random.split(jax.random.key(0), 120)
 
-    def run(function, keys):
-        return np.asarray(jax.jit(jax.vmap(lambda key: function(key, image, options=STILL)))(keys))
+    @quick_jit
+    def run(keys):
+        drawn = jax.vmap(jax.random.split)(keys)[:, 1]
+        cases = ((proxies.union, keys), (cutpaste, drawn), (cutpaste_scar, drawn))
+        return [jax.vmap(lambda key, f=f: f(key, image, options=EXACT))(keys) for f, keys in cases]
 
-    made, drawn = run(proxies.union, keys), jax.vmap(jax.random.split)(keys)[:, 1]
-    is_either = [np.isclose(made, run(f, drawn), atol=2e-6).all(axis=(1, 2, 3)) for f in (cutpaste, cutpaste_scar)]
+    made, *others = map(np.asarray, run(keys))
+    is_either = [(made == other).all(axis=(1, 2, 3)) for other in others]
     assert (is_either[0] ^ is_either[1]).all()
     assert 0.35 < is_either[0].mean() < 0.65
 
 
 def test_classes_share_the_view_of_their_image():
-    images = pictures(3)
-    made, _ = batch("cutpaste_3way", images, Options(jitter=0.0))
-    views = made.reshape(3, 3, 48, 48, 3)
-    assert (views[0] != images).any(axis=(1, 2, 3)).all()
+    images = pictures()
+    views = batch("cutpaste_3way", images, EXACT)[0].reshape(3, 8, 48, 48, 3)
+    assert (views[0] != images).any(axis=(1, 2, 3)).sum() >= 6  # of 25 shifts one is none
     for label in (1, 2):
         assert 0 < (views[label] != views[0]).any(axis=3).mean() < 0.2
+    turned = batch("rotation", images, Options())[0].reshape(4, 8, 48, 48, 3)
+    assert (turned[0] != images).any(axis=(1, 2, 3)).all()
+    for turns in (1, 2, 3):
+        np.testing.assert_array_equal(turned[turns], np.rot90(turned[0], turns, axes=(1, 2)))
 
 
 def test_every_class_has_draws_of_its_own_and_every_key_another_image():
-    images = np.broadcast_to(pictures(1), (4, 48, 48, 3))
+    images = np.broadcast_to(pictures(1), (8, 48, 48, 3))
     made, _ = batch("cutpaste_3way", images)
     for label in (1, 2):
-        changed = (made[4 * label :][:4] != images).any(axis=3)
-        assert len({mask.tobytes() for mask in changed}) == 4
+        changed = (made[8 * label :][:8] != images).any(axis=3)
+        assert len({mask.tobytes() for mask in changed}) == 8
 
 
 @pytest.mark.parametrize(
     ("proxy", "options"),
-    [("cutpaste_3way", STILL._replace(jitter=0.0)), ("cutpaste_3way", Options()), ("confetti", STILL)],
-    ids=["exact", "jittered", "confetti"],
+    [("cutpaste_3way", EXACT), ("cutpaste_3way", STILL), ("rotation", Options()), ("confetti", STILL)],
+    ids=["exact", "jittered", "views", "confetti"],
 )
 def test_same_images_on_one_and_on_eight_devices(proxy, options):
     images = pictures()
@@ -97,16 +111,13 @@ def test_same_images_on_one_and_on_eight_devices(proxy, options):
         made, _ = proxies.proxy_batch(keys, images, proxy=proxy, options=options)
         return made.reshape(-1, len(images), *images.shape[1:]).swapaxes(0, 1)
 
-    eight = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(keys, images)
-    one = jax.jit(run)(keys, images)
-    if options.jitter:
-        np.testing.assert_allclose(eight, one, atol=2e-6)
-    else:
-        np.testing.assert_array_equal(eight, one)
+    eight = quick_jit(jax.shard_map(run, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(keys, images)
+    one = batch(proxy, images, options)[0].reshape(-1, *images.shape).swapaxes(0, 1)
+    np.testing.assert_allclose(eight, one, rtol=0, atol=0 if options == EXACT else 2e-6)
 
 
 def test_batches_are_built_without_a_transfer():
-    images, keys = jax.device_put((pictures(2), jax.random.split(jax.random.key(0), 2)))
+    images, keys = jax.device_put((pictures(), jax.random.split(jax.random.key(0), 8)))
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(compiled("cutpaste_3way", STILL)(keys, images))
 
@@ -127,7 +138,7 @@ def test_translation_is_uniform_over_whole_pixels():
     image = np.zeros((40, 40, 3), np.float32)
     image[20, 20] = 1
     options = Options(translation=0.05)  # 2 pixels
-    run = jax.jit(jax.vmap(lambda key: proxies.translation(key, image, options=options)[..., 0].argmax()))
+    run = quick_jit(jax.vmap(lambda key: proxies.translation(key, image, options=options)[..., 0].argmax()))
     places = np.asarray(run(jax.random.split(jax.random.key(0), 2500)))
     found, counts = np.unique(places, return_counts=True)
     assert found.tolist() == [40 * row + column for row in range(18, 23) for column in range(18, 23)]
@@ -141,6 +152,20 @@ def test_bad_input_is_refused():
         batch("rotation", np.zeros((1, 32, 48, 3), np.float32))
     with pytest.raises(UserError, match=r"config.proxy.translation"):
         batch("cutpaste", pictures(1), Options(translation=1.0))
+    with pytest.raises(UserError, match=r"config.proxy.confetti must lie in \(0, 1\], not -3"):
+        batch("confetti", pictures(1), Options(confetti=-3))
+
+
+def test_a_name_means_one_class_in_every_task():
+    for task in proxies.PROXIES.values():
+        assert next(iter(task)) == "normal"
+        assert all(grid.AUGMENTATIONS[name] is make for name, make in task.items())
+
+
+def test_grid_leaves_out_what_does_not_fit():
+    options = Options(area=(0.1, 0.9), side=256)  # patches and scars larger than the images
+    picture = grid.augmentation_grid(jax.random.key(0), np.uint8(255 * pictures(1, 24)), options=options)
+    assert picture.shape[1] == 28 * len(["normal", "three rotations"] + 2 * ["more"] + ["colour jitter", "translation"])
 
 
 def test_grid_has_a_column_for_every_augmentation():

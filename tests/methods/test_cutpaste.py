@@ -1,6 +1,7 @@
 """CutPaste's record: examples, loss, densities of features, GradCAM, patches; then the commands, on a small encoder."""
 
 import json
+import shutil
 
 import cv2
 import flax.linen as nn
@@ -16,7 +17,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import density as densities
 from jaxad import detector as detectors
-from jaxad import localize, loop, methods, parallel, predict, train
+from jaxad import evaluate, localize, loop, methods, parallel, predict, report, train
 from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.augment.proxies import PROXIES, proxy_batch
 from jaxad.errors import UserError
@@ -26,6 +27,7 @@ from jaxad.models import classifier
 from jaxad.models.layers import BatchNorm, Conv
 from tests.parts import ROOT, command, write_parts
 
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 WHOLE, PATCH = (f"{ROOT}/experiments/{name}.py" for name in ("cutpaste_3way", "cutpaste_patch"))
 SMALL = {"data.size": "48", "model.head_width": "8", "model.head_depth": "1", "evaluate.batch": "4", "batch": "8"}
 GRID = {"patch.crop": "32", "patch.size": "32", "patch.stride": "8", "patch.chunk": "5"}  # 3 x 3 patches
@@ -232,6 +234,14 @@ def test_gradcam_of_the_density_by_hand(fitted):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.max()))
 
 
+def test_gradcam_of_an_image_like_the_mean_is_zero(small):
+    method = methods.create(config_of(density__shrinkage="ridge", density__ridge=1e-6))
+    variables, images = jax.tree.map(jnp.zeros_like, variables_of(method)), pictures(1)  # all features are exactly zero
+    density = method.fit(variables, pictures(4), jax.random.key(0))
+    found = method.score(variables, density, images / np.float32(255))
+    assert found.image[0] == 0 and (np.asarray(found.map) == 0).all()
+
+
 def test_gradcam_of_the_classifier_by_hand(fitted):
     """Without a projection head the log odds of two classes are linear, with the difference of their weights."""
     method, variables, density = fitted(score__gradcam="classifier", model__head_depth=0, proxy__task="cutpaste")
@@ -342,6 +352,7 @@ def test_densities_of_places_are_for_images_of_their_size(small):
     (PATCH, {"patch__crop": 49}, "config.patch.crop is 49, which is no crop of images of 48 pixels"),
     (PATCH, {"patch__size": 49}, "a patch of 49 x 49 pixels is larger than the image of 48 x 48"),
     (PATCH, {"patch__stride": 7}, "does not divide 48 - 32 = 16: patches of 32 would cover only 46 of 48"),
+    (PATCH, {"density__name": "kernel", "patch__per_location": "false"}, "set config.patch.per_location=true"),
     (PATCH, {"patch__chunk": 0}, "config.patch.chunk must be at least 1, not 0"),
 ], ids=str)  # fmt: skip
 def test_what_no_training_can_use_is_refused_before_it(file, overrides, words):
@@ -376,6 +387,18 @@ def test_too_few_images_are_refused_before_the_training(small, tmp_path, capsys)
     assert not workdir.exists()
 
 
+def test_a_density_that_fails_can_be_changed_without_training_again(run, tmp_path, capsys):
+    with pytest.raises(AssertionError):  # command's status 2
+        run(WHOLE, density__shrinkage="ridge", density__ridge=1e-30)
+    assert "singular" in capsys.readouterr().err
+    _, workdir = run(WHOLE, density__shrinkage="ridge", density__ridge=1e-2)
+    assert "resuming at step 4 of 4" in capsys.readouterr().out
+    assert configs.read(workdir).density.ridge == 1e-2
+    with pytest.raises(AssertionError):
+        run(WHOLE, density__shrinkage="ledoit_wolf", density__ridge=1e-2)
+    assert "density.shrinkage ('ridge' there, 'ledoit_wolf' now); choose another --workdir" in capsys.readouterr().err
+
+
 def test_features_that_are_not_finite(small):
     method = methods.create(config_of())
     variables = variables_of(method)
@@ -391,8 +414,8 @@ def test_features_that_are_not_finite(small):
 def run(small, tmp_path):
     """Runs the training command on tiny parts; gives their folder and the workdir."""
 
-    def train_on_parts(file, **overrides):
-        root, workdir = write_parts(tmp_path / "sets", train=9) / "nut", tmp_path / "run"
+    def train_on_parts(file, *, into="run", **overrides):
+        root, workdir = write_parts(tmp_path / "sets", train=9) / "nut", tmp_path / into
         given = SMALL | (GRID if file == PATCH else {}) | {"epochs": "2", "steps_per_epoch": "2", "data.root": root}
         given |= {"log_every": "1", "data.holdout": "0.3", "evaluate.batch": "8"}
         given |= {key.replace("__", "."): value for key, value in overrides.items()}
@@ -436,3 +459,22 @@ def test_the_commands_on_patches(run):
 
 def test_the_commands_on_an_untrained_network(run):
     assert_usable(*run(WHOLE, method="cutpaste_untrained", epochs=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [path for path in EXPERIMENTS if "cutpaste_3way" in path.read_text()], ids=str)
+def test_every_experiment_resumes_and_is_usable(run, tmp_path, capsys, file):
+    settings = {"epochs": 0} if "untrained" in file.name else {"checkpoint__every_steps": 1}
+    settings |= GRID if "patch" in file.name else {}
+    root, workdir = run(file, **settings)
+    resumed = shutil.copytree(workdir, tmp_path / "resumed")
+    for name in ("detector.json", "results.json", "scores.csv", *(f"checkpoints/{step}.sha256" for step in (3, 4))):
+        (resumed / name).unlink(missing_ok="untrained" in file.name)
+    shutil.rmtree(resumed / "detector")
+    capsys.readouterr()
+    run(file, into="resumed", **settings)
+    assert ("resuming at step 2 of 4" in capsys.readouterr().out) is ("untrained" not in file.name)
+    assert (resumed / "scores.csv").read_bytes() == (workdir / "scores.csv").read_bytes()
+    assert_usable(root, resumed)
+    assert command(evaluate.main, "--workdir", resumed) == 0 and command(report.main, resumed) == 0
+    assert f"| {file.stem} | nut |" in capsys.readouterr().out
