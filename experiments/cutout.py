@@ -4,8 +4,8 @@
     python -m jaxad.train --config experiments/cutout.py:bottle --config.data.root=DIR
 
 Normal images against patches of one colour: grey, or with `--config.proxy.task=cutout_mean` the image's mean, or with
-`--config.proxy.task=cutout_random` a random colour. Everything else is written out in cutpaste_3way.py, whose
-overrides for Appendix A.3 hold here too.
+`--config.proxy.task=cutout_random` a random colour. Everything else is written out in cutpaste_3way.py, whose overrides
+for Appendix A.3 hold here too. Results are in README.md.
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
     python -m jaxad.train --config experiments/cutpaste_scar.py
     python -m jaxad.train --config experiments/cutpaste_scar.py:bottle --config.data.root=DIR
 
-Normal images against thin, rotated pasted patches. Everything else is written out in cutpaste_3way.py, whose
-overrides for Appendix A.3 hold here too.
+Normal images against thin, rotated pasted patches. Everything else is written out in cutpaste_3way.py, whose overrides
+for Appendix A.3 hold here too. Results are in README.md.
 """
 
 from pathlib import Path

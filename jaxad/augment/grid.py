@@ -56,7 +56,8 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
     float_images = jnp.asarray(images, jnp.float32) / 255
     names = [name for name in AUGMENTATIONS if _fits(name, images.shape, options)]
 
-    @jax.jit
+    # It runs once, and compiling it well would take longer.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def draw(keys):
         return [
             jax.vmap(partial(AUGMENTATIONS[name], options=options))(jax.random.split(k, len(images)), float_images)
