@@ -39,7 +39,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.method = "cutpaste"
     config.seed = 0
     # The learning rate is constant within an epoch.
-    config.epochs = 20 if is_demo else 256
+    config.epochs = 50 if is_demo else 256
     config.steps_per_epoch = 16 if is_demo else 256
     config.batch = 8 if is_demo else 32  # source images; each is seen as every class of the task
     config.dtype = "float32"

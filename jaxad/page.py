@@ -90,8 +90,8 @@ def write_html(
             source = _data_uri(Path(samples_png).read_bytes(), "png")
             body.append(
                 "<h2>What the network is taught</h2><p class=soft>Synthetic training images. A dark map to the right "
-                "of one is its label; a name above a column says how its images were changed, and the task is to tell "
-                f"such names apart.</p><img class=samples src='{source}' alt='synthetic samples'>"
+                "of one is its label; a name above a column says how its images were changed, whichever of these the "
+                f"training tells apart.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
         body += [_examples(scores), _provenance(results)]
         Path(path).write_text(
