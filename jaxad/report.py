@@ -77,14 +77,20 @@ def _mean_and_error(values: Sequence[float | None]) -> str:
 
 
 def _portable(command: str) -> str:
-    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out."""
+    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out.
+
+    An ensemble's workdirs are called W... and its folder OUT.
+    """
     words, kept = shlex.split(command), []
     while words:
         name, equals, value = words.pop(0).partition("=")
-        takes_value = name == "--workdir" or name.startswith("--config")
+        takes_value = name in ("--workdir", "--output") or name.startswith("--config")
         if takes_value and not equals and words:
             value = words.pop(0)
         if name == "--workdir":
+            continue
+        if name == "--output":
+            kept.append("--workdir W... --output OUT")
             continue
         if name in ("--config.data.root", "--config.data.test", "--config.data.ground_truth"):
             value = "DIR"

@@ -324,6 +324,14 @@ def test_commands_in_a_table_hold_no_path_of_this_machine(tmp_path):
     assert "`python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR --config.epochs=9`" in table
 
 
+def test_an_ensembles_command_names_no_folder(tmp_path):
+    command = "python -m jaxad.evaluate --workdir=/a/0 --workdir=/a/1 --output=/a/both --config.data.root=/d"
+    write_results(tmp_path / "w", evaluated={"command": command})
+    table = report.markdown(report.gather([tmp_path / "w"]))
+    assert "`python -m jaxad.evaluate --workdir W... --output OUT --config.data.root=DIR`" in table
+    assert "/a" not in table
+
+
 def test_command_prints_one_sentence_and_exits_with_2(tmp_path):
     command = [sys.executable, "-m", "jaxad.report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
