@@ -294,7 +294,7 @@ def test_an_ensemble_has_a_row_beside_its_members(members, ensemble):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[:3] for row in rows] == [["baseline_mean", "nut", "3"], ["baseline_mean, ensemble of 3", "nut", "1"]]
     assert rows[1][4] == f"{100 * results(ensemble)['pixel']['auroc']:.1f}"
-    assert rows[1][-1].endswith(f"then `python -m jaxad.evaluate --output={ensemble}`")
+    assert rows[1][-1].endswith("then `python -m jaxad.evaluate --workdir W... --output OUT`")
 
 
 def test_the_kept_command_makes_the_ensemble_again(members, ensemble, capsys):
