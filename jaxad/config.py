@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
 
-# Accepted values, wherever a config has the key: whole numbers from a bound on, and shares with open or closed ends.
+# Accepted values, wherever a config has the key: numbers from a bound on, and shares with open or closed ends.
 _AT_LEAST = {
     "seed": 0,
     "epochs": 0,
@@ -27,6 +27,10 @@ _AT_LEAST = {
     "log_every": 1,
     "data.size": 1,
     "data.workers": 0,
+    "model.head_depth": 0,
+    "model.head_width": 1,
+    "optim.l2": 0,
+    "patch.chunk": 1,
     "score.size": 1,
     "evaluate.batch": 1,
     "evaluate.crop": 0,

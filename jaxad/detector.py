@@ -70,6 +70,7 @@ class Detector:
         self._mesh = parallel.make_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
         method = methods.create(config)
+        self._embed = method.embed
         self._score = parallel.compiled(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
@@ -101,36 +102,30 @@ class Detector:
         Returns:
           float32 (n, d) by name; None where the method has none (see `Method`).
         """
-        if (embed := methods.create(self.config).embed) is None:
+        if self._embed is None:
             return None
 
-        def call(weights, numbers, images):
+        def call(weights, rows):
+            numbers, images = rows
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
-            return embed(*weights, keys, images / jnp.float32(255))
+            return self._embed(*weights, keys, images / jnp.float32(255))
 
-        compiled, seen, found = parallel.compiled(call), _central(images, crop), []
-        batch = self._rounded(self.config.evaluate.batch)
+        compiled, found = parallel.compiled(call), []
+        seen, batch = _central(images, crop), self.config.evaluate.batch
+        numbers = np.arange(len(seen))
         for start in range(0, len(seen), batch):
-            numbers = np.arange(start, start + batch)
-            rows = parallel.split((numbers, seen[numbers.clip(max=len(seen) - 1)]), self._mesh)
-            found.append(parallel.to_host(compiled(self._weights, *rows)))
-        return {name: np.concatenate([rows[name] for rows in found])[: len(seen)] for name in found[0]}
+            rows = numbers[start : start + batch], seen[start : start + batch]
+            found.append(parallel.call_padded(compiled, self._weights, rows, self._mesh, batch=batch))
+        return {name: np.concatenate([made[name] for made in found]) for name in found[0]}
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
         self._score_batch(np.zeros((1, size, size, 3), np.uint8), batch)
 
-    def _rounded(self, batch: int) -> int:
-        """The batch, rounded up to a multiple of the devices."""
-        return -(-batch // self._mesh.size) * self._mesh.size
-
     def _score_batch(self, images: np.ndarray, batch: int) -> Scores:
-        """Scores up to `batch` images with the program compiled for `batch`, rounded up to the number of devices."""
-        padded = self._rounded(batch)
-        filled = np.concatenate([images, np.zeros((padded - len(images), *images.shape[1:]), images.dtype)])
-        scores = parallel.to_host(self._score(self._weights, parallel.split(filled, self._mesh)))
-        return Scores(scores.image[: len(images)], scores.map[: len(images)])
+        """NumPy scores of up to `batch` images, by the program compiled for `batch`."""
+        return parallel.call_padded(self._score, self._weights, images, self._mesh, batch=batch)
 
     def predict(self, images: np.ndarray | list[np.ndarray], *, batch: int | None = None) -> list[Prediction]:
         """Scores images of any size; the whole image is seen.

@@ -86,9 +86,7 @@ def make_step(
 def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
     """A fresh state for images like `image`, uint8 (h, w, 3)."""
     shape = jnp.zeros((1, *image.shape), jnp.float32)
-    # XLA's CPU optimisation of a network's many random draws takes longer than the first steps; they run once.
-    init = jax.jit(method.init, compiler_options={"xla_backend_optimization_level": 0})
-    variables = init(jax.random.key(seed), shape)
+    variables = parallel.once(method.init)(jax.random.key(seed), shape)
     params = variables["params"]
     return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
 

@@ -87,6 +87,14 @@ def pmapped(step: Callable, mesh: Mesh) -> Callable:
     return compiled(mapped, donate_argnums=0)
 
 
+def once(function: Callable) -> Callable:
+    """``jax.jit`` for a function that is called once, such as one that draws a network's parameters or a picture.
+
+    XLA's optimisation of many small computations, random draws above all, would take longer than it saves; it is off.
+    """
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -115,6 +123,24 @@ def prefetch(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int
 def to_host(tree):
     """Copies a pytree of device arrays to NumPy arrays."""
     return jax.device_get(tree)
+
+
+def call_padded(call: Callable, weights, rows, mesh: Mesh, *, batch: int):
+    """Calls a compiled function of rows on all devices, always with the same number of rows, so that it compiles once.
+
+    Args:
+      call: ``(weights, rows) -> made``, which makes every row by itself.
+      weights: A pytree that every device of `mesh` holds whole (see `replicate`).
+      rows: A pytree of host arrays (n, ...), where n is at most `batch`; filled up with zeros.
+      batch: Rows in the call, rounded up to a multiple of the devices.
+
+    Returns:
+      What `call` makes of the n rows, a pytree of NumPy arrays (n, ...).
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    padding = -(-batch // mesh.size) * mesh.size - count
+    filled = jax.tree.map(lambda leaf: np.concatenate([leaf, np.zeros((padding, *leaf.shape[1:]), leaf.dtype)]), rows)
+    return jax.tree.map(lambda leaf: leaf[:count], to_host(call(weights, split(filled, mesh))))
 
 
 def describe() -> str:

@@ -334,6 +334,19 @@ def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):
     assert alive == [0, 0, 0]
 
 
+def test_a_test_set_that_members_share_is_read_once(members, run, tmp_path, monkeypatch):
+    read, roots = evaluate.read_test_set, []
+    monkeypatch.setattr(evaluate, "read_test_set", lambda config: roots.append(config.data.root) or read(config))
+    evaluate.evaluate_ensemble(members, tmp_path / "out")
+    assert roots == [str(run / "sets")]
+    sets, other = shutil.copytree(run / "sets", tmp_path / "sets"), shutil.copytree(members[1], tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["data"]["root"] = str(sets)
+    (other / "config.json").write_text(json.dumps(config))
+    evaluate.evaluate_ensemble([members[0], other, members[2]], tmp_path / "out")
+    assert roots[1:] == [str(run / "sets"), str(sets)]
+
+
 def test_different_methods_can_be_members(run, tmp_path, monkeypatch):
     monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
     given = {"method": "tiny", "data.root": run / "sets" / "nut", "data.size": SIZE, "epochs": 1, "batch": 8}

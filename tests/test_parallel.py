@@ -89,6 +89,48 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
     assert read == [0, 1]
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("count", [1, 5, 8, 10])
+def test_a_padded_call_gives_a_row_for_each_row(devices: int, count: int) -> None:
+    """Ten rows are asked for: ten on one device, sixteen on eight; what fills them up is zero and is cut off."""
+    mesh, seen = parallel.make_mesh(devices), []
+
+    @jax.jit
+    def call(weights, rows):
+        jax.debug.callback(lambda *leaves: seen.append(leaves), rows["x"], rows["deep"][0])
+        return {"scaled": weights * rows["x"], "pair": (rows["deep"][0].sum((1, 2)), rows["deep"][0] + 1)}
+
+    x, y = np.arange(1, count + 1, dtype=np.int32), np.full((count, 2, 3), 7, np.uint8)
+    weights = parallel.replicate(np.float32(0.5), mesh)
+    made = parallel.call_padded(call, weights, {"x": x, "deep": [y]}, mesh, batch=10)
+    assert jax.tree.structure(made) == jax.tree.structure({"scaled": 0, "pair": (0, 0)})
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
+    np.testing.assert_array_equal(made["scaled"], np.arange(1, count + 1) / 2)
+    np.testing.assert_array_equal(made["pair"][0], np.full(count, 42))
+    np.testing.assert_array_equal(made["pair"][1], np.full((count, 2, 3), 8))
+    jax.effects_barrier()
+    ((found_x, found_y),) = seen
+    padding = (10 if devices == 1 else 16) - count
+    assert found_x.tolist() == [*x, *[0] * padding] and found_x.dtype == np.int32
+    assert found_y[:count].all() and found_y.shape == (count + padding, 2, 3) and not found_y[count:].any()
+    assert found_y.dtype == np.uint8
+
+
+def test_padded_calls_split_the_rows_and_compile_once() -> None:
+    mesh, found = parallel.make_mesh(8), []
+
+    @jax.jit
+    def call(weights, rows):
+        jax.debug.inspect_array_sharding(rows, callback=found.append)
+        return rows
+
+    for count in (3, 8, 9):
+        rows = np.ones((count, 2), np.float32)
+        assert parallel.call_padded(call, None, rows, mesh, batch=9).shape == (count, 2)
+    assert call._cache_size() == 1
+    assert [sharding.shard_shape((16, 2)) for sharding in found] == [(2, 2)]
+
+
 def watched(base: Method) -> Method:
     """The method with a metric that holds the images of both steps as the loss sees them, by position in the stream."""
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxad import parallel
 from jaxad.augment import proxies
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
@@ -56,8 +57,7 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
     float_images = jnp.asarray(images, jnp.float32) / 255
     names = [name for name in AUGMENTATIONS if _fits(name, images.shape, options)]
 
-    # It runs once, and compiling it well would take longer.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @parallel.once
     def draw(keys):
         return [
             jax.vmap(partial(AUGMENTATIONS[name], options=options))(jax.random.split(k, len(images)), float_images)

@@ -23,15 +23,10 @@ from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores
+from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, whole_image
 from jaxad.models.classifier import Classifier, pool
 
 STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
-
-
-def whole_image(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
-    """The host part of an example: the image, since the proxy's classes are made on the device."""
-    return {"image": image}
 
 
 class RandomCrop:
@@ -95,20 +90,6 @@ def _try_proxy(task: str, options: Options, side: int) -> None:
     )
 
 
-def _check(config: ConfigDict, *, side: int) -> None:
-    """Refuses what a training on images of `side` pixels cannot take, before any image is read."""
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.dtype must be one of float32, bfloat16, not {config.dtype!r}")
-    for key, value, least in (
-        ("model.head_depth", config.model.head_depth, 0),
-        ("model.head_width", config.model.head_width, 1),
-        ("optim.l2", config.optim.l2, 0),
-    ):
-        if value < least:
-            raise UserError(f"config.{key} must be at least {least}, not {value}")
-    _try_proxy(config.proxy.task, proxy_options(config), side)
-
-
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
     """The network, the normalisation of images in [0, 1], and what every record has of a training."""
     task, options = config.proxy.task, proxy_options(config)
@@ -117,13 +98,9 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
         depth=config.model.head_depth,
         width=config.model.head_width,
         axis_name=parallel.AXIS,
-        dtype=jnp.dtype(config.dtype),
+        dtype=compute_dtype(config),
     )
-    # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
-    mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
-
-    def normalized(images):
-        return (images - mean) / std
+    normalized = normalizer(config)
 
     def corrupt(keys, batch):
         images, labels = proxy_batch(keys, batch["image"] / jnp.float32(255), proxy=task, options=options)
@@ -153,23 +130,21 @@ def extract(
       features: ``(variables, images) -> features`` for float32 (b, h, w, 3) images in [0, 1], jittable.
       variables: Parameters and batch statistics.
       images: uint8 (h, w, 3) each.
-      batch: Images in one call, rounded up to a multiple of the devices; the last call is padded.
+      batch: Images in one call, whose last is padded.
 
     Returns:
       float32 (n, ...)
     """
     mesh = parallel.make_mesh()
-    batch = -(-batch // mesh.size) * mesh.size
     weights = parallel.replicate(variables, mesh)
     call = parallel.compiled(lambda weights, images: features(weights, images / jnp.float32(255)))
     found = None
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
-        filled = np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), rows.dtype)])
-        made = parallel.to_host(call(weights, parallel.split(filled, mesh)))
+        made = parallel.call_padded(call, weights, rows, mesh, batch=batch)
         if found is None:  # one array from the start: a patch model's features take over a gigabyte
             found = np.empty((len(images), *made.shape[1:]), np.float32)
-        found[start : start + len(rows)] = made[: len(rows)]
+        found[start : start + len(rows)] = made
     return found
 
 
@@ -191,7 +166,7 @@ def create_untrained(config: ConfigDict) -> Method:
     method = create(config)
 
     def fit(variables, good_images, key):
-        drawn = jax.jit(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
+        drawn = parallel.once(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
         drawn = parallel.to_host(drawn)
         return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
 
@@ -211,7 +186,7 @@ def _whole_images(config: ConfigDict) -> Method:
     ``config.score.gradcam`` chooses what the map explains: ``density``, the image score (of a Gaussian its square root,
     a distance), or ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
-    _check(config, side=config.data.size)
+    _try_proxy(config.proxy.task, proxy_options(config), config.data.size)
     if config.score.gradcam not in ("density", "classifier"):
         raise UserError(f"config.score.gradcam must be density or classifier, not {config.score.gradcam!r}")
     key = "evaluate.crop" if config.evaluate.crop else "score.size"
@@ -308,7 +283,5 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
             f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "
             "it from 1 to config.data.size"
         )
-    if settings.chunk < 1:
-        raise UserError(f"config.patch.chunk must be at least 1, not {settings.chunk}")
-    _check(config, side=settings.crop)
+    _try_proxy(config.proxy.task, proxy_options(config), settings.crop)
     return localize.grid_size((side, side), patch=settings.size, stride=settings.stride)

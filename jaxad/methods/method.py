@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
 
 Batch = dict[str, jax.Array]
+DTYPES = ("float32", "bfloat16")
 REDUCTIONS = ("mean", "max", "top")
 
 
@@ -54,6 +57,29 @@ class Method(NamedTuple):
     samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
     embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
     least: int = 1
+
+
+def whole_image(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
+    """``(rng, image, partner) -> example`` of a method that has nothing to do on the host: the image itself."""
+    return {"image": image}
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    """What a network computes in, by ``config.dtype``; its parameters are float32.
+
+    Raises:
+      UserError: There is no such type.
+    """
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype must be one of {', '.join(DTYPES)}, not {config.dtype!r}")
+    return jnp.dtype(config.dtype)
+
+
+def normalizer(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """``images -> images``: (b, h, w, 3) in [0, 1], by mean and deviation of the channels in ``config.normalize``."""
+    # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
+    mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
+    return lambda images: (images - mean) / std
 
 
 def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:

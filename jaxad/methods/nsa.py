@@ -14,7 +14,7 @@ from jaxad.augment import nsa as synthesis
 from jaxad.augment.nsa_settings import Synthesis
 from jaxad.augment.views import random_view
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, reduce_map
+from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, reduce_map
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
 from jaxad.samples import label_grid
@@ -42,7 +42,6 @@ class HostExample:
 def _check(config: ConfigDict) -> None:
     """Refuses what the synthesis or the network cannot take, before any image is read."""
     choices = {
-        "dtype": (config.dtype, ("float32", "bfloat16")),
         "label": (config.label, ("binary", "continuous", "logistic")),
         "synthesis.gradients": (config.synthesis.gradients, ("source", "mixed")),
     }
@@ -96,12 +95,11 @@ def create(config: ConfigDict) -> Method:
     """
     _check(config)
     bounded = config.label != "continuous"
-    model = EncoderDecoder(dtype=jnp.dtype(config.dtype), axis_name=AXIS)
-    # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
-    mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
+    model = EncoderDecoder(dtype=compute_dtype(config), axis_name=AXIS)
+    normalized = normalizer(config)
 
     def loss(params, batch_stats, batch, key):
-        images = (batch["image"] / 255.0 - mean) / std
+        images = normalized(batch["image"] / 255.0)
         variables = {"params": params, "batch_stats": batch_stats}
         stages, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
         if bounded:
@@ -113,7 +111,7 @@ def create(config: ConfigDict) -> Method:
         return value, (updated["batch_stats"], {"skipped_patches": skipped})
 
     def score(variables, density, images):
-        logits = model.apply(variables, (images - mean) / std, train=False)["logits"]
+        logits = model.apply(variables, normalized(images), train=False)["logits"]
         maps = jax.nn.sigmoid(logits) if bounded else jax.nn.relu(logits)
         return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
 
