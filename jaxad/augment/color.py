@@ -106,26 +106,28 @@ def check_strength(strength: float, name: str) -> None:
         raise UserError(f"{name} must lie in [0, 0.5], as half a turn of hue is the most there is, not {strength}")
 
 
-def sample_jitter(key: jax.Array, *, strength: float) -> Jitter:
-    """Draws factors from U(1 - strength, 1 + strength), the hue shift from U(-strength, strength), and an order."""
+def sample_jitter(key: jax.Array, *, strength: float, hue: float) -> Jitter:
+    """Draws factors from U(1 - strength, 1 + strength), the hue's shift in turns from U(-hue, hue), and an order."""
     drawn = jax.random.uniform(key, (8,), jnp.float32)
-    changes = strength * (2 * drawn[:4] - 1)
-    return Jitter(1 + changes[:3], changes[3], jnp.argsort(drawn[4:]))
+    changes = 2 * drawn[:4] - 1
+    return Jitter(1 + strength * changes[:3], hue * changes[3], jnp.argsort(drawn[4:]))
 
 
-def color_jitter(key: jax.Array, image: jax.Array, *, strength: float) -> jax.Array:
+def color_jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float) -> jax.Array:
     """Jitters the colours of a whole image.
 
     Args:
       key: Source of randomness.
       image: float32 (h, w, 3) in [0, 1].
-      strength: Largest change, of each factor and of the hue in turns, in [0, 0.5]; 0 returns the image itself.
+      strength: Largest change of each factor, in [0, 0.5].
+      hue: Largest shift of the hue in turns, in [0, 0.5]. The image itself is returned where both are 0.
 
     Returns:
       float32 (h, w, 3) in [0, 1].
 
     Raises:
-      UserError: The strength lies outside its range.
+      UserError: A strength lies outside its range.
     """
     check_strength(strength, "the strength of the colour jitter")
-    return jitter(image, sample_jitter(key, strength=strength)) if strength else image
+    check_strength(hue, "the hue of the colour jitter")
+    return jitter(image, sample_jitter(key, strength=strength, hue=hue)) if strength or hue else image

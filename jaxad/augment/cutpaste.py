@@ -98,7 +98,7 @@ def paste_scar(image: jax.Array, scar: Scar, *, window: int) -> jax.Array:
 
 def _sample_jitter(key: jax.Array, options: Options) -> color.Jitter | None:
     color.check_strength(options.jitter, "config.proxy.jitter")
-    return color.sample_jitter(key, strength=options.jitter) if options.jitter else None
+    return color.sample_jitter(key, strength=options.jitter, hue=options.jitter) if options.jitter else None
 
 
 def sample_patch(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Patch:

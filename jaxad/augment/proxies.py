@@ -89,7 +89,7 @@ def translation(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Ar
 
 def image_jitter(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
     """Colour jitter of the whole image, up to `options.image_jitter`."""
-    return color.color_jitter(key, image, strength=options.image_jitter)
+    return color.color_jitter(key, image, strength=options.image_jitter, hue=options.image_jitter)
 
 
 def view(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:

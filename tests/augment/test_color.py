@@ -115,7 +115,7 @@ def test_jitter_is_the_same_plain_vmapped_and_jitted():
     keys = jax.random.split(jax.random.key(0), 4)
 
     def one(key, image):
-        return color.color_jitter(key, image, strength=0.3)
+        return color.color_jitter(key, image, strength=0.3, hue=0.3)
 
     made = np.asarray(jax.jit(jax.vmap(one))(keys, images))
     np.testing.assert_allclose(made, jax.vmap(one)(keys, images), atol=2e-6)
@@ -126,8 +126,8 @@ def test_jitter_is_the_same_plain_vmapped_and_jitted():
 
 def test_draws_are_uniform_and_every_order_is_as_likely():
     keys = jax.random.split(jax.random.key(1), 10_000)
-    drawn = jax.jit(jax.vmap(lambda key: color.sample_jitter(key, strength=0.1)))(keys)
-    for values, low, high in (*((drawn.factors[:, i], 0.9, 1.1) for i in range(3)), (drawn.hue, -0.1, 0.1)):
+    drawn = jax.jit(jax.vmap(lambda key: color.sample_jitter(key, strength=0.1, hue=0.05)))(keys)
+    for values, low, high in (*((drawn.factors[:, i], 0.9, 1.1) for i in range(3)), (drawn.hue, -0.05, 0.05)):
         assert low <= values.min() and values.max() <= high
         assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > 1e-3
     assert np.abs(np.corrcoef(np.column_stack([drawn.factors, drawn.hue]).T) - np.eye(4)).max() < 0.05
@@ -138,10 +138,23 @@ def test_draws_are_uniform_and_every_order_is_as_likely():
 
 def test_strength_of_nothing_returns_the_image_itself():
     image = picture()
-    np.testing.assert_array_equal(color.color_jitter(jax.random.key(0), image, strength=0.0), image)
+    np.testing.assert_array_equal(color.color_jitter(jax.random.key(0), image, strength=0.0, hue=0.0), image)
 
 
-@pytest.mark.parametrize("strength", [-0.1, 0.6])
-def test_strength_out_of_range_is_refused(strength):
-    with pytest.raises(UserError, match=r"\[0, 0.5\]"):
-        color.color_jitter(jax.random.key(0), picture(), strength=strength)
+def test_hue_alone_is_jittered_where_the_strength_is_nothing():
+    image = picture(12, 10)
+    made = color.color_jitter(jax.random.key(0), image, strength=0.0, hue=0.3)
+    assert np.abs(made - image).max() > 0.05
+    # Brightness, contrast and saturation do nothing: each pixel keeps its largest and its smallest value.
+    for extreme in (np.max, np.min):
+        np.testing.assert_allclose(extreme(made, 2), extreme(image, 2), atol=2e-6)
+    drawn = color.sample_jitter(jax.random.key(0), strength=0.4, hue=0.0)
+    assert drawn.hue == 0 and (drawn.factors != 1).all()
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.6])
+def test_strength_out_of_range_is_refused(value):
+    for name, setting in (("strength", "the strength of"), ("hue", "the hue of")):
+        amounts = {"strength": 0.1, "hue": 0.1, name: value}
+        with pytest.raises(UserError, match=rf"{setting} .*\[0, 0.5\]"):
+            color.color_jitter(jax.random.key(0), picture(), **amounts)
