@@ -5,6 +5,8 @@ with the threshold and what the scores and maps of good images are like.
 """
 
 import json
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +72,7 @@ class Detector:
         self._mesh = parallel.make_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
         method = methods.create(config)
-        self._embed = method.embed
+        self._embed, self._parts = method.embed, method.parts
         self._score = parallel.compiled(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
@@ -85,12 +87,24 @@ class Detector:
           NumPy scores: image (n,) and map (n, size, size), float32.
         """
         seen = _central(images, crop)
-        batch = batch or self.config.evaluate.batch
-        scores = [self._score_batch(seen[start : start + batch], batch) for start in range(0, len(seen), batch)]
-        image = np.concatenate([s.image for s in scores])
-        maps = np.concatenate([s.map for s in scores])
-        border = (images.shape[1] - seen.shape[1]) // 2
-        return Scores(image, np.pad(maps, ((0, 0), (border, border), (border, border))))
+        found = self._call(self._score, seen, batch)
+        return found._replace(map=_bordered(found.map, images.shape[1]))
+
+    def parts(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+        """The terms of which the score map is the sum, for a picture.
+
+        Args:
+          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
+          crop: As in `score`.
+
+        Returns:
+          float32 (n, size, size) by name; None where the method's map has none (see `Method`).
+        """
+        if self._parts is None:
+            return None
+        compiled = parallel.compiled(lambda weights, images: self._parts(*weights, images / jnp.float32(255)))
+        found = self._call(compiled, _central(images, crop))
+        return {name: _bordered(maps, images.shape[1]) for name, maps in found.items()}
 
     def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
         """Features of images as they are, which come first, and as training changes them, by name, for a picture.
@@ -110,22 +124,23 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        compiled, found = parallel.compiled(call), []
-        seen, batch = _central(images, crop), self.config.evaluate.batch
-        numbers = np.arange(len(seen))
-        for start in range(0, len(seen), batch):
-            rows = numbers[start : start + batch], seen[start : start + batch]
-            found.append(parallel.call_padded(compiled, self._weights, rows, self._mesh, batch=batch))
-        return {name: np.concatenate([made[name] for made in found]) for name in found[0]}
+        return self._call(parallel.compiled(call), (np.arange(len(images)), _central(images, crop)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
-        self._score_batch(np.zeros((1, size, size, 3), np.uint8), batch)
+        self._call(self._score, np.zeros((1, size, size, 3), np.uint8), batch)
 
-    def _score_batch(self, images: np.ndarray, batch: int) -> Scores:
-        """NumPy scores of up to `batch` images, by the program compiled for `batch`."""
-        return parallel.call_padded(self._score, self._weights, images, self._mesh, batch=batch)
+    def _call(self, compiled: Callable, rows, batch: int | None = None):
+        """What a compiled ``(weights, rows) -> made`` makes of any number of rows, `batch` of them in one call.
+
+        Both are pytrees, of NumPy arrays (n, ...); `batch` is ``config.evaluate.batch`` by default.
+        """
+        batch, made = batch or self.config.evaluate.batch, []
+        for start in range(0, len(jax.tree.leaves(rows)[0]), batch):
+            some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
+            made.append(parallel.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def predict(self, images: np.ndarray | list[np.ndarray], *, batch: int | None = None) -> list[Prediction]:
         """Scores images of any size; the whole image is seen.
@@ -194,6 +209,12 @@ def _central(images: np.ndarray, crop: int) -> np.ndarray:
         raise UserError(f"config.evaluate.crop {crop} cannot be centred in {side} pixels; their difference is odd")
     border = (side - crop) // 2 if crop else 0
     return images[:, border : side - border, border : side - border]
+
+
+def _bordered(maps: np.ndarray, side: int) -> np.ndarray:
+    """Maps (n, crop, crop) of what the network has seen of images (n, side, side): zero outside it."""
+    border = (side - maps.shape[1]) // 2
+    return np.pad(maps, ((0, 0), (border, border), (border, border)))
 
 
 def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | None:

@@ -70,6 +70,13 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
     return {"good": normal[good], "defective": normal[~good], **{name: rows[good] for name, rows in changed}}
 
 
+def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
+    """The terms of the score maps of the images that the report shows, by name and index; None where there are none."""
+    shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
+    parts = found.parts(scores.images[shown], crop=found.config.evaluate.crop)
+    return None if parts is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in parts.items()}
+
+
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
@@ -260,7 +267,7 @@ def _write(
     history: list[dict],
     found: detector.Detector | None = None,
 ) -> None:
-    """Writes results.json, scores.csv and report.html, this with the features of a single detector."""
+    """Writes results.json, scores.csv and report.html, this with features and terms of maps of a single detector."""
     try:
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         with open(folder / "scores.csv", "w", newline="") as file:
@@ -275,6 +282,7 @@ def _write(
             history=history,
             samples_png=samples if samples.is_file() else None,
             features=embed_test_set(found, scores) if found else None,
+            parts=example_parts(found, scores) if found else None,
         )
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"

@@ -184,12 +184,30 @@ def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
     return jax.nn.relu((alpha * activations).sum(axis=-1))
 
 
-def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-    """GradCAM of a score that is a function of one stage, interpolated linearly to the input's size.
+def upsample_stage(maps: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+    """Interpolates maps at the positions of a stage linearly to the input's size.
 
     Convolutions and poolings of stride 2 that pad by half their kernel centre cell i of a stage of stride s on pixel
     s i, so that is where it is laid: resizing by half pixels, which assumes s i + (s - 1) / 2, would shift the map of a
     stage of stride 32 by 15.5 pixels down and to the right. Past the last cell its value is held.
+
+    Args:
+        maps: (b, ceil(height / s), ceil(width / s)), of a stage whose stride s is a power of two.
+        size: height and width of the network's input in pixels.
+
+    Returns:
+        (b, *size)
+
+    Raises:
+        ValueError: No stride makes maps of this size from the input.
+    """
+    stride = _stride(maps.shape[1:], size)
+    matrices = (_interpolation(n, stride=stride, pixels=side) for n, side in zip(maps.shape[1:], size, strict=True))
+    return _upsample(maps, *matrices)
+
+
+def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+    """GradCAM of a score that is a function of one stage, as a map of the input's size (see ``upsample_stage``).
 
     Args:
         head: maps the stage's activations (b, h, w, c) to one score per image (b,), each image on its own: the
@@ -209,11 +227,8 @@ def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array,
             "GradCAM needs a stage with several positions (b, h, w, channels), but this one is of shape "
             f"{activations.shape}: choose an earlier stage of the network or a larger input size"
         )
-    cells = activations.shape[1:3]
-    stride = _stride(cells, size)
     gradients = jax.grad(lambda a: head(a).sum())(activations)
-    rows, columns = (_interpolation(n, stride=stride, pixels=side) for n, side in zip(cells, size, strict=True))
-    return _upsample(gradcam(activations, gradients), rows, columns)
+    return upsample_stage(gradcam(activations, gradients), size=size)
 
 
 def _stride(cells: tuple[int, int], size: tuple[int, int]) -> int:

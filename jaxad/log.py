@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,23 @@ from tqdm import tqdm
 
 
 class Log:
-    """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line."""
+    """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line.
 
-    def __init__(self, workdir: Path, config: ConfigDict, *, start: int, steps: int, per_epoch: int):
+    What `warn` says of them is printed when it begins to.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: ConfigDict,
+        *,
+        start: int,
+        steps: int,
+        per_epoch: int,
+        warn: Callable[[dict[str, float]], str | None] | None = None,
+    ):
         self._config, self._per_epoch = config, per_epoch
+        self._warn, self._warned = warn, False
         self._path = workdir / "metrics.jsonl"
         # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
         rows = [row for row in read_history(workdir) if row["step"] <= start]
@@ -51,6 +65,10 @@ class Log:
             left = (self._end - step) * self._config.batch / speed
             line = f"step {step}/{self._end}  loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left"
             print(line, flush=True)
+        warning = self._warn(means) if self._warn else None
+        if warning and not self._warned:
+            tqdm.write(f"warning: step {step}: {warning}", file=sys.stderr)
+        self._warned = warning is not None
 
     def close(self) -> None:
         """Closes the bar and the event file."""

@@ -52,7 +52,10 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.Grad
     optimizers = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=momentum)}
     if settings.name not in optimizers:
         raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
-    return optimizers[settings.name](schedule), schedule
+    optimizer = optimizers[settings.name](schedule)
+    if "weight_decay" in settings:  # of all parameters and before the momentum, as in PyTorch's SGD
+        optimizer = optax.chain(optax.add_decayed_weights(settings.weight_decay), optimizer)
+    return optimizer, schedule
 
 
 def make_step(
@@ -158,7 +161,7 @@ def _fit_weights(
         which = {"seed": config.seed, "batch": config.batch, "start": done, "stop": steps}
         stream = pipeline.batches(images, method.example, **which, workers=config.data.workers)
         train_step = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
-        log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch)
+        log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch, warn=method.warn)
         with contextlib.closing(log), jax.transfer_guard("disallow"):
             waiting = None
             for batch in parallel.prefetch(_with_picture(stream, workdir, method, draw=done == 0), mesh):

@@ -52,7 +52,10 @@ figure{margin:0;break-inside:avoid}figcaption{font-weight:600;margin-bottom:.2re
  border:1px dashed #cbd5e0;border-radius:3px;color:var(--soft);font-size:.82rem;padding:.4rem}
 .examples figcaption{font-weight:400;font-size:.86rem;margin:.25rem 0 0;color:var(--soft)}
 .examples .good{color:var(--good);font-weight:650}.examples .bad{color:var(--bad);font-weight:650}
+.tiles.terms{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}.examples.terms{grid-template-columns:1fr}
+.tiles figure{display:flex;flex-direction:column}.tiles figure>div{flex:1}.tiles figcaption{margin:.1rem 0 .2rem}
 .scale{display:flex;align-items:center;gap:.6rem;color:var(--soft);font-size:.86rem;font-variant-numeric:tabular-nums}
+.scale span{min-width:8rem}.scale span+span{min-width:3rem;text-align:right}
 .scale img{width:220px;height:12px;border-radius:2px}
 pre{background:var(--pale);border:1px solid var(--line);border-radius:6px;padding:.8rem;overflow-x:auto;font-size:.8rem}
 summary{cursor:pointer;color:var(--soft)}
@@ -69,6 +72,7 @@ def write_html(
     history: Sequence[dict],
     samples_png: str | Path | None = None,
     features: dict[str, np.ndarray] | None = None,
+    parts: dict[str, dict[int, np.ndarray]] | None = None,
 ) -> None:
     """Writes a report of one evaluation as a single HTML file that loads nothing from elsewhere.
 
@@ -79,6 +83,7 @@ def write_html(
       history: Rows of metrics.jsonl with "step" and "loss"; empty for a method without training.
       samples_png: A picture of synthetic training samples, or None.
       features: Features (n, d) of good, defective and changed images by kind, or None.
+      parts: Maps (h, w) whose sum is the score map, by name and by index of the images of `pick_examples`, or None.
 
     Raises:
       UserError: The file cannot be written or the picture cannot be read.
@@ -90,10 +95,11 @@ def write_html(
             source = _data_uri(Path(samples_png).read_bytes(), "png")
             body.append(
                 "<h2>What the network is taught</h2><p class=soft>Synthetic training images. A dark map to the right "
-                "of one is its label; a name above a column says how its images were changed, whichever of these the "
-                f"training tells apart.</p><img class=samples src='{source}' alt='synthetic samples'>"
+                "of one is its label. A name above says how images were changed, whichever of these changes the "
+                "training tells apart; a number behind it is the weight of this change in a sum, and a frame shows "
+                f"where local changes lie.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
-        body += [_examples(scores), _provenance(results)]
+        body += [_examples(scores, parts or {}), _provenance(results)]
         Path(path).write_text(
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -245,22 +251,34 @@ def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str,
     return picked
 
 
-def _examples(scores: TestScores) -> str:
+def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]]) -> str:
     if not len(scores.ids):
         return ""
-    low, high = figures.colour_limits(scores.maps)
-    scale = "one logarithmic colour scale" if figures.logarithmic(low, high) else "one colour scale"
-    parts = [
-        f"<h2>Examples</h2><p class=soft>Image, ground truth outline, heatmap. All heatmaps share {scale}.</p>"
-        f"<div class=scale>{low:.3g}{_picture(figures.colour_bar(), 'colour scale')}{high:.3g}</div>"
-    ]
+    limits = {"score": figures.colour_limits(scores.maps)}
+    limits |= {name: figures.colour_limits(np.stack(list(maps.values()))) for name, maps in terms.items()}
+    scale = "one logarithmic colour scale" if figures.logarithmic(*limits["score"]) else "one colour scale"
+    about = f"heatmap. All heatmaps share {scale}"
+    if terms:
+        about = (
+            "heatmap of the score, and of each of the terms whose sum it is. Each kind of heatmap has its own colour "
+            "scale: the score's is set by all test images, a term's by those shown here"
+        )
+    body = [f"<h2>Examples</h2><p class=soft>Image, ground truth outline, {about}.</p>"]
+    for name, (low, high) in limits.items():
+        start = f"<span>{html.escape(name)}</span><span>{low:.3g}</span>" if terms else f"{low:.3g}"
+        note = " (logarithmic)" if terms and figures.logarithmic(low, high) else ""
+        bar = _picture(figures.colour_bar(), "colour scale")
+        body.append(f"<div class=scale>{start}{bar}{high:.3g}{note}</div>")
     for title, explanation, indices in pick_examples(scores):
-        cards = "".join(_example(scores, i, low, high) for i in indices)
-        parts.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class=examples>{cards}</div>")
-    return "\n".join(parts)
+        cards = "".join(_example(scores, terms, i, limits) for i in indices)
+        kind = "'examples terms'" if terms else "examples"
+        body.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class={kind}>{cards}</div>")
+    return "\n".join(body)
 
 
-def _example(scores: TestScores, i: int, low: float, high: float) -> str:
+def _example(
+    scores: TestScores, terms: dict[str, dict[int, np.ndarray]], i: int, limits: dict[str, tuple[float, float]]
+) -> str:
     image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
     if mask is not None and mask.any():
         truth = _picture(figures.outline(image, mask), "ground truth outline")
@@ -274,11 +292,15 @@ def _example(scores: TestScores, i: int, low: float, high: float) -> str:
         f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
         f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
     )
-    heatmap = _picture(figures.overlay(image, scores.maps[i], low=low, high=high, mask=mask), "heatmap")
-    return (
-        f"<figure><div class=tiles>{_picture(image, 'image')}{truth}{heatmap}</div>"
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    tiles = {"image": _picture(image, "image"), "ground truth": truth}
+    for name, map in {"score": scores.maps[i], **{name: maps[i] for name, maps in terms.items()}}.items():
+        low, high = limits[name]
+        alt = "heatmap" if name == "score" else f"heatmap of the {name}"
+        tiles[name] = _picture(figures.overlay(image, map, low=low, high=high, mask=mask), alt)
+    if terms:  # only then a heatmap can be taken for another one
+        tiles = {k: f"<figure>{tile}<figcaption>{html.escape(k)}</figcaption></figure>" for k, tile in tiles.items()}
+    classes = "'tiles terms'" if terms else "tiles"
+    return f"<figure><div class={classes}>{''.join(tiles.values())}</div><figcaption>{caption}</figcaption></figure>"
 
 
 def _provenance(results: dict) -> str:

@@ -50,6 +50,22 @@ def neighbours(monkeypatch):
     return Detector(config(), {}, {})
 
 
+@pytest.fixture
+def divided(monkeypatch):
+    """A detector whose map is the sum of the image's first channel and of twice its second one."""
+
+    def parts(variables, density, images):
+        return {"first": images[..., 0], "second": variables["weight"] * images[..., 1]}
+
+    def score(variables, density, images):
+        maps = sum(parts(variables, density, images).values())
+        return Scores(maps.mean((1, 2)), maps)
+
+    method = Method(None, None, None, None, None, score, parts=parts)
+    monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
+    return Detector(config(), {"weight": np.float32(2)}, {})
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9, 17])
 def test_padding_changes_no_score(count):
     found, images = baseline(), pictures(count)
@@ -102,6 +118,24 @@ def test_no_crop_and_the_whole_image_are_the_same(neighbours):
 def test_crops_that_do_not_fit(neighbours, crop, words):
     with pytest.raises(UserError, match=words):
         neighbours.score(pictures(1), crop=crop)
+
+
+@pytest.mark.parametrize("count", [1, 8, 17])  # 8 simulated devices
+@pytest.mark.parametrize("crop", [0, 24])
+def test_parts_sum_to_the_map(divided, count, crop):
+    images = pictures(count)
+    parts, border = divided.parts(images, crop=crop), (SIZE - (crop or SIZE)) // 2
+    assert list(parts) == ["first", "second"]
+    for maps, expected in zip(parts.values(), (images[..., 0] / 255, images[..., 1] / 127.5), strict=True):
+        expected = np.pad(expected[:, border : SIZE - border, border : SIZE - border], [(0, 0)] + 2 * [(border,) * 2])
+        assert maps.dtype == np.float32
+        np.testing.assert_allclose(maps, expected, rtol=1e-6)
+    total = divided.score(images, crop=crop).map
+    np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
+
+
+def test_a_map_without_parts(neighbours):
+    assert neighbours.parts(pictures(2)) is None
 
 
 def test_prediction_of_images_of_different_sizes():

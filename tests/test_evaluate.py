@@ -89,6 +89,27 @@ def test_the_report_is_there_and_loads_nothing(run):
     assert "http://" not in text.replace("http://www.w3.org", "") and "<script" not in text
 
 
+def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
+    found, drawn, asked = jaxad.load(run / "work"), [], []
+    scores = evaluate.score_test_set(found)
+    assert evaluate.example_parts(found, scores) is None
+
+    def parts(images, *, crop):
+        asked.append((images, crop))
+        return {"red": images[..., 0]}
+
+    monkeypatch.setattr(found, "parts", parts)
+    monkeypatch.setattr(evaluate.page, "write_html", lambda path, **given: drawn.append(given["parts"]))
+    monkeypatch.setattr(evaluate.page, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
+    shutil.copytree(run / "work", tmp_path / "work")
+    evaluate.evaluate(found, tmp_path / "work")
+    ((images, crop),), (made,) = asked, drawn
+    np.testing.assert_array_equal(images, scores.images[[3, 0, 2]])
+    assert crop == 0 and list(made) == ["red"] and list(made["red"]) == [3, 0, 2]
+    for i, image in made["red"].items():
+        np.testing.assert_array_equal(image, scores.images[i, ..., 0])
+
+
 def test_training_prints_the_summary(run, tmp_path, capsys):
     shutil.copytree(run / "work", tmp_path / "work")
     capsys.readouterr()

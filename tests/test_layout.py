@@ -19,7 +19,7 @@ ORDER = (
     ("augment",),
     ("models",),
     ("mixture",),
-    ("density", "localize"),
+    ("density", "localize", "similarity"),
     ("methods",),
     ("detector",),
     ("loop",),

@@ -77,3 +77,16 @@ def test_a_kill_while_resuming_costs_no_history(tmp_path: Path, monkeypatch) -> 
 
 def test_no_history(tmp_path: Path) -> None:
     assert read_history(tmp_path) == []
+
+
+def test_a_warning_is_printed_when_it_begins(tmp_path: Path, capsys) -> None:
+    """Of the four rows the second and the third are too high."""
+
+    def warn(row):
+        return "too high" if row["loss"] > 5 else None
+
+    log = Log(tmp_path, CONFIG, start=0, steps=12, per_epoch=2, warn=warn)
+    for step, loss in enumerate([4, 4, 4, 10, 10, 10, 15, 15, 15, 4, 4, 4], start=1):
+        log.add(step, {"loss": np.float32(loss)})
+    log.close()
+    assert capsys.readouterr().err == "warning: step 6: too high\n"

@@ -71,10 +71,10 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def write(tmp_path, scores, *, history=(), samples_png=None, features=None, **changes):
+def write(tmp_path, scores, *, history=(), samples_png=None, features=None, parts=None, **changes):
     path = tmp_path / "report.html"
     results = full_results(scores, **changes)
-    pictures = {"samples_png": samples_png, "features": features}
+    pictures = {"samples_png": samples_png, "features": features, "parts": parts}
     page.write_html(path, results=results, scores=scores, history=history, **pictures)
     return Page(path.read_text(encoding="utf-8")), results
 
@@ -159,6 +159,30 @@ def test_examples_put_false_alarms_and_misses_first():
     assert groups["Misses"] == [3, 7, 8]
     assert groups["Typical"] == [4]  # the medians of good (2) and hole (8) are shown above already
     assert groups["Best"] == [6]
+
+
+def test_examples_show_the_terms_of_their_maps(tmp_path):
+    scores = small_test_set()
+    plain, _ = write(tmp_path, scores)
+    assert {"score", "ground truth", "regression error"}.isdisjoint(plain.texts)
+    assert "Image, ground truth outline, heatmap. All heatmaps share one colour scale." in plain.texts
+    shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
+    rng = np.random.default_rng(1)
+    parts = {
+        "regression error": {i: 9 - scores.maps[i] for i in shown},
+        "<uncertainty>": {i: 1 + 999 * rng.random((48, 64)) ** 9 for i in shown},  # over orders of magnitude
+    }
+    made, _ = write(tmp_path, scores, parts=parts)
+    for name in ("image", "ground truth"):
+        assert made.texts.count(name) == len(shown)
+    for name, maps in (("score", dict(enumerate(scores.maps))), *parts.items()):
+        assert made.texts.count(name) == len(shown) + 1  # above its colour scale, too
+        low, high = (f"{limit:.3g}" for limit in figures.colour_limits(np.stack(list(maps.values()))))
+        place = made.texts.index(name)
+        assert made.texts[place + 1] == low and made.texts[place + 2].split(" (")[0] == high
+        assert ("(logarithmic)" in made.texts[place + 2]) is (name == "<uncertainty>")
+    assert len(made.sources) == len(plain.sources) + 2 * len(shown) + 2
+    assert len(set(made.sources) - set(plain.sources)) == 2 * len(shown)  # no term is drawn as another one
 
 
 def test_overlay_of_a_low_map_is_nearly_grey_and_of_a_high_one_red():

@@ -1,6 +1,8 @@
-"""The picture of every augmentation on the same images, each column with its name, for the report."""
+"""Pictures of augmentations of the same images, with their names, for the report."""
 
+from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 
 import cv2
 import jax
@@ -9,7 +11,9 @@ import numpy as np
 
 from jaxad import parallel
 from jaxad.augment import proxies
-from jaxad.augment.regions import Options
+from jaxad.augment.global_views import ViewOptions, global_views
+from jaxad.augment.local import LOCAL, LocalOptions, local_augmentation
+from jaxad.augment.regions import Box, Options
 from jaxad.errors import UserError
 
 # Every class of every proxy task, and what every image of them goes through before.
@@ -19,6 +23,7 @@ AUGMENTATIONS: dict[str, proxies.Augmentation] = {
     "translation": proxies.translation,
 }
 _GAP = 4
+_FRAME = (0, 230, 118)
 
 
 def _label(name: str, width: int) -> np.ndarray:
@@ -30,6 +35,27 @@ def _label(name: str, width: int) -> np.ndarray:
     scale *= min(1.0, (width - 4) / length)
     cv2.putText(strip, name, (2, round(0.72 * height)), font, scale, (45, 55, 72), 1, cv2.LINE_AA)
     return strip
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """An image in [0, 1] as uint8."""
+    return np.uint8(np.round(255 * image))
+
+
+def _column(tiles: Sequence[np.ndarray], *, below: int = _GAP) -> np.ndarray:
+    """Tiles of one width, one below the other, with a gap to the right of each and another one below it."""
+    bordered = [cv2.copyMakeBorder(tile, 0, below, 0, _GAP, cv2.BORDER_CONSTANT, value=(255,) * 3) for tile in tiles]
+    return np.vstack(bordered)
+
+
+def _framed(image: np.ndarray, box: Box) -> np.ndarray:
+    """An image with a line around, not over, a rectangle, as far as it lies in the image."""
+    drawn = image.copy()
+    for away in range(1, max(1, round(max(image.shape) / 128)) + 1):
+        start = int(box.left) - away, int(box.top) - away
+        end = int(box.left + box.width) - 1 + away, int(box.top + box.height) - 1 + away
+        cv2.rectangle(drawn, start, end, _FRAME)
+    return drawn
 
 
 def _fits(name: str, shape: tuple[int, ...], options: Options) -> bool:
@@ -66,7 +92,47 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
 
     columns = []
     for name, made in zip(names, draw(jax.random.split(key, len(names))), strict=True):
-        tiles = [_label(name, images.shape[2]), *np.uint8(np.round(255 * np.asarray(made)))]
-        tiles = [cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255,) * 3) for tile in tiles]
-        columns.append(np.vstack(tiles))
+        columns.append(_column([_label(name, images.shape[2]), *_pixels(np.asarray(made))]))
     return np.hstack(columns)
+
+
+def local_grid(
+    key: jax.Array, images: np.ndarray, *, view: ViewOptions | None, local: LocalOptions | None
+) -> np.ndarray:
+    """Draws the two views and the local augmentations of a few images (Yoa et al. 2021, Figure 3).
+
+    Args:
+      key: Source of randomness; each image has its own draw.
+      images: uint8 (n, h, w, 3), one row each.
+      view: How the two global views differ from the image; None leaves them out.
+      local: How images are augmented locally; None leaves all of it out.
+
+    Returns:
+      uint8 (rows, columns, 3), RGB: the image, its rectangle framed, its views, the rectangle after each augmentation
+      alone, and their sum; above each tile its name, and behind that of an augmentation what it weighs in the sum.
+    """
+
+    @parallel.once
+    @jax.vmap
+    def draw(key, image):
+        views, negative = jax.random.split(key)
+        return (
+            None if view is None else global_views(views, image, options=view),
+            None if local is None else local_augmentation(negative, image, options=local),
+        )
+
+    keys = jax.random.split(key, len(images))
+    drawn = parallel.to_host(draw(keys, jnp.asarray(images, jnp.float32) / 255))
+    rows = []
+    for number, image in enumerate(images):
+        views, found = jax.tree.map(itemgetter(number), drawn)
+        row = {"image": image if found is None else _framed(image, found.box)}
+        if views is not None:
+            row |= zip(("view", "view'"), _pixels(views), strict=True)
+        if found is not None:
+            names = [local.mode] if local.mode in LOCAL else LOCAL
+            weighted = [f"{name} {weight:.2f}" for name, weight in zip(names, found.weights, strict=True)]
+            row |= zip(weighted, _pixels(found.made), strict=True)
+            row["negative sample"] = _pixels(found.image)
+        rows.append([np.vstack([_label(name, image.shape[1]), tile]) for name, tile in row.items()])
+    return np.hstack([_column(tiles, below=4 * _GAP) for tiles in zip(*rows, strict=True)])

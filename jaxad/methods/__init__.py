@@ -5,13 +5,15 @@ import difflib
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
-from jaxad.methods import baseline, cutpaste, nsa
-from jaxad.methods.method import REDUCTIONS, Method
+from jaxad.methods import baseline, cutpaste, dla, nsa
+from jaxad.methods.method import REDUCTIONS, Method, untrained
 
 METHODS = {
     "nsa": nsa.create,
     "cutpaste": cutpaste.create,
-    "cutpaste_untrained": cutpaste.create_untrained,
+    "cutpaste_untrained": lambda config: untrained(cutpaste.create(config)),
+    "dla": dla.create,
+    "dla_untrained": lambda config: untrained(dla.create(config)),
     "baseline_mean": baseline.create,
 }
 

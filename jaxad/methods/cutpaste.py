@@ -157,29 +157,6 @@ def create(config: ConfigDict) -> Method:
     return _patches(config) if "patch" in config else _whole_images(config)
 
 
-def create_untrained(config: ConfigDict) -> Method:
-    """The same density on the features of the network as it is drawn: what the training has to beat.
-
-    Raises:
-      UserError: As `create`.
-    """
-    method = create(config)
-
-    def fit(variables, good_images, key):
-        drawn = parallel.once(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
-        drawn = parallel.to_host(drawn)
-        return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
-
-    def score(variables, density, images):
-        return method.score(density["variables"], density["features"], images)
-
-    def embed(variables, density, keys, images):
-        return method.embed(density["variables"], density["features"], keys, images)
-
-    drawn = {"fit": fit, "score": score, "embed": embed if method.embed else None, "samples": None}
-    return method._replace(init=lambda key, image: {}, corrupt=lambda keys, batch: batch, loss=None, **drawn)
-
-
 def _whole_images(config: ConfigDict) -> Method:
     """Density of pooled features and GradCAM maps (Sections 2.1 to 2.3, 4.2).
 

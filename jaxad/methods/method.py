@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad import parallel
 from jaxad.errors import UserError
 
 Batch = dict[str, jax.Array]
@@ -45,6 +46,10 @@ class Method(NamedTuple):
       embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
         changed in training, the first being unchanged ones; one key and one float32 (h, w, 3) image in [0, 1] for each.
         The report draws them. None where images have no features that a picture could show.
+      parts: ``(variables, density, images) -> {name: maps}``, float32 (b, h, w) each, the terms of which the score map
+        is the sum, for the report. None where the map has no such terms.
+      warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
+        wrong. None where nothing is watched.
       least: How many good images `fit` needs.
     """
 
@@ -56,6 +61,8 @@ class Method(NamedTuple):
     score: Callable[[dict[str, Any], Any, jax.Array], Scores]
     samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
     embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
+    parts: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
+    warn: Callable[[dict[str, float]], str | None] | None = None
     least: int = 1
 
 
@@ -106,3 +113,19 @@ def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
     if not 0 < top <= 1:
         raise UserError(f"config.score.top must lie in (0, 1], not {top}")
     return jax.lax.top_k(flat, max(1, round(top * flat.shape[1])))[0].mean(axis=1)
+
+
+def untrained(method: Method) -> Method:
+    """The same scoring by the network as it is drawn, which `fit` does: what a method's training has to beat."""
+
+    def fit(variables, good_images, key):
+        drawn = parallel.once(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
+        drawn = parallel.to_host(drawn)
+        return {"variables": drawn, "fitted": method.fit(drawn, good_images, key)}
+
+    def of(function):
+        return lambda variables, density, *rest: function(density["variables"], density["fitted"], *rest)
+
+    taken = {name: of(f) for name in ("score", "embed", "parts") if (f := getattr(method, name)) is not None}
+    nothing = {"init": lambda key, image: {}, "corrupt": lambda keys, batch: batch, "loss": None, "samples": None}
+    return method._replace(**nothing, fit=fit, **taken)

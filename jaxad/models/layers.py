@@ -229,3 +229,27 @@ class BatchNorm(nn.Module):
             count *= lax.axis_size(self.axis_name)
         mean, square = moments
         return mean, jnp.maximum(square - jnp.square(mean), 0), count
+
+
+class Dropout(nn.Module):
+    """Dropout that is also meant for inference: which values are zeroed depends on keys alone.
+
+    Masks are drawn with the random stream ``dropout``.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rate: jax.Array | float, examples: jax.Array | None) -> jax.Array:
+        """Zeroes values of x (b, ...) with probability `rate` and divides the others by 1 - rate.
+
+        Args:
+          x: (b, ...)
+          rate: In [0, 1), which may be traced; 0 changes nothing.
+          examples: int32 (b,), numbers by which each example draws a mask of its own, wherever it stands in a batch;
+            None for one mask that all share.
+        """
+        key, shape = self.make_rng("dropout"), x.shape[1:]
+        if examples is None:
+            keep = jax.random.bernoulli(key, 1 - rate, shape)
+        else:
+            keep = jax.vmap(lambda n: jax.random.bernoulli(jax.random.fold_in(key, n), 1 - rate, shape))(examples)
+        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

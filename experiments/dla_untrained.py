@@ -1,0 +1,23 @@
+"""DLA on an untrained network: Yoa et al., IEEE Access 2021, no row of the paper but the floor of its rows.
+
+    python -m jaxad.train --config experiments/dla_untrained.py
+    python -m jaxad.train --config experiments/dla_untrained.py:bottle --config.data.root=DIR
+
+Mean maps of a network as it is drawn, never trained. Everything else is written out in dla.py. Results are in
+README.md.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+
+BASE = Path(__file__).with_name("dla.py")
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
+    return configs.load(
+        f"{BASE}:{category}", {"experiment": "dla_untrained", "method": "dla_untrained", "epochs": "0"}
+    )

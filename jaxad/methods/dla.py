@@ -1,0 +1,348 @@
+"""DLA: self-supervised features of good images, contrasted with dynamic local augmentations (Yoa et al., IEEE Access
+2021).
+
+A Siamese network learns that all good images are alike, as wholes and position by position, and that a locally
+augmented image is not. An image is scored by how far its feature maps lie from the mean maps of the good images
+(regression error), and how far the variance of these maps under dropout lies from its mean (uncertainty).
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import localize, parallel, similarity
+from jaxad.augment import global_views, local
+from jaxad.augment.grid import local_grid
+from jaxad.errors import UserError
+from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, reduce_map, whole_image
+from jaxad.models.resnet import PLACES, Thinning
+from jaxad.models.siamese import SiameseNetwork
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
+CHANNELS = ("mean", "sum")
+COLLAPSED = 0.1  # the spread of projections below which nothing is told apart any more
+
+
+def stages_of(config: ConfigDict) -> list[str]:
+    """The stages that are scored, by name, from the text ``config.score.stages``.
+
+    Raises:
+      UserError: There is none, or one that the network lacks, or one twice.
+    """
+    names = [name.strip() for name in config.score.stages.split(",") if name.strip()]
+    if not names or not set(names) <= set(STAGES) or len(set(names)) < len(names):
+        raise UserError(
+            f"config.score.stages must be one or several of {', '.join(STAGES)}, each once and with commas between, "
+            f"not {config.score.stages!r}"
+        )
+    return names
+
+
+def _check(config: ConfigDict) -> None:
+    """Refuses what the training or the scoring cannot take, before any image is read."""
+    choices = {
+        "objective.pairs": (config.objective.pairs, similarity.PAIRS),
+        "objective.reverse": (config.objective.reverse, similarity.REVERSE),
+        "model.dropout_place": (config.model.dropout_place, PLACES),
+        "score.channels": (config.score.channels, CHANNELS),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+    weights = {name: config.objective[name] for name in ("global_weight", "dense_weight", "negative_weight")}
+    if not any(weights.values()):
+        raise UserError(f"one of config.objective.{', '.join(weights)} must be above 0; all are 0")
+    if config.batch < 2:
+        raise UserError(
+            f"config.batch must be at least 2 for {config.method}, not {config.batch}: BatchNorm and the pairs of "
+            "different images need several"
+        )
+    _check_scoring(config)
+    image = jax.ShapeDtypeStruct((config.data.size, config.data.size, 3), jnp.float32)
+    jax.eval_shape(functools.partial(augment, config=config), jax.random.key(0), image)
+
+
+def _check_scoring(config: ConfigDict) -> None:
+    scoring = config.score
+    if not scoring.regression_weight and not scoring.uncertainty_weight:
+        raise UserError("one of config.score.regression_weight and config.score.uncertainty_weight must be above 0")
+    if scoring.uncertainty_weight and scoring.passes < 2:
+        raise UserError(
+            f"config.score.passes must be at least 2, not {scoring.passes}: there is no variance over fewer; set "
+            "config.score.uncertainty_weight=0 to score without uncertainty"
+        )
+    if scoring.uncertainty_weight and not config.model.dropout:
+        raise UserError(
+            "config.model.dropout is 0, which makes all passes the same; raise it or set "
+            "config.score.uncertainty_weight=0 to score without uncertainty"
+        )
+    if config.evaluate.crop or scoring.size != config.data.size:
+        raise UserError(
+            f"{config.method} compares whole images position by position: config.evaluate.crop must be 0 and "
+            f"config.score.size the same as config.data.size, not {config.evaluate.crop} and {scoring.size}"
+        )
+
+
+def options_of(section: ConfigDict, kind: type) -> Any:
+    """A section of the config as the named tuple that takes its values; JSON's lists are tuples again."""
+    values = {name: section[name] for name in kind._fields}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _used(config: ConfigDict) -> tuple[global_views.ViewOptions | None, local.LocalOptions | None]:
+    """How the global views and the local augmentations are made; None where the objective does not use them."""
+    weights = config.objective
+    with_views, with_negatives = weights.global_weight or weights.dense_weight, weights.negative_weight
+    views = options_of(config.view, global_views.ViewOptions) if with_views else None
+    return views, options_of(config.local, local.LocalOptions) if with_negatives else None
+
+
+def augment(key: jax.Array, image: jax.Array, *, config: ConfigDict) -> jax.Array:
+    """What one image becomes in training: two global views, itself, and its local augmentation (Section III-C2).
+
+    Args:
+      key: Source of randomness.
+      image: float32 (h, w, 3) in [0, 1].
+      config: ``view`` and ``local``, and ``objective``, which tells what is needed.
+
+    Returns:
+      float32 (k, h, w, 3) in [0, 1]: the two views where the objective has a global or a dense term, then the image and
+      its augmentation where it has a negative one.
+    """
+    view_options, local_options = _used(config)
+    views, negative = jax.random.split(key)
+    made = []
+    if view_options:
+        made.append(global_views.global_views(views, image, options=view_options))
+    if local_options:
+        made.append(jnp.stack([image, local.local_augmentation(negative, image, options=local_options).image]))
+    return jnp.concatenate(made)
+
+
+def objective(
+    made: dict[str, Any], settings: ConfigDict, *, axis_name: str | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss (Equation 8) of what the network makes of the images of `augment`.
+
+    Args:
+      made: What `SiameseNetwork` returns, split into the k batches: leaves (k, b, ...), dense ones (2, b, ...).
+      settings: ``config.objective``: the weights of the terms, and what the terms leave open.
+      axis_name: Mapped axis over which the batch is split, if any.
+
+    Returns:
+      The loss, and its terms by name, none of them weighted; the negative term counts with the other sign.
+    """
+    whole = list(zip(*made["global"], strict=True))  # prediction and projection of each of the k batches
+    siamese = functools.partial(similarity.siamese_loss, pairs=settings.pairs, axis_name=axis_name)
+    terms, total = {}, 0.0
+    if settings.global_weight:
+        terms["loss_global"] = siamese(whole[0], whole[1])
+        total += settings.global_weight * terms["loss_global"]
+    if settings.dense_weight:
+        dense = zip(*made["dense"], strict=True)
+        indices = similarity.correspondences(*made["features"])
+        terms["loss_dense"] = similarity.dense_loss(*dense, indices, reverse=settings.reverse, axis_name=axis_name)
+        total += settings.dense_weight * terms["loss_dense"]
+    if settings.negative_weight:
+        terms["loss_negative"] = siamese(whole[-2], whole[-1])
+        total -= settings.negative_weight * terms["loss_negative"]
+    return total, terms
+
+
+def warn_of_collapse(metrics: dict[str, float]) -> str | None:
+    """A sentence when all images of a step, the locally augmented ones too, have nearly the same projection."""
+    if metrics["projection_spread"] >= COLLAPSED:
+        return None
+    return (
+        f"the network has collapsed (projection_spread is {metrics['projection_spread']:.3f} of 1): it maps good and "
+        "locally augmented images to the same vector; lower config.optim.learning_rate or raise "
+        "config.objective.negative_weight"
+    )
+
+
+def dropout_variance(maps: jax.Array) -> jax.Array:
+    """The variance over dropout passes (Equation 10), computed from deviations: the difference of squares, as which the
+    paper writes it, loses its digits where the mean is large.
+
+    Args:
+      maps: (t, b, h, w, c), a stage in each of t passes.
+
+    Returns:
+      (b, h, w, c), divided by t.
+    """
+    return jnp.square(maps - maps.mean(axis=0)).mean(axis=0)
+
+
+def distance(maps: jax.Array, mean: jax.Array, *, channels: str) -> jax.Array:
+    """How far maps (b, h, w, c) lie from a mean map (h, w, c) at every position: a stage's term of Equations 9 and 11.
+
+    Args:
+      maps: One stage, or its variances.
+      mean: Their mean over good images.
+      channels: ``sum``, the squared norm as it is printed, which counts a stage the more the more channels it has; or
+        ``mean`` over the channels, the mean difference of which the paper's text speaks.
+
+    Returns:
+      (b, h, w)
+    """
+    squares = jnp.square(maps - mean)
+    return squares.sum(axis=-1) if channels == "sum" else squares.mean(axis=-1)
+
+
+def _network(config: ConfigDict) -> SiameseNetwork:
+    settings = config.model
+    return SiameseNetwork(
+        width=settings.width,
+        bottleneck=settings.bottleneck,
+        dense_hidden=settings.dense_hidden,
+        dense_width=settings.dense_width,
+        axis_name=parallel.AXIS,
+        dtype=compute_dtype(config),
+        remat=settings.remat,
+    )
+
+
+def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Any:
+    """``Method.loss`` for batches of `augment`, ``image`` (k, b, h, w, 3).
+
+    All k b images share one set of BatchNorm statistics. With one for each of the k batches, the projection's last
+    BatchNorm would give good and augmented images the same mean, and of all pairs nothing could be learnt.
+    """
+    normalized, settings = normalizer(config), config.model
+
+    def loss(params, batch_stats, batch, key):
+        images = batch["image"]
+        groups, count = images.shape[:2]
+        numbers = batch["index"] * groups + jnp.arange(groups, dtype=jnp.int32)[:, None]
+        made, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalized(images.reshape(-1, *images.shape[2:])),
+            train=True,
+            thinning=Thinning(settings.dropout, numbers.reshape(-1), settings.dropout_place)
+            if settings.dropout
+            else None,
+            dense=2 * count if config.objective.dense_weight else 0,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        spread = similarity.spread(made["global"][1], axis_name=parallel.AXIS)
+        made = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), made)
+        value, terms = objective(made, config.objective, axis_name=parallel.AXIS)
+        return value, (updated["batch_stats"], terms | {"projection_spread": spread})
+
+    return loss
+
+
+def _make_statistics(config: ConfigDict, model: SiameseNetwork) -> Any:
+    """``(variables, key, images) -> (maps, variances)``: the scored stages of images (b, h, w, 3) in [0, 1] by name,
+    and their variances over the dropout passes, {} where the uncertainty has no weight."""
+    normalized, names = normalizer(config), stages_of(config)
+    passes = config.score.passes if config.score.uncertainty_weight else 0
+    count = 1 + max(STAGES.index(name) for name in names)
+    # The plain pass is one at rate 0. Under vmap all passes share what comes before the first dropout.
+    rates = np.float32([0] + [config.model.dropout] * passes)
+
+    def statistics(variables, key, images):
+        inputs = normalized(images)
+
+        def one(key, rate):
+            # One mask for all images, so that a score does not depend on where in which batch an image stands.
+            thinning = Thinning(rate, None, config.model.dropout_place)
+            rngs = {"dropout": key}
+            stages = model.apply(variables, inputs, thinning=thinning, count=count, rngs=rngs, method="stages")
+            return {name: stages[name].astype(jnp.float32) for name in names}
+
+        stages = jax.vmap(one)(jax.random.split(key, 1 + passes), rates)
+        plain = {name: maps[0] for name, maps in stages.items()}
+        return plain, {name: dropout_variance(maps[1:]) for name, maps in stages.items()} if passes else {}
+
+    return statistics
+
+
+def mean_maps(statistics: Any, variables: Any, images: Sequence[np.ndarray], *, batch: int) -> Any:
+    """The mean over images of what `statistics` makes of each, on all devices, without keeping any of it.
+
+    Args:
+      statistics: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, 3) images in [0, 1].
+      variables: Parameters and batch statistics.
+      images: uint8 (h, w, 3) each.
+      batch: Images in one call, whose last is padded.
+
+    Returns:
+      The pytree, with float32 leaves (...). Sums are float64.
+    """
+    mesh, total = parallel.make_mesh(), None
+    weights = parallel.replicate(variables, mesh)
+    call = parallel.compiled(lambda weights, images: statistics(weights, images / jnp.float32(255)))
+    for start in range(0, len(images), batch):
+        rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
+        made = parallel.call_padded(call, weights, rows, mesh, batch=batch)
+        sums = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=np.float64), made)
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    return jax.tree.map(lambda leaf: np.float32(leaf / len(images)), total)
+
+
+def create(config: ConfigDict) -> Method:
+    """DLA with the objective, the augmentations and the scoring of the config.
+
+    ``config.score``: ``stages``; ``channels``, see `distance`; the number of dropout ``passes`` T;
+    ``regression_weight`` and ``uncertainty_weight`` (Equation 12; an uncertainty without weight saves the passes). The
+    paper has no image score: here it is the map's, by ``reduction`` and ``top``. Maps are upsampled after they are
+    compared, also those of Equation 11.
+
+    Raises:
+      UserError: A choice is unknown, or values do not fit together.
+    """
+    _check(config)
+    names, scoring, model = stages_of(config), config.score, _network(config)
+    statistics = _make_statistics(config, model)
+
+    def corrupt(keys, batch):
+        make = functools.partial(augment, config=config)
+        images = jax.vmap(make, out_axes=1)(keys, batch["image"] / jnp.float32(255))
+        return {"image": images, "index": batch["index"]}
+
+    def fit(variables, good_images, key):
+        def call(variables, images):
+            return statistics(variables, key, images)
+
+        maps, variances = mean_maps(call, variables, good_images, batch=config.evaluate.batch)
+        # Good images and those to score are passed with the same masks, whose key therefore is part of the density.
+        return {"maps": maps, "variances": variances, "key": np.asarray(jax.random.key_data(key))}
+
+    def parts(variables, density, images):
+        maps, variances = statistics(variables, jax.random.wrap_key_data(density["key"]), images)
+
+        def compared(found, fitted):
+            distances = [distance(found[name], fitted[name], channels=scoring.channels) for name in names]
+            return sum(localize.upsample_stage(distance, size=images.shape[1:3]) for distance in distances) / len(names)
+
+        found = {"regression error": scoring.regression_weight * compared(maps, density["maps"])}
+        if scoring.uncertainty_weight:
+            found["uncertainty"] = scoring.uncertainty_weight * compared(variances, density["variances"])
+        return found
+
+    def score(variables, density, images):
+        maps = sum(parts(variables, density, images).values())
+        return Scores(reduce_map(maps, reduction=scoring.reduction, top=scoring.top), maps)
+
+    def samples(batch):
+        view_options, local_options = _used(config)
+        return local_grid(jax.random.key(config.seed), batch["image"][:4], view=view_options, local=local_options)
+
+    return Method(
+        example=whole_image,
+        init=functools.partial(model.init, train=False),
+        corrupt=corrupt,
+        loss=_make_loss(config, model),
+        fit=fit,
+        score=score,
+        samples=samples,
+        parts=parts,
+        warn=warn_of_collapse,
+    )

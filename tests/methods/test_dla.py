@@ -1,0 +1,436 @@
+"""DLA's record: what an image becomes, objective, mean maps, regression error, uncertainty; then the commands."""
+
+import functools
+import json
+import shutil
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.typing import DTypeLike
+
+import jaxad
+from jaxad import config as configs
+from jaxad import detector as detectors
+from jaxad import evaluate, localize, loop, methods, parallel, predict, report, train
+from jaxad.augment import global_views, local
+from jaxad.errors import UserError
+from jaxad.log import read_history
+from jaxad.methods import dla
+from jaxad.models import siamese
+from jaxad.models.layers import BatchNorm, Conv, Dropout
+from jaxad.models.resnet import Thinning
+from tests.parts import ROOT, command, write_parts
+
+FILE = f"{ROOT}/experiments/dla.py"
+EXPERIMENTS = sorted((ROOT / "experiments").glob("dla*.py"))
+SMALL = {
+    "data.size": "64", "evaluate.batch": "4", "batch": "4", "model.width": "8", "model.bottleneck": "4",
+    "model.dense_hidden": "6", "model.dense_width": "5", "score.passes": "3",
+}  # fmt: skip
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+WEIGHTS = ("global_weight", "dense_weight", "negative_weight")
+
+
+class SmallBackbone(nn.Module):
+    """Stands in for ResNet-18: four stages of the same strides, one layer of a few channels each."""
+
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None, stages: int = 4):
+        found = {}
+        for i, stride in list(enumerate((4, 2, 2, 2), start=1))[:stages]:
+            x = Conv(2 + i, 5, stride, dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.relu(BatchNorm(self.axis_name, name=f"bn{i}")(x, train=train))
+            if thinning is not None:
+                x = Dropout(name=f"dropout{i}")(x, thinning.rate, thinning.examples)
+            found[f"layer{i}"] = x
+        return found
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(siamese, "ResNet18", SmallBackbone)
+
+
+def config_of(file=FILE, category="texture", **overrides):
+    given = SMALL | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    return configs.load(f"{file}:{category}", given)
+
+
+def pictures(count, *, size=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def variables_of(method, *, size=64):
+    """Weights as they are drawn, with running statistics that are not those of a fresh network."""
+    variables = method.init(jax.random.key(1), jnp.zeros((1, size, size, 3)))
+    generator = np.random.default_rng(2)
+    stats = jax.tree.map(lambda s: jnp.asarray(generator.uniform(0.5, 2, s.shape), s.dtype), variables["batch_stats"])
+    return variables | {"batch_stats": stats}
+
+
+def in_axis(call, *arguments):
+    """A call with the axis of devices bound, on one of them."""
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments)
+    return jax.tree.map(lambda leaf: leaf[0], jax.vmap(call, axis_name=parallel.AXIS)(*one))
+
+
+# What an image becomes
+
+
+@pytest.mark.parametrize("weights, groups", [((1, 0.1, 0.5), 4), ((1, 0, 0), 2), ((0, 1, 0), 2), ((0, 0, 1), 2)])
+def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
+    config = config_of(**{f"objective__{name}": weight for name, weight in zip(WEIGHTS, weights, strict=True)})
+    keys, images = jax.random.split(jax.random.key(3), 3), pictures(3)
+    made = jax.jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(7, 10)})
+    assert made["image"].shape == (groups, 3, 64, 64, 3) and made["index"].tolist() == [7, 8, 9]
+    assert made["image"].min() >= 0 and 0.9 < made["image"].max() <= 1
+    floats = jnp.asarray(images) / jnp.float32(255)
+    for number, key in enumerate(keys):
+        view_key, local_key = jax.random.split(key)
+        if weights[0] or weights[1]:
+            options = dla.options_of(config.view, global_views.ViewOptions)
+            views = jax.jit(functools.partial(global_views.global_views, options=options))(view_key, floats[number])
+            np.testing.assert_allclose(made["image"][:2, number], views, atol=1e-5)
+        if weights[2]:
+            options = dla.options_of(config.local, local.LocalOptions)
+            negative = jax.jit(functools.partial(local.local_augmentation, options=options))(local_key, floats[number])
+            np.testing.assert_allclose(made["image"][-2, number], floats[number], atol=1e-7)
+            np.testing.assert_allclose(made["image"][-1, number], negative.image, atol=1e-5)
+            changed = (made["image"][-1, number] != made["image"][-2, number]).any(-1)
+            assert 0 < changed.sum() <= negative.box.height * negative.box.width
+
+
+# The objective
+
+
+def made_of(seed=0, groups=4, count=3):
+    """What a network could make of a batch: predictions and projections, of images and of 5 positions."""
+    draw = np.random.default_rng(seed).standard_normal
+    return {
+        "global": (draw((groups, count, 6)), draw((groups, count, 6))),
+        "features": draw((2, count, 5, 7)),
+        "dense": (draw((2, count, 5, 4)), draw((2, count, 5, 4))),
+    }
+
+
+def cosine(a, b):
+    return np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+@pytest.mark.parametrize("weights", [(1, 0.1, 0.5), (1, 0, 0), (1, 0.1, 0), (1, 0, 0.5), (0, 0.3, 0.7)])
+def test_the_objective_is_equation_8(weights):
+    settings = config_of(
+        objective__pairs="same", **{f"objective__{name}": w for name, w in zip(WEIGHTS, weights, strict=True)}
+    ).objective
+    made = made_of()
+    value, terms = dla.objective(made, settings, axis_name=None)
+    p, z = made["global"]
+    d = {"loss_global": -(cosine(p[0], z[1]) + cosine(p[1], z[0])).mean() / 2}
+    d["loss_negative"] = -(cosine(p[2], z[3]) + cosine(p[3], z[2])).mean() / 2
+    dense_p, dense_z = made["dense"]
+    between = cosine(made["features"][0][:, :, None], made["features"][1][:, None])  # (b, s, s')
+    forth, back = between.argmax(2), between.argmax(1)
+    images = np.arange(3)[:, None]
+    d["loss_dense"] = (
+        -(cosine(dense_p[0], dense_z[1][images, forth]) + cosine(dense_p[1], dense_z[0][images, back])).mean() / 2
+    )
+    total = weights[0] * d["loss_global"] + weights[1] * d["loss_dense"] - weights[2] * d["loss_negative"]
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+    names = ("loss_global", "loss_dense", "loss_negative")
+    assert set(terms) == {name for name, weight in zip(names, weights, strict=True) if weight}
+    for name in terms:
+        np.testing.assert_allclose(terms[name], d[name], rtol=1e-5)
+
+
+def test_without_a_term_its_weight_changes_nothing(small):
+    """Each term is switched by its weight alone: gradients of heads that no term reaches are zero."""
+    config = config_of(objective__dense_weight=0, objective__negative_weight=0)
+    method = methods.create(config)
+    variables = variables_of(method)
+    batch = {"image": np.float32(pictures(8).reshape(2, 4, 64, 64, 3) / 255), "index": np.arange(4, dtype=np.int32)}
+
+    def value(params):
+        return in_axis(lambda batch: method.loss(params, variables["batch_stats"], batch, jax.random.key(0)), batch)[0]
+
+    gradient = jax.jit(jax.grad(value))(variables["params"])
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["dense_heads"]))
+    assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradient["heads"]["project3"]))
+
+
+def test_all_images_of_a_step_share_the_statistics(small):
+    """Two views, the images and their augmentations: BatchNorm of the first layer sees the 12 of them together."""
+    brightness = np.float32([0.2, 0.5, 0.8, 1])[:, None, None, None, None]
+    images = brightness * np.float32(pictures(12).reshape(4, 3, 64, 64, 3) / 255)
+    batch = {"image": images, "index": np.arange(3, dtype=np.int32)}
+    method = methods.create(config_of())
+    variables = variables_of(method)
+
+    def call(batch):
+        return method.loss(variables["params"], variables["batch_stats"], batch, jax.random.key(0))
+
+    _, (updated, _) = in_axis(call, batch)
+    kernel, old = variables["params"]["backbone"]["conv1"]["kernel"], variables["batch_stats"]["backbone"]["bn1"]
+    inputs = (images.reshape(12, 64, 64, 3) - MEAN) / STD
+    first = np.asarray(Conv(3, 5, 4).apply({"params": {"kernel": kernel}}, inputs)).reshape(-1, 3)
+    new = updated["backbone"]["bn1"]
+    np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * first.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * first.var(0, ddof=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("pairs", ["all", "same"])
+def test_one_step_on_eight_devices_equals_one(small, pairs):
+    with jax.enable_x64(True):
+        config = config_of(batch=8, objective__pairs=pairs, optim__learning_rate=0.1, optim__weight_decay=0.01)
+        method = methods.create(config)
+        optimizer, schedule = loop.make_optimizer(config, 1)
+        batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
+        made = []
+        for devices in (1, 8):
+            mesh = parallel.make_mesh(devices)
+            state = loop.init_state(method, optimizer, batch["image"][0], seed=0)
+            state = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, state)
+            step = parallel.pmapped(loop.make_step(method, optimizer, schedule, seed=0), mesh)
+            made.append(step(parallel.replicate(state, mesh), parallel.split(batch, mesh)))
+    (one, metrics), (eight, others) = made
+    assert metrics["gradient_norm"] > 1e-3
+    for a, b in zip(jax.tree.leaves((one, metrics)), jax.tree.leaves((eight, others)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_is_that_of_all_parameters(small):
+    """The first step of SGD with momentum is -rate (gradient + decay parameter), of biases and scales too."""
+    config = config_of(optim__learning_rate=0.5, optim__weight_decay=0.01)
+    optimizer, _ = loop.make_optimizer(config, 1)
+    params, gradient = {"scale": jnp.array([2.0, -4.0])}, {"scale": jnp.array([1.0, 1.0])}
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["scale"], [-0.5 * 1.02, -0.5 * 0.96], rtol=1e-6)
+    updates, _ = optimizer.update(gradient, state, optax.apply_updates(params, updates))
+    expected = -0.5 * (0.9 * np.array([1.02, 0.96]) + 1 + 0.01 * np.array([2 - 0.51, -4 - 0.48]))
+    np.testing.assert_allclose(updates["scale"], expected, rtol=1e-4)  # the rate has hardly begun to fall
+
+
+# Mean maps and scores
+
+
+def test_variance_of_the_passes_is_stable():
+    maps = np.random.default_rng(0).standard_normal((7, 2, 3, 4, 5)) + 1e4
+    found = dla.dropout_variance(jnp.asarray(maps, jnp.float32))
+    np.testing.assert_allclose(found, np.float32(maps).astype(np.float64).var(axis=0), rtol=1e-3)
+    naive = np.square(np.float32(maps)).mean(0) - np.square(np.float32(maps).mean(0))  # as Equation 10 is printed
+    assert np.abs(naive - maps.var(axis=0)).max() > 1
+    assert (dla.dropout_variance(jnp.full((4, 1, 2, 2, 3), 7.3)) == 0).all()
+
+
+def stages_by_hand(variables, images, key=None, rate=0.0):
+    """All stages of images in [0, 1] in one pass."""
+    thinning = None if key is None else Thinning(rate)
+    network = siamese.SiameseNetwork(8, 4, 6, 5)
+    rngs = {} if key is None else {"dropout": key}
+    return network.apply(variables, (images - MEAN) / STD, thinning=thinning, rngs=rngs, method="stages")
+
+
+@pytest.mark.parametrize("count", [3, 4, 9])
+def test_means_over_batches_are_those_of_all_images(count):
+    """Of images that fill the batches of 4 or do not; the sum of many is as exact as NumPy's in float64."""
+    images, seen = pictures(count, size=8), []
+
+    def statistics(variables, images):
+        seen.append(images.shape)
+        return {"shifted": images + variables["offset"], "pair": (images.sum(-1), images * 1000 + 1e4)}
+
+    made = dla.mean_maps(statistics, {"offset": jnp.float32(5)}, images, batch=4)
+    floats = images / 255
+    np.testing.assert_allclose(made["shifted"], (floats + 5).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(made["pair"][0], floats.sum(-1).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(made["pair"][1], (floats * 1000 + 1e4).mean(0), rtol=1e-6)
+    assert made["shifted"].dtype == np.float32 and seen == [(8, 8, 8, 3)]  # eight devices; compiled once
+
+
+@pytest.mark.parametrize("names", ["layer1,layer2,layer3", "layer3", " layer4, layer2"])
+def test_scores_are_equations_9_to_12(small, names):
+    method = methods.create(config_of(score__stages=names, score__uncertainty_weight=0.3, score__regression_weight=0.7))
+    variables, good, images = variables_of(method), pictures(6), pictures(2, seed=5)
+    density = jax.tree.map(jnp.asarray, method.fit(variables, list(good), jax.random.key(4)))
+    names = [name.strip() for name in names.split(",")]
+
+    def passes(images):
+        keys = jax.random.split(jax.random.key(4), 4)
+        plain = stages_by_hand(variables, np.float32(images / 255))
+        made = [stages_by_hand(variables, np.float32(images / 255), keys[t], 0.1) for t in (1, 2, 3)]
+        stack = {name: np.stack([np.asarray(stages[name], np.float64) for stages in made]) for name in names}
+        return {n: np.asarray(plain[n], np.float64) for n in names}, {n: stack[n].var(axis=0) for n in names}
+
+    (train_maps, train_vars), (maps, variances) = passes(good), passes(images)
+    error, uncertainty = 0, 0
+    for name in names:
+        np.testing.assert_allclose(density["maps"][name], train_maps[name].mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(density["variances"][name], train_vars[name].mean(0), rtol=1e-3, atol=1e-6)
+        up = lambda x: np.asarray(localize.upsample_stage(jnp.asarray(x, jnp.float32), size=(64, 64)))  # noqa: E731
+        error += up(np.square(maps[name] - train_maps[name].mean(0)).sum(-1)) / len(names)
+        uncertainty += up(np.square(variances[name] - train_vars[name].mean(0)).sum(-1)) / len(names)
+    found = method.parts(variables, density, images / np.float32(255))
+    np.testing.assert_allclose(found["regression error"], 0.7 * error, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found["uncertainty"], 0.3 * uncertainty, rtol=1e-2, atol=1e-6)
+    assert found["uncertainty"].max() > 1e-4
+    scores = method.score(variables, density, images / np.float32(255))
+    np.testing.assert_allclose(scores.map, 0.7 * error + 0.3 * uncertainty, rtol=1e-3, atol=1e-4)
+    highest = np.sort(np.asarray(scores.map).reshape(2, -1), axis=1)[:, -41:]  # 1 % of 64 x 64 pixels
+    np.testing.assert_allclose(scores.image, highest.mean(1), rtol=1e-5)
+
+
+def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
+    method = methods.create(config_of())
+    variables, good, images = variables_of(method), list(pictures(4)), pictures(3, seed=5) / np.float32(255)
+    first, again, other = (method.fit(variables, good, jax.random.key(seed)) for seed in (1, 1, 2))
+    score = jax.jit(method.score)
+    np.testing.assert_array_equal(score(variables, first, images).map, score(variables, again, images).map)
+    assert not np.allclose(score(variables, first, images).map, score(variables, other, images).map, rtol=1e-4)
+    together, alone = score(variables, first, images), score(variables, first, images[2:])
+    np.testing.assert_allclose(together.map[2], alone.map[0], rtol=1e-4, atol=1e-5)
+
+
+def test_without_uncertainty_there_is_one_pass(small):
+    config = config_of(score__uncertainty_weight=0, score__passes=0, model__dropout=0)
+    method = methods.create(config)
+    variables = variables_of(method)
+    density = method.fit(variables, list(pictures(4)), jax.random.key(0))
+    assert density["variances"] == {}
+    assert set(method.parts(variables, density, pictures(2) / np.float32(255))) == {"regression error"}
+
+
+def flops(call, *arguments):
+    return jax.jit(call).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def test_ten_passes_cost_at_most_eleven():
+    """With the real network: ten dropout passes and the plain one cost less than eleven times as much as one alone."""
+    images, costs = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32), []
+    maps = {f"layer{i + 1}": jax.ShapeDtypeStruct((16 >> i, 16 >> i, 64 << i), jnp.float32) for i in range(3)}
+    density = {"maps": maps, "variances": maps, "key": jax.ShapeDtypeStruct((2,), jnp.uint32)}
+    for given in ({"score__passes": 10}, {"score__uncertainty_weight": 0}):
+        method = methods.create(config_of(**given))
+        variables = jax.eval_shape(method.init, jax.random.key(0), images)
+        costs.append(flops(method.score, variables, density, images))
+    assert 5 < costs[0] / costs[1] < 11
+
+
+# The commands
+
+
+@pytest.fixture
+def run(small, tmp_path):
+    """Runs the training command on tiny parts; gives their folder and the workdir."""
+
+    def train_on_parts(file=FILE, *, into="run", **overrides):
+        root, workdir = write_parts(tmp_path / "sets", train=9) / "nut", tmp_path / into
+        given = SMALL | {"epochs": "2", "batch": "8", "evaluate.batch": "8", "data.root": root}
+        given |= {"log_every": "1", "data.holdout": "0.3"}
+        given |= {key.replace("__", "."): value for key, value in overrides.items()}
+        flags = [f"--config.{key}={value}" for key, value in given.items()]
+        assert command(train.main, "--config", f"{file}:texture", "--workdir", workdir, *flags) == 0
+        return root, workdir
+
+    return train_on_parts
+
+
+def assert_usable(root, workdir):
+    """Results are there, `predict` writes a row for each test image, and what `jaxad.load` gives scores images."""
+    results = json.loads((workdir / "results.json").read_text())
+    assert all(0 <= results[level]["auroc"] <= 1 for level in ("image", "pixel"))
+    assert command(predict.main, "--workdir", workdir, root / "test") == 0
+    assert len((workdir / "predictions" / "predictions.csv").read_text().splitlines()) == 1 + 5
+    detector = jaxad.load(workdir)
+    assert detector.threshold is not None
+    found = detector.score(pictures(3))
+    assert found.map.shape == (3, 64, 64) and np.isfinite(found.image).all() and np.isfinite(found.map).all()
+
+
+def test_the_commands(run):
+    root, workdir = run()
+    rows = read_history(workdir)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    np.testing.assert_allclose(rows[0]["learning_rate"], 8 * 0.02 / 256, rtol=1e-5)
+    assert all(-1 <= row[f"loss_{name}"] <= 1 for row in rows for name in ("global", "dense", "negative"))
+    assert all(0 <= row["projection_spread"] <= 1 for row in rows)
+    assert_usable(root, workdir)
+    assert cv2.imread(str(workdir / "samples.png")).shape[1] == (3 + len(local.LOCAL) + 1) * (64 + 4)
+    page = (workdir / "report.html").read_text()
+    assert "regression error" in page and "uncertainty" in page
+    plain = detectors.load(workdir, {"score.uncertainty_weight": "0"})
+    assert plain.threshold is None
+    parts = jaxad.load(workdir).parts(pictures(2))
+    np.testing.assert_allclose(plain.score(pictures(2)).map, parts["regression error"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_resumes_and_is_usable(run, tmp_path, capsys, file):
+    root, workdir = run(file, checkpoint__every_steps=1)
+    resumed = shutil.copytree(workdir, tmp_path / "resumed")
+    for name in ("detector.json", "results.json", "scores.csv", "checkpoints/2.sha256"):
+        (resumed / name).unlink()
+    shutil.rmtree(resumed / "detector")
+    capsys.readouterr()
+    run(file, into="resumed", checkpoint__every_steps=1)
+    assert "resuming at step 1 of 2" in capsys.readouterr().out
+    assert (resumed / "scores.csv").read_bytes() == (workdir / "scores.csv").read_bytes()
+    assert_usable(root, resumed)
+    assert command(evaluate.main, "--workdir", resumed) == 0 and command(report.main, resumed) == 0
+    assert f"| {file.stem} | nut |" in capsys.readouterr().out
+
+
+def test_more_images_in_a_batch_than_there_are(run):
+    """Six training images and a batch of 16: an epoch is one step, in which images repeat."""
+    _, workdir = run(batch=16)
+    assert [(row["step"], row["epoch"]) for row in read_history(workdir)] == [(1, 1), (2, 2)]
+
+
+def test_a_collapse_is_told():
+    assert dla.warn_of_collapse({"projection_spread": 0.1}) is None
+    sentence = dla.warn_of_collapse({"projection_spread": 0.0712})
+    assert sentence.startswith("the network has collapsed (projection_spread is 0.071 of 1): it maps good and")
+
+
+# What cannot be used
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"local.size": "50,300"}, r"size \(50, 300\) in an image of 224\) does not fit into an image of 64x64"),
+        ({"batch": "1"}, "config.batch must be at least 2 for dla, not 1: BatchNorm and the pairs"),
+        ({"score.passes": "0"}, "config.score.passes must be at least 2, not 0: there is no variance over fewer"),
+        ({"score.passes": "1"}, "config.score.passes must be at least 2, not 1"),
+        ({"model.dropout": "0.0"}, "config.model.dropout is 0, which makes all passes the same"),
+        ({"model.dropout": "1.0"}, r"config.model.dropout must lie in \[0, 1\), not 1.0"),
+        ({"model.width": "0"}, "config.model.width must be at least 1, not 0"),
+        ({"optim.weight_decay": "-1.0"}, "config.optim.weight_decay must be at least 0, not -1.0"),
+        ({"objective.dense_weight": "-0.1"}, "config.objective.dense_weight must be at least 0, not -0.1"),
+        ({"score.stages": ""}, "config.score.stages must be one or several of layer1, layer2, layer3, layer4"),
+        ({"score.stages": "layer5"}, "each once and with commas between, not 'layer5'"),
+        ({"score.stages": "layer1,layer1"}, "each once and with commas between, not 'layer1,layer1'"),
+        ({"score.uncertainty_weight": "0", "score.regression_weight": "0"}, "uncertainty_weight must be above 0"),
+        ({f"objective.{name}": "0" for name in WEIGHTS}, "negative_weight must be above 0; all are 0"),
+        ({"objective.pairs": "some"}, "config.objective.pairs must be one of all, same, not 'some'"),
+        ({"objective.reverse": "no"}, "config.objective.reverse must be one of recomputed, literal, not 'no'"),
+        ({"model.dropout_place": "x"}, "config.model.dropout_place must be one of blocks, stages, not 'x'"),
+        ({"evaluate.crop": "32"}, "config.evaluate.crop must be 0 and config.score.size the same as config.data.size"),
+        ({"score.size": "32"}, "config.score.size the same as config.data.size, not 0 and 32"),
+        ({"view.area": "0.5,2"}, "config.view.area must be"),
+        ({"local.mode": "x"}, "config.local.mode must be one of dynamic, static, rotation"),
+        ({"dtype": "float16"}, "config.dtype must be one of float32, bfloat16"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_refused(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        methods.create(configs.load(f"{FILE}:texture", SMALL | given))

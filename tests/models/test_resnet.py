@@ -1,0 +1,251 @@
+"""Residual networks: dropout in training and inference, stages that are left out, and blocks computed again."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxad import parallel
+from jaxad.models.resnet import ResNet, Thinning
+
+BLOCKS = (1, 1, 1, 1)
+RATE = 0.3
+QUICK = {"xla_backend_optimization_level": 0}  # compiling takes longer than these few images
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+NETWORK, REMAT = ResNet(BLOCKS), ResNet(BLOCKS, remat=True)
+IMAGES = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+
+
+@functools.cache
+def variables() -> dict[str, Any]:
+    init = functools.partial(NETWORK.init, train=False)
+    return jax.jit(init, compiler_options=QUICK)(jax.random.key(0), IMAGES[:1])
+
+
+@functools.partial(jax.jit, static_argnames=("place", "count"), compiler_options=QUICK)
+def apply(made, images, rate, key, examples, *, place, count) -> dict[str, jax.Array]:
+    thinning, rngs = Thinning(rate, examples, place), {"dropout": key}
+    return NETWORK.apply(made, images, train=False, thinning=thinning, stages=count, rngs=rngs)
+
+
+def thinned(images, rate, key, *, examples=None, place="blocks", count=2) -> dict[str, jax.Array]:
+    """Stages in inference with dropout."""
+    return apply(variables(), images, rate, key, examples, place=place, count=count)
+
+
+@functools.cache
+def plain() -> dict[str, jax.Array]:
+    whole = functools.partial(NETWORK.apply, train=False)
+    return jax.jit(whole, compiler_options=QUICK)(variables(), IMAGES)
+
+
+def numbers(*values: int) -> jax.Array:
+    return jnp.asarray(values, jnp.int32)
+
+
+def assert_equal(found: dict[str, jax.Array], expected: dict[str, jax.Array]) -> None:
+    """The stages of `found` up to the rounding of another order of sums."""
+    for name, stage in found.items():
+        np.testing.assert_allclose(
+            stage, expected[name], rtol=0, atol=2e-5 * np.abs(expected[name]).max(), err_msg=name
+        )
+
+
+def differing(one: jax.Array, other: jax.Array) -> float:
+    """The share of values that are not nearly the same."""
+    return float((np.abs(one - other) > 1e-3 * np.abs(other).max()).mean())
+
+
+# Stages
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_only_the_stages_asked_for_are_computed(count: int) -> None:
+    """They are those of the whole network, and need no parameters of the others."""
+    names = ["stem", "layer1", "layer2", "layer3", "layer4"][: count + 1]
+
+    def needed(path: str) -> bool:
+        return path.split("_")[0] in ("conv1", "bn1", *names)
+
+    part = {kind: {path: leaf for path, leaf in tree.items() if needed(path)} for kind, tree in variables().items()}
+    assert len(part["params"]) == 2 + count
+    call = functools.partial(NETWORK.apply, train=False, stages=count)
+    found = jax.jit(call, compiler_options=QUICK)(part, IMAGES)
+    assert sorted(found) == sorted(names)
+    assert_equal(found, plain())
+    init = functools.partial(NETWORK.init, train=False, stages=count)
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(init, jax.random.key(0), IMAGES))
+    assert shapes == jax.tree.map(jnp.shape, part)
+
+
+def test_stages_have_the_stated_shapes() -> None:
+    assert {name: stage.shape for name, stage in plain().items()} == {
+        "stem": (3, 8, 8, 64), "layer1": (3, 8, 8, 64), "layer2": (3, 4, 4, 128), "layer3": (3, 2, 2, 256),
+        "layer4": (3, 1, 1, 512),
+    }  # fmt: skip
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("place", ["blocks", "stages"])
+@pytest.mark.parametrize("examples", [None, numbers(5, 6, 7)])
+def test_rate_zero_is_no_dropout(place: str, examples: jax.Array | None) -> None:
+    found = thinned(IMAGES, 0.0, jax.random.key(1), examples=examples, place=place)
+    assert_equal(found, plain())
+
+
+@pytest.mark.parametrize("place", ["blocks", "stages"])
+def test_dropout_changes_all_stages_behind_the_stem(place: str) -> None:
+    found = thinned(IMAGES, RATE, jax.random.key(1), place=place, count=4)
+    np.testing.assert_allclose(found["stem"], plain()["stem"], rtol=1e-6)
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        assert differing(found[name], plain()[name]) > 0.2, name
+
+
+def test_behind_stages_dropout_thins_what_they_return() -> None:
+    """The first stage, which gets the same input as without: a share of RATE of its values is zeroed, which over 4,096
+    values has a standard deviation of 0.007; the others are scaled."""
+    full, found = (
+        np.asarray(plain()["layer1"]),
+        np.asarray(thinned(IMAGES, RATE, jax.random.key(1), place="stages")["layer1"]),
+    )
+    positive = full > 1e-6
+    kept = found > 0
+    assert positive.mean() > 0.5
+    assert not (kept & ~(full > 0)).any()
+    assert abs(1 - kept[positive].mean() - RATE) < 0.04
+    np.testing.assert_allclose(found[kept], full[kept] / (1 - RATE), rtol=1e-5)
+    inside = np.asarray(thinned(IMAGES, RATE, jax.random.key(1))["layer1"])
+    assert (inside[positive] == 0).mean() < RATE / 2
+
+
+@pytest.mark.parametrize("place", ["blocks", "stages"])
+def test_an_image_is_thinned_alike_in_any_company(place: str) -> None:
+    """Without numbers all images share the masks: no image depends on its place or on its neighbours."""
+    together = thinned(IMAGES, RATE, jax.random.key(1), place=place)
+    for n in range(len(IMAGES)):
+        alone = thinned(IMAGES[n : n + 1], RATE, jax.random.key(1), place=place)
+        assert_equal(alone, {name: stage[n : n + 1] for name, stage in together.items()})
+
+
+@pytest.mark.parametrize("place", ["blocks", "stages"])
+def test_with_numbers_masks_are_of_the_example(place: str) -> None:
+    """The same image three times: equal where the number is, whatever the place; unlike otherwise."""
+    same = IMAGES[[0, 0, 0]]
+    first = thinned(same, RATE, jax.random.key(1), examples=numbers(7, 8, 7), place=place)
+    moved = thinned(same, RATE, jax.random.key(1), examples=numbers(8, 9, 7), place=place)
+
+    def pick(stages: dict[str, jax.Array], n: int) -> dict[str, jax.Array]:
+        return {name: stage[n] for name, stage in stages.items()}
+
+    assert_equal(pick(first, 2), pick(first, 0))
+    assert_equal(pick(moved, 0), pick(first, 1))
+    assert_equal(pick(moved, 2), pick(first, 0))
+    for one, other in [(first["layer2"][0], first["layer2"][1]), (first["layer2"][0], moved["layer2"][1])]:
+        assert differing(one, other) > 0.1
+
+
+@pytest.mark.parametrize("place", ["blocks", "stages"])
+def test_passes_by_vmap_are_those_of_a_loop(place: str) -> None:
+    """Keys and rates are traced: one program of all passes, of which the first is plain."""
+    keys, rates = jax.random.split(jax.random.key(3), 4), np.float32([0, RATE, RATE, 0.6])
+    together = jax.vmap(lambda key, rate: thinned(IMAGES, rate, key, place=place))(keys, rates)
+    passes = [thinned(IMAGES, rate, key, place=place) for key, rate in zip(keys, rates, strict=True)]
+    for n, stages in enumerate(passes):
+        assert_equal({name: stage[n] for name, stage in together.items()}, stages)
+    assert_equal(passes[0], plain())
+    for one, other in [(1, 2), (1, 3), (2, 3)]:
+        assert differing(passes[one]["layer1"], passes[other]["layer1"]) > 0.1
+
+
+def test_masks_of_blocks_are_drawn_apart() -> None:
+    """Of values that are positive in both blocks of a stage a quarter is kept in both, not the half of one mask."""
+    model = ResNet((2, 1, 1, 1))
+    init = functools.partial(model.init, train=False, stages=1)
+    made = jax.jit(init, compiler_options=QUICK)(jax.random.key(0), IMAGES[:1])
+
+    def inside(images: jax.Array) -> dict[str, Any]:
+        options = {"capture_intermediates": lambda module, _: module.name in ("bn1", "dropout")}
+        options |= {"mutable": ["intermediates"], "rngs": {"dropout": jax.random.key(1)}}
+        return model.apply(made, images, train=False, thinning=Thinning(0.5), stages=1, **options)[1]["intermediates"]
+
+    blocks = [jax.jit(inside, compiler_options=QUICK)(IMAGES[:1])[f"layer1_{n}"] for n in range(2)]
+    positive, kept = ([block[name]["__call__"][0] > 1e-6 for block in blocks] for name in ("bn1", "dropout"))
+    both = positive[0] & positive[1]
+    assert both.sum() > 500
+    assert abs((kept[0] & kept[1])[both].mean() - 0.25) < 0.08
+
+
+# Blocks computed again
+
+
+def objective(remat: bool) -> Callable:
+    """A loss of the parameters with dropout in training, with the updated statistics beside it, and its gradient."""
+    model, weights = REMAT if remat else NETWORK, normal(5, len(IMAGES), 4, 4, 128)
+
+    def loss(params: dict, statistics: dict, rate: jax.Array, examples: jax.Array) -> tuple[jax.Array, dict]:
+        thinning, rngs = Thinning(rate, examples), {"dropout": jax.random.key(2)}
+        options = {"train": True, "thinning": thinning, "stages": 2, "mutable": ["batch_stats"], "rngs": rngs}
+        stages, updated = model.apply({"params": params, "batch_stats": statistics}, IMAGES, **options)
+        return (stages["layer2"] * weights).mean() + jnp.square(stages["layer1"]).mean(), updated["batch_stats"]
+
+    return jax.value_and_grad(loss, has_aux=True)
+
+
+def arguments(made: dict[str, Any]) -> tuple:
+    return made["params"], made["batch_stats"], np.float32(RATE), numbers(4, 5, 6)
+
+
+def test_remat_keeps_parameters_and_results() -> None:
+    """Loss, gradients, updated statistics and the masks of dropout; checkpoints can be exchanged."""
+    shapes = [jax.eval_shape(lambda n=n: n.init(jax.random.key(0), IMAGES, train=False)) for n in (NETWORK, REMAT)]
+    assert shapes[0] == shapes[1]
+    made = variables()
+    kept, again = (jax.jit(objective(remat), compiler_options=QUICK)(*arguments(made)) for remat in (False, True))
+    assert jax.tree.structure(again) == jax.tree.structure(kept)
+
+    def close(found: jax.Array, expected: jax.Array) -> None:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+    jax.tree.map(close, again, kept)
+    (_, updated), gradients = kept
+    for path, gradient in flatten_dict(gradients).items():
+        assert (np.abs(gradient).max() > 0) == (not path[0].startswith(("layer3", "layer4"))), path
+    moved = {path[0] for path, leaf in flatten_dict(updated).items() if not np.isin(leaf, (0, 1)).all()}
+    assert moved == {"bn1", "layer1_0", "layer2_0"}
+
+
+def test_remat_computes_the_inside_of_each_block_again() -> None:
+    """Seen in the program: one region for each of the two blocks, with convolutions that the plain one lacks."""
+    plain, remat = (str(jax.make_jaxpr(objective(remat))(*arguments(variables()))) for remat in (False, True))
+    assert plain.count("remat") == 0 and remat.count("remat") == 2
+    assert remat.count("conv_general_dilated[") >= plain.count("conv_general_dilated[") + 4
+
+
+def test_remat_takes_less_memory() -> None:
+    """As a step is compiled, where activations outweigh parameters: of each block only the input is kept."""
+    sizes = []
+    for remat in (False, True):
+        model, images = ResNet((4, 1, 1, 1), remat=remat), jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+        made = jax.eval_shape(functools.partial(model.init, train=False, stages=1), jax.random.key(0), images)
+
+        def loss(params: dict, statistics: dict, images: jax.Array, model: ResNet = model) -> tuple[jax.Array, dict]:
+            options = {"train": True, "stages": 1, "mutable": ["batch_stats"]}
+            stages, updated = model.apply({"params": params, "batch_stats": statistics}, images, **options)
+            return stages["layer1"].mean(), updated
+
+        call = parallel.compiled(jax.value_and_grad(loss, has_aux=True))
+        program = call.lower(made["params"], made["batch_stats"], images).compile()
+        sizes.append(program.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.8 * sizes[0]
