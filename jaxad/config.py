@@ -126,7 +126,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
 def _check_ranges(values: dict) -> None:
     """Refuses values that no run can use, so that a mistake in a late stage costs no training."""
     for key, least in _AT_LEAST.items():
-        if key in values and values[key] < least:
+        if key in values and not values[key] >= least:  # NaN is refused too
             raise UserError(f"config.{key} must be at least {least}, not {values[key]}")
     if values.get("seed", 0) >= 2**32:
         raise UserError(f"config.seed must be below 2**32, not {values['seed']}")

@@ -72,8 +72,13 @@ class Detector:
         self._mesh = parallel.make_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
         method = methods.create(config)
-        self._embed, self._parts = method.embed, method.parts
-        self._score = parallel.compiled(lambda weights, images: method.score(*weights, images / jnp.float32(255)))
+        self._embed = method.embed
+        self._score = self._compiled(method.score)
+        self._parts = method.parts and self._compiled(method.parts)
+
+    def _compiled(self, function: Callable) -> Callable:
+        """A function of variables, density and images in [0, 1], compiled for uint8 images over all devices."""
+        return parallel.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.
@@ -102,8 +107,7 @@ class Detector:
         """
         if self._parts is None:
             return None
-        compiled = parallel.compiled(lambda weights, images: self._parts(*weights, images / jnp.float32(255)))
-        found = self._call(compiled, _central(images, crop))
+        found = self._call(self._parts, _central(images, crop))
         return {name: _bordered(maps, images.shape[1]) for name, maps in found.items()}
 
     def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
@@ -124,7 +128,7 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        return self._call(parallel.compiled(call), (np.arange(len(images)), _central(images, crop)))
+        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), _central(images, crop)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""

@@ -53,7 +53,7 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.Grad
     if settings.name not in optimizers:
         raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
     optimizer = optimizers[settings.name](schedule)
-    if "weight_decay" in settings:  # of all parameters and before the momentum, as in PyTorch's SGD
+    if "weight_decay" in settings:  # of all parameters, added to the gradient, as in PyTorch's SGD
         optimizer = optax.chain(optax.add_decayed_weights(settings.weight_decay), optimizer)
     return optimizer, schedule
 

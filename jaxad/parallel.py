@@ -125,8 +125,19 @@ def to_host(tree):
     return jax.device_get(tree)
 
 
+def by_rows(function: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``(weights, rows) -> made``, which makes every row by itself, over all devices of `mesh`.
+
+    The weights are replicated; rows and what is made of them, pytrees, are split along each leaf's first dimension.
+    Each device runs the function on its own rows. Left to itself, the compiler would gather all rows on every device
+    where the function's `jax.vmap` merges another dimension with theirs.
+    """
+    replicated, split = PartitionSpec(), PartitionSpec(AXIS)
+    return compiled(jax.shard_map(function, mesh=mesh, in_specs=(replicated, split), out_specs=split))
+
+
 def call_padded(call: Callable, weights, rows, mesh: Mesh, *, batch: int):
-    """Calls a compiled function of rows on all devices, always with the same number of rows, so that it compiles once.
+    """Calls a function compiled by `by_rows`, always with the same number of rows, so that it compiles once.
 
     Args:
       call: ``(weights, rows) -> made``, which makes every row by itself.

@@ -15,7 +15,7 @@ from jaxad.errors import UserError, run
 
 # Values that change no result.
 _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "log_every", "evaluate.batch",
-              "patch.chunk", "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
+              "patch.chunk", "model.remat", "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 

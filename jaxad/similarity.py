@@ -1,5 +1,5 @@
-"""Objectives of Siamese networks without negative samples: cosine similarities with a stop-gradient (Chen & He, CVPR
-2021), in the form that Yoa et al. (IEEE Access 2021) give them for anomaly detection.
+"""Objectives of Siamese networks: cosine similarities with a stop-gradient (Chen & He, CVPR 2021), in the form that
+Yoa et al. (IEEE Access 2021) give them for anomaly detection.
 
 Every function is written per device. With ``axis_name`` a mean over the batch is one over the global batch, so a loss
 does not depend on how many devices share it.
@@ -75,6 +75,8 @@ def siamese_loss(
 def correspondences(features: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which position of the other view is most alike, by cosine similarity (Equation 13), in both directions.
 
+    All similarities (b, s, s) are in memory at once: 0.5 GB for 200 images of 784 positions.
+
     Args:
       features: (b, s, c), a stage of the backbone at every position of one view.
       others: (b, s, c), the same of the other view of the same images.
@@ -82,6 +84,7 @@ def correspondences(features: jax.Array, others: jax.Array) -> tuple[jax.Array, 
     Returns:
       int32 (b, s) twice: for each position of the one the index in the other, and the reverse. Of equals the first.
     """
+    features, others = lax.stop_gradient((features, others))  # an index has no gradient
     exact = lax.Precision.HIGHEST  # neighbours are so alike that a reduced precision would choose at random
     similarity = jnp.einsum("bsc,btc->bst", normalize(features), normalize(others), precision=exact)
     return similarity.argmax(axis=2).astype(jnp.int32), similarity.argmax(axis=1).astype(jnp.int32)

@@ -1,8 +1,9 @@
 """Two random views of an image for a Siamese network: crop, mirror image, colour jitter, grey and blur.
 
-Yoa et al. 2021, Section III-B, train with SimSiam and do not say how its two views differ. These start from SimSiam's
-(Chen and He, CVPR 2021, Section 3) and are tamed for inspection images, which are aligned: crops keep most of the part
-and the aspect is the same, and by default nothing is mirrored, as a part's left and right can differ.
+Yoa et al. 2021, Section III-B, train with SimSiam and do not say how its two views differ. These are SimSiam's (Chen
+and He, CVPR 2021, Section 3), tamed by default for inspection images, which are aligned: crops keep most of the part,
+nothing is mirrored, as a part's left and right can differ, and colour and sharpness hardly change, since these are what
+defects change.
 
 Crop, mirror image and blur are linear and separable. Each axis gets one matrix for the three of them, and an image is
 resampled by two products, with no gather. What is drawn is the same on any number of devices; views differ by the
@@ -23,26 +24,26 @@ class ViewOptions(NamedTuple):
     """How the two views of an image differ from it.
 
     Attributes:
-      area: Bounds of the share of the image's area that a crop keeps; SimSiam's are 0.2 and 1.
-      aspect: Bounds of a crop's width over its height in pixels, log-uniform; as SimSiam's.
-      flip: Probability of a horizontal mirror image; SimSiam's is 0.5.
-      jitter: Largest change of brightness, contrast and saturation, each times U(1 - jitter, 1 + jitter); as SimSiam's.
-      hue: Largest shift of the hue in turns, in both directions; as SimSiam's.
-      jitter_probability: Probability of the colour jitter, of all four together; as SimSiam's.
-      grey: Probability of a view without colour; as SimSiam's.
-      blur: Probability of the Gaussian blur; as SimSiam's.
-      sigma: Bounds of the blur's standard deviation in pixels of a view whose shorter side is 224, uniform; as
-        SimSiam's.
+      area: Bounds of the share of the image's area that a crop keeps (SimSiam: 0.2, 1).
+      aspect: Bounds of a crop's width over its height in pixels, log-uniform (SimSiam: 3/4, 4/3).
+      flip: Probability of a horizontal mirror image (SimSiam: 0.5).
+      jitter: Largest change of brightness, contrast and saturation, by U(1 - jitter, 1 + jitter) (SimSiam: 0.4).
+      hue: Largest shift of the hue in turns, in both directions (SimSiam: 0.1).
+      jitter_probability: Probability of the colour jitter, of all four together (SimSiam: 0.8).
+      grey: Probability of a view without colour (SimSiam: 0.2).
+      blur: Probability of the Gaussian blur (SimSiam: 0.5).
+      sigma: Bounds of the blur's standard deviation in pixels of a view whose shorter side is 224, uniform (SimSiam:
+        0.1, 2).
     """
 
-    area: tuple[float, float] = (0.6, 1.0)
-    aspect: tuple[float, float] = (0.75, 1.3333)
+    area: tuple[float, float] = (0.8, 1.0)
+    aspect: tuple[float, float] = (0.95, 1.05)
     flip: float = 0.0
-    jitter: float = 0.4
-    hue: float = 0.1
+    jitter: float = 0.1
+    hue: float = 0.02
     jitter_probability: float = 0.8
-    grey: float = 0.2
-    blur: float = 0.5
+    grey: float = 0.0
+    blur: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
 
 

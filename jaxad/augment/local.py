@@ -15,7 +15,7 @@ from jaxad.augment import color
 from jaxad.augment.regions import Box, box_mask, draw_place
 from jaxad.errors import UserError
 
-_SIDE = 224  # of the images in which the paper states the sizes of the rectangle
+_SIDE = 224  # of the images to which the sizes of the rectangle refer, as their maps do; the paper also names 256
 _SHIFT = 14
 _ONE = 1 << _SHIFT  # sines and cosines are multiples of 1 / _ONE, as in `regions`
 
@@ -24,7 +24,7 @@ class LocalOptions(NamedTuple):
     """How the local augmentations change an image.
 
     Attributes:
-      size: Fewest and most pixels of the rectangle's height, and of its width, in an image of 224 (Section IV-A);
+      size: Fewest and most pixels of the rectangle's height, and of its width, in an image of 224 (Section IV);
         scaled with the shorter side.
       angle: Largest rotation in degrees, in both directions (the paper gives none).
       jitter: Largest change of brightness, contrast and saturation (the paper gives none; SimSiam's).
@@ -249,8 +249,11 @@ def check(shape: tuple[int, ...], *, options: LocalOptions) -> None:
     least, _ = region_limit(shape, options=options)
     if not 0 < options.angle <= 180:
         raise UserError(f"config.local.angle must lie in (0, 180] degrees, not {options.angle}")
-    color.check_strength(options.jitter, "config.local.jitter")
+    if not 0 <= options.jitter <= 1:
+        raise UserError(f"config.local.jitter must lie in [0, 1], not {options.jitter}")
     color.check_strength(options.hue, "config.local.hue")
+    if options.mode == "jitter" and not (options.jitter or options.hue):
+        raise UserError("config.local.jitter and config.local.hue are 0, so config.local.mode jitter changes nothing")
     if not (options.parts == int(options.parts) and 2 <= options.parts <= least):
         raise UserError(
             f"config.local.parts must be a whole number from 2 to {least}, the smallest side of a region in an image "

@@ -137,7 +137,7 @@ def extract(
     """
     mesh = parallel.make_mesh()
     weights = parallel.replicate(variables, mesh)
-    call = parallel.compiled(lambda weights, images: features(weights, images / jnp.float32(255)))
+    call = parallel.by_rows(lambda weights, images: features(weights, images / jnp.float32(255)), mesh)
     found = None
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])

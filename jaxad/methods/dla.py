@@ -7,7 +7,7 @@ augmented image is not. An image is scored by how far its feature maps lie from 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from jaxad.models.siamese import SiameseNetwork
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
 CHANNELS = ("mean", "sum")
-COLLAPSED = 0.1  # the spread of projections below which nothing is told apart any more
+COLLAPSED = 0.1  # the spread of projections below which a warning is due; chosen, the papers have no number
 
 
 def stages_of(config: ConfigDict) -> list[str]:
@@ -83,8 +83,9 @@ def _check_scoring(config: ConfigDict) -> None:
         )
     if config.evaluate.crop or scoring.size != config.data.size:
         raise UserError(
-            f"{config.method} compares whole images position by position: config.evaluate.crop must be 0 and "
-            f"config.score.size the same as config.data.size, not {config.evaluate.crop} and {scoring.size}"
+            f"{config.method} compares whole images position by position: config.evaluate.crop must be 0, not "
+            f"{config.evaluate.crop}, and config.score.size that of config.data.size, {config.data.size}, "
+            f"not {scoring.size}"
         )
 
 
@@ -155,14 +156,17 @@ def objective(
 
 
 def warn_of_collapse(metrics: dict[str, float]) -> str | None:
-    """A sentence when all images of a step, the locally augmented ones too, have nearly the same projection."""
-    if metrics["projection_spread"] >= COLLAPSED:
-        return None
-    return (
-        f"the network has collapsed (projection_spread is {metrics['projection_spread']:.3f} of 1): it maps good and "
-        "locally augmented images to the same vector; lower config.optim.learning_rate or raise "
-        "config.objective.negative_weight"
-    )
+    """A sentence when nearly all images of a step, or all their positions, have the same projection.
+
+    Good images that are alike while locally augmented ones are not are no collapse but what the objective asks for.
+    """
+    for key, what in (("projection_spread", "images"), ("dense_spread", "positions of images")):
+        if key in metrics and not metrics[key] >= COLLAPSED:
+            return (
+                f"the network has collapsed ({key} is {metrics[key]:.3f} of 1): it maps all {what} of a step to nearly "
+                "the same vector; lower config.optim.learning_rate"
+            )
+    return None
 
 
 def dropout_variance(maps: jax.Array) -> jax.Array:
@@ -207,7 +211,7 @@ def _network(config: ConfigDict) -> SiameseNetwork:
     )
 
 
-def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Any:
+def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Callable:
     """``Method.loss`` for batches of `augment`, ``image`` (k, b, h, w, 3).
 
     All k b images share one set of BatchNorm statistics. With one for each of the k batches, the projection's last
@@ -230,41 +234,43 @@ def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Any:
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        spread = similarity.spread(made["global"][1], axis_name=parallel.AXIS)
+        projections = {"projection_spread": made["global"][1]}
+        if "dense" in made:
+            projections["dense_spread"] = made["dense"][1].reshape(-1, settings.dense_width)
+        spreads = {name: similarity.spread(rows, axis_name=parallel.AXIS) for name, rows in projections.items()}
         made = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), made)
         value, terms = objective(made, config.objective, axis_name=parallel.AXIS)
-        return value, (updated["batch_stats"], terms | {"projection_spread": spread})
+        return value, (updated["batch_stats"], terms | spreads)
 
     return loss
 
 
-def _make_statistics(config: ConfigDict, model: SiameseNetwork) -> Any:
-    """``(variables, key, images) -> (maps, variances)``: the scored stages of images (b, h, w, 3) in [0, 1] by name,
-    and their variances over the dropout passes, {} where the uncertainty has no weight."""
+def _make_statistics(config: ConfigDict, model: SiameseNetwork) -> Callable:
+    """``(variables, keys, images) -> (maps, variances)``: the scored stages of images (b, h, w, 3) in [0, 1] by name,
+    and their variances over the dropout passes, {} where there are none. The keys are data, uint32 (1 + t, ...)."""
     normalized, names = normalizer(config), stages_of(config)
-    passes = config.score.passes if config.score.uncertainty_weight else 0
     count = 1 + max(STAGES.index(name) for name in names)
-    # The plain pass is one at rate 0. Under vmap all passes share what comes before the first dropout.
-    rates = np.float32([0] + [config.model.dropout] * passes)
 
-    def statistics(variables, key, images):
+    def statistics(variables, keys, images):
         inputs = normalized(images)
+        # The plain pass is one at rate 0. Under vmap all passes share what comes before the first dropout.
+        rates = np.float32([0] + [config.model.dropout] * (len(keys) - 1))
 
         def one(key, rate):
             # One mask for all images, so that a score does not depend on where in which batch an image stands.
-            thinning = Thinning(rate, None, config.model.dropout_place)
+            thinning = Thinning(rate, None, config.model.dropout_place) if len(keys) > 1 else None
             rngs = {"dropout": key}
             stages = model.apply(variables, inputs, thinning=thinning, count=count, rngs=rngs, method="stages")
             return {name: stages[name].astype(jnp.float32) for name in names}
 
-        stages = jax.vmap(one)(jax.random.split(key, 1 + passes), rates)
+        stages = jax.vmap(one)(jax.random.wrap_key_data(keys), rates)
         plain = {name: maps[0] for name, maps in stages.items()}
-        return plain, {name: dropout_variance(maps[1:]) for name, maps in stages.items()} if passes else {}
+        return plain, {name: dropout_variance(maps[1:]) for name, maps in stages.items()} if len(keys) > 1 else {}
 
     return statistics
 
 
-def mean_maps(statistics: Any, variables: Any, images: Sequence[np.ndarray], *, batch: int) -> Any:
+def mean_maps(statistics: Callable, variables: Any, images: Sequence[np.ndarray], *, batch: int) -> Any:
     """The mean over images of what `statistics` makes of each, on all devices, without keeping any of it.
 
     Args:
@@ -278,13 +284,29 @@ def mean_maps(statistics: Any, variables: Any, images: Sequence[np.ndarray], *, 
     """
     mesh, total = parallel.make_mesh(), None
     weights = parallel.replicate(variables, mesh)
-    call = parallel.compiled(lambda weights, images: statistics(weights, images / jnp.float32(255)))
+    call = parallel.by_rows(lambda weights, images: statistics(weights, images / jnp.float32(255)), mesh)
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
         made = parallel.call_padded(call, weights, rows, mesh, batch=batch)
         sums = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=np.float64), made)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     return jax.tree.map(lambda leaf: np.float32(leaf / len(images)), total)
+
+
+def _check_density(config: ConfigDict, density: Any, names: list[str], *, passes: int) -> None:
+    """Refuses to score by what a density was not fitted for."""
+    if unknown := set(names) - set(density["maps"]):
+        raise UserError(
+            f"config.score.stages has {', '.join(sorted(unknown))}, but the training fitted only "
+            f"{', '.join(density['maps'])}; choose among these, or train into another workdir"
+        )
+    fitted = len(density["keys"]) - 1
+    if passes not in (0, fitted):
+        raise UserError(
+            f"config.score.passes is {config.score.passes} and config.score.uncertainty_weight "
+            f"{config.score.uncertainty_weight}, but the training fitted the variances of {fitted} passes; leave "
+            "both as they were, or set config.score.uncertainty_weight=0"
+        )
 
 
 def create(config: ConfigDict) -> Method:
@@ -300,6 +322,7 @@ def create(config: ConfigDict) -> Method:
     """
     _check(config)
     names, scoring, model = stages_of(config), config.score, _network(config)
+    passes = scoring.passes if scoring.uncertainty_weight else 0
     statistics = _make_statistics(config, model)
 
     def corrupt(keys, batch):
@@ -308,19 +331,22 @@ def create(config: ConfigDict) -> Method:
         return {"image": images, "index": batch["index"]}
 
     def fit(variables, good_images, key):
+        keys = np.asarray(jax.random.key_data(jax.random.split(key, 1 + passes)))
+
         def call(variables, images):
-            return statistics(variables, key, images)
+            return statistics(variables, keys, images)
 
         maps, variances = mean_maps(call, variables, good_images, batch=config.evaluate.batch)
-        # Good images and those to score are passed with the same masks, whose key therefore is part of the density.
-        return {"maps": maps, "variances": variances, "key": np.asarray(jax.random.key_data(key))}
+        # Good images and those to score are passed with the same masks, whose keys therefore are part of the density.
+        return {"maps": maps, "variances": variances, "keys": keys}
 
     def parts(variables, density, images):
-        maps, variances = statistics(variables, jax.random.wrap_key_data(density["key"]), images)
+        _check_density(config, density, names, passes=passes)
+        maps, variances = statistics(variables, density["keys"][: 1 + passes], images)
 
         def compared(found, fitted):
-            distances = [distance(found[name], fitted[name], channels=scoring.channels) for name in names]
-            return sum(localize.upsample_stage(distance, size=images.shape[1:3]) for distance in distances) / len(names)
+            errors = [distance(found[name], fitted[name], channels=scoring.channels) for name in names]
+            return sum(localize.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
 
         found = {"regression error": scoring.regression_weight * compared(maps, density["maps"])}
         if scoring.uncertainty_weight:

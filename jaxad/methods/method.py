@@ -121,10 +121,10 @@ def untrained(method: Method) -> Method:
     def fit(variables, good_images, key):
         drawn = parallel.once(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
         drawn = parallel.to_host(drawn)
-        return {"variables": drawn, "fitted": method.fit(drawn, good_images, key)}
+        return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
 
     def of(function):
-        return lambda variables, density, *rest: function(density["variables"], density["fitted"], *rest)
+        return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     taken = {name: of(f) for name in ("score", "embed", "parts") if (f := getattr(method, name)) is not None}
     nothing = {"init": lambda key, image: {}, "corrupt": lambda keys, batch: batch, "loss": None, "samples": None}

@@ -16,7 +16,10 @@ from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
 
 COUNT = 64
-OPTIONS = ViewOptions(area=(0.3, 0.8), flip=0.4, jitter_probability=0.7, grey=0.3, sigma=(4.0, 8.0))
+OPTIONS = ViewOptions(
+    area=(0.3, 0.8), aspect=(0.75, 1.3333), flip=0.4, jitter=0.4, hue=0.1, jitter_probability=0.7, grey=0.3, blur=0.5,
+    sigma=(4.0, 8.0),
+)  # fmt: skip
 STILL = View(Crop(0.0, 0.0, 40.0, 40.0), False, 0.0, False, color.Jitter(np.ones(3), 0.0, np.arange(4)), False)
 crop_matrix = quick_jit(global_views.crop_matrix, static_argnames="size")
 blur_matrix = quick_jit(global_views.blur_matrix, static_argnames="size")

@@ -354,7 +354,7 @@ def test_a_new_augmentation_is_one_line_of_the_table(monkeypatch):
         ((224, 224), {"angle": 0.0}, r"config.local.angle must lie in \(0, 180\] degrees, not 0.0"),
         ((224, 224), {"angle": 181.0}, r"config.local.angle"),
         ((224, 224), {"angle": math.nan}, r"config.local.angle"),
-        ((224, 224), {"jitter": 0.6}, r"config.local.jitter must lie in \[0, 0.5\]"),
+        ((224, 224), {"jitter": 1.1}, r"config.local.jitter must lie in \[0, 1\], not 1.1"),
         ((224, 224), {"hue": -0.1}, r"config.local.hue must lie in \[0, 0.5\]"),
         ((224, 224), {"parts": 1}, r"config.local.parts must be a whole number from 2 to 50.*not 1"),
         ((112, 112), {"parts": 26}, r"from 2 to 25, the smallest side of a region in an image of 112x112, not 26"),

@@ -186,24 +186,26 @@ def test_all_images_of_a_step_share_the_statistics(small):
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * first.var(0, ddof=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("pairs", ["all", "same"])
-def test_one_step_on_eight_devices_equals_one(small, pairs):
-    with jax.enable_x64(True):
-        config = config_of(batch=8, objective__pairs=pairs, optim__learning_rate=0.1, optim__weight_decay=0.01)
-        method = methods.create(config)
-        optimizer, schedule = loop.make_optimizer(config, 1)
-        batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
-        made = []
-        for devices in (1, 8):
-            mesh = parallel.make_mesh(devices)
-            state = loop.init_state(method, optimizer, batch["image"][0], seed=0)
-            state = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, state)
-            step = parallel.pmapped(loop.make_step(method, optimizer, schedule, seed=0), mesh)
-            made.append(step(parallel.replicate(state, mesh), parallel.split(batch, mesh)))
+def test_one_step_on_eight_devices_equals_one(small):
+    """On images as `corrupt` could make them, whose own rounding is tested with the augmentations."""
+    # Without the dense term: in float32, in which the network computes, rounding decides between positions that
+    # are nearly alike. Of one and eight devices it is compared in tests/test_similarity.py.
+    config = config_of(batch=8, objective__dense_weight=0, optim__weight_decay=0.01, optim__learning_rate=0.1)
+    method = methods.create(config)
+    method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
+    optimizer, schedule = loop.make_optimizer(config, 1)
+    images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
+    made = []
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(devices)
+        state = loop.init_state(method, optimizer, pictures(1)[0], seed=0)
+        step = parallel.pmapped(loop.make_step(method, optimizer, schedule, seed=0), mesh)
+        batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
+        made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))
     (one, metrics), (eight, others) = made
     assert metrics["gradient_norm"] > 1e-3
     for a, b in zip(jax.tree.leaves((one, metrics)), jax.tree.leaves((eight, others)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6)
 
 
 def test_weight_decay_is_that_of_all_parameters(small):
@@ -252,12 +254,14 @@ def test_means_over_batches_are_those_of_all_images(count):
     np.testing.assert_allclose(made["shifted"], (floats + 5).mean(0), rtol=1e-6)
     np.testing.assert_allclose(made["pair"][0], floats.sum(-1).mean(0), rtol=1e-6)
     np.testing.assert_allclose(made["pair"][1], (floats * 1000 + 1e4).mean(0), rtol=1e-6)
-    assert made["shifted"].dtype == np.float32 and seen == [(8, 8, 8, 3)]  # eight devices; compiled once
+    assert made["shifted"].dtype == np.float32 and seen == [(1, 8, 8, 3)]  # on each of eight devices; compiled once
 
 
-@pytest.mark.parametrize("names", ["layer1,layer2,layer3", "layer3", " layer4, layer2"])
-def test_scores_are_equations_9_to_12(small, names):
-    method = methods.create(config_of(score__stages=names, score__uncertainty_weight=0.3, score__regression_weight=0.7))
+@pytest.mark.parametrize("channels", dla.CHANNELS)
+@pytest.mark.parametrize("names", ["layer1,layer2,layer3", " layer4, layer2"])
+def test_scores_are_equations_9_to_12(small, names, channels):
+    weights = {"score__uncertainty_weight": 3.0, "score__regression_weight": 0.7}
+    method = methods.create(config_of(score__stages=names, score__channels=channels, **weights))
     variables, good, images = variables_of(method), pictures(6), pictures(2, seed=5)
     density = jax.tree.map(jnp.asarray, method.fit(variables, list(good), jax.random.key(4)))
     names = [name.strip() for name in names.split(",")]
@@ -269,20 +273,24 @@ def test_scores_are_equations_9_to_12(small, names):
         stack = {name: np.stack([np.asarray(stages[name], np.float64) for stages in made]) for name in names}
         return {n: np.asarray(plain[n], np.float64) for n in names}, {n: stack[n].var(axis=0) for n in names}
 
+    def compared(found, of_good):
+        squares = np.square(found - of_good.mean(0))
+        errors = squares.sum(-1) if channels == "sum" else squares.mean(-1)
+        return np.asarray(localize.upsample_stage(jnp.asarray(errors, jnp.float32), size=(64, 64)))
+
     (train_maps, train_vars), (maps, variances) = passes(good), passes(images)
     error, uncertainty = 0, 0
     for name in names:
         np.testing.assert_allclose(density["maps"][name], train_maps[name].mean(0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(density["variances"][name], train_vars[name].mean(0), rtol=1e-3, atol=1e-6)
-        up = lambda x: np.asarray(localize.upsample_stage(jnp.asarray(x, jnp.float32), size=(64, 64)))  # noqa: E731
-        error += up(np.square(maps[name] - train_maps[name].mean(0)).sum(-1)) / len(names)
-        uncertainty += up(np.square(variances[name] - train_vars[name].mean(0)).sum(-1)) / len(names)
+        error += compared(maps[name], train_maps[name]) / len(names)
+        uncertainty += compared(variances[name], train_vars[name]) / len(names)
     found = method.parts(variables, density, images / np.float32(255))
     np.testing.assert_allclose(found["regression error"], 0.7 * error, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found["uncertainty"], 0.3 * uncertainty, rtol=1e-2, atol=1e-6)
-    assert found["uncertainty"].max() > 1e-4
+    np.testing.assert_allclose(found["uncertainty"], 3 * uncertainty, rtol=1e-2, atol=1e-7)
+    assert found["uncertainty"].max() > 1e-5
     scores = method.score(variables, density, images / np.float32(255))
-    np.testing.assert_allclose(scores.map, 0.7 * error + 0.3 * uncertainty, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores.map, 0.7 * error + 3 * uncertainty, rtol=1e-3, atol=1e-4)
     highest = np.sort(np.asarray(scores.map).reshape(2, -1), axis=1)[:, -41:]  # 1 % of 64 x 64 pixels
     np.testing.assert_allclose(scores.image, highest.mean(1), rtol=1e-5)
 
@@ -315,7 +323,7 @@ def test_ten_passes_cost_at_most_eleven():
     """With the real network: ten dropout passes and the plain one cost less than eleven times as much as one alone."""
     images, costs = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32), []
     maps = {f"layer{i + 1}": jax.ShapeDtypeStruct((16 >> i, 16 >> i, 64 << i), jnp.float32) for i in range(3)}
-    density = {"maps": maps, "variances": maps, "key": jax.ShapeDtypeStruct((2,), jnp.uint32)}
+    density = {"maps": maps, "variances": maps, "keys": jax.ShapeDtypeStruct((11, 2), jnp.uint32)}
     for given in ({"score__passes": 10}, {"score__uncertainty_weight": 0}):
         method = methods.create(config_of(**given))
         variables = jax.eval_shape(method.init, jax.random.key(0), images)
@@ -396,8 +404,10 @@ def test_more_images_in_a_batch_than_there_are(run):
 
 def test_a_collapse_is_told():
     assert dla.warn_of_collapse({"projection_spread": 0.1}) is None
+    assert dla.warn_of_collapse({"projection_spread": 0.1, "dense_spread": 0.1}) is None
     sentence = dla.warn_of_collapse({"projection_spread": 0.0712})
-    assert sentence.startswith("the network has collapsed (projection_spread is 0.071 of 1): it maps good and")
+    assert sentence.startswith("the network has collapsed (projection_spread is 0.071 of 1): it maps all images of")
+    assert "dense_spread is 0.000 of 1" in dla.warn_of_collapse({"projection_spread": 0.9, "dense_spread": 0.0})
 
 
 # What cannot be used
@@ -423,8 +433,8 @@ def test_a_collapse_is_told():
         ({"objective.pairs": "some"}, "config.objective.pairs must be one of all, same, not 'some'"),
         ({"objective.reverse": "no"}, "config.objective.reverse must be one of recomputed, literal, not 'no'"),
         ({"model.dropout_place": "x"}, "config.model.dropout_place must be one of blocks, stages, not 'x'"),
-        ({"evaluate.crop": "32"}, "config.evaluate.crop must be 0 and config.score.size the same as config.data.size"),
-        ({"score.size": "32"}, "config.score.size the same as config.data.size, not 0 and 32"),
+        ({"evaluate.crop": "32"}, "config.evaluate.crop must be 0, not 32, and config.score.size that of config.data"),
+        ({"score.size": "32"}, "config.score.size that of config.data.size, 64, not 32"),
         ({"view.area": "0.5,2"}, "config.view.area must be"),
         ({"local.mode": "x"}, "config.local.mode must be one of dynamic, static, rotation"),
         ({"dtype": "float16"}, "config.dtype must be one of float32, bfloat16"),
@@ -434,3 +444,64 @@ def test_a_collapse_is_told():
 def test_bad_values_are_refused(given, sentence):
     with pytest.raises(UserError, match=sentence):
         methods.create(configs.load(f"{FILE}:texture", SMALL | given))
+
+
+@pytest.fixture
+def trained(small):
+    """A method, its variables, and a density of two stages and three passes."""
+    method = methods.create(config_of(score__stages="layer1,layer3"))
+    variables = variables_of(method)
+    return variables, method.fit(variables, list(pictures(4)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"score.stages": "layer4,layer1"}, "stages has layer4, but the training fitted only layer1, layer3"),
+        ({"score.passes": "20"}, "config.score.passes is 20 and .* fitted the variances of 3 passes"),
+        ({"score.stages": "layer3", "score.uncertainty_weight": "0"}, None),
+        ({"score.stages": "layer1", "score.channels": "sum"}, None),
+    ],
+    ids=str,
+)
+def test_what_a_density_was_not_fitted_for_is_refused(trained, given, sentence):
+    variables, density = trained
+    method = methods.create(configs.load(f"{FILE}:texture", SMALL | {"score.stages": "layer1,layer3"} | given))
+    images = pictures(2) / np.float32(255)
+    if sentence is None:
+        assert np.isfinite(method.score(variables, density, images).map).all()
+        return
+    with pytest.raises(UserError, match=sentence):
+        method.score(variables, density, images)
+
+
+def test_uncertainty_needs_its_variances(small):
+    method = methods.create(config_of(score__uncertainty_weight=0))
+    variables = variables_of(method)
+    density = method.fit(variables, list(pictures(4)), jax.random.key(0))
+    with pytest.raises(UserError, match=r"uncertainty_weight 0\.1, but the training fitted the variances of 0 passes"):
+        methods.create(config_of()).score(variables, density, pictures(2) / np.float32(255))
+
+
+def test_an_untrained_network_is_scored_alike(small):
+    """`dla_untrained` keeps the network that it draws with its mean maps; parts and scores are those of `dla`."""
+    trained, floor = methods.create(config_of()), methods.create(config_of(method="dla_untrained", epochs=0))
+    assert floor.loss is None and floor.init(jax.random.key(0), None) == {}
+    density = floor.fit({}, list(pictures(4)), jax.random.key(3))
+    images = pictures(2) / np.float32(255)
+    variables, of_good = density["variables"], density["features"]
+    np.testing.assert_array_equal(
+        floor.score({}, density, images).map, trained.score(variables, of_good, images).map
+    )
+    assert set(floor.parts({}, density, images)) == {"regression error", "uncertainty"}
+
+
+def test_scoring_on_eight_devices_gathers_nothing(small):
+    """Each device passes its own images; what XLA makes of the passes' vmap by itself would gather all on each."""
+    method, mesh = methods.create(config_of()), parallel.make_mesh(8)
+    variables = variables_of(method)
+    weights = (variables, method.fit(variables, list(pictures(4)), jax.random.key(0)))
+    call = parallel.by_rows(lambda weights, images: method.score(*weights, images), mesh)
+    images = parallel.split(pictures(8) / np.float32(255), mesh)
+    program = call.lower(parallel.replicate(weights, mesh), images).compile().as_text()
+    assert "convolution" in program and "all-gather" not in program and "all-reduce" not in program
