@@ -18,6 +18,4 @@ BASE = Path(__file__).with_name("dla.py")
 
 def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
-    return configs.load(
-        f"{BASE}:{category}", {"experiment": "dla_untrained", "method": "dla_untrained", "epochs": "0"}
-    )
+    return configs.load(f"{BASE}:{category}", {"experiment": "dla_untrained", "method": "dla_untrained", "epochs": "0"})
