@@ -29,7 +29,8 @@ class Jitter(NamedTuple):
     order: jax.Array
 
 
-def _grey(planes: Planes) -> jax.Array:
+def luma(planes: Planes | jax.Array) -> jax.Array:
+    """The grey level (h, w) of three colour planes (ITU-R BT.601)."""
     return sum(weight * plane for weight, plane in zip(LUMA, planes, strict=True))
 
 
@@ -44,13 +45,13 @@ def adjust_brightness(planes: Planes, factor: jax.Array | float) -> Planes:
 
 def adjust_contrast(planes: Planes, factor: jax.Array | float, inside: jax.Array) -> Planes:
     """Moves every value away from the mean grey level of the pixels inside, bool (h, w), by `factor`; clipped."""
-    mean = jnp.where(inside, _grey(planes), 0).sum() / inside.sum()
+    mean = jnp.where(inside, luma(planes), 0).sum() / inside.sum()
     return _blend(planes, mean, factor)
 
 
 def adjust_saturation(planes: Planes, factor: jax.Array | float) -> Planes:
     """Moves every pixel away from its own grey level by `factor`, clipped to [0, 1]."""
-    return _blend(planes, _grey(planes), factor)
+    return _blend(planes, luma(planes), factor)
 
 
 def adjust_hue(planes: Planes, turns: jax.Array | float) -> Planes:

@@ -217,8 +217,7 @@ def make_view(image: jax.Array, drawn: View) -> jax.Array:
     view = resample(image, rows, jnp.where(drawn.flip, columns[::-1], columns))
     if drawn.jitter is not None:
         view = jnp.where(drawn.jittered, color.jitter(view, drawn.jitter), view)
-    luma = sum(weight * view[..., channel] for channel, weight in enumerate(color.LUMA))
-    view = jnp.where(drawn.grey, luma[..., None], view)
+    view = jnp.where(drawn.grey, color.luma(jnp.moveaxis(view, -1, 0))[..., None], view)
     return jnp.clip(view, 0, 1)  # rounding can leave it
 
 

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import color
-from jaxad.augment.regions import Box, box_mask, draw_place
+from jaxad.augment.regions import Box, box_mask, draw_place, turned_back
 from jaxad.errors import UserError
 
 _SIDE = 224  # of the images to which the sizes of the rectangle refer, as their maps do; the paper also names 256
-_SHIFT = 14
-_ONE = 1 << _SHIFT  # sines and cosines are multiples of 1 / _ONE, as in `regions`
 
 
 class LocalOptions(NamedTuple):
@@ -118,14 +116,10 @@ def rotate(image: jax.Array, box: Box, degrees: jax.Array | float) -> jax.Array:
     Returns:
       float32 (h, w, 3); bit-identical to the image outside the rectangle.
     """
-    radians = jnp.deg2rad(degrees)
-    cosine, sine = (jnp.round(_ONE * f(radians)).astype(jnp.int32) for f in (jnp.cos, jnp.sin))
-    # Twice the distances from the centre are whole numbers.
-    down = 2 * (jnp.arange(image.shape[0])[:, None] - box.top) + 1 - box.height
-    right = 2 * (jnp.arange(image.shape[1]) - box.left) + 1 - box.width
-    row = box.top + ((cosine * down + sine * right + _ONE * box.height) >> (_SHIFT + 1))
-    column = box.left + ((cosine * right - sine * down + _ONE * box.width) >> (_SHIFT + 1))
-    return _inside(image, box, image[_mirror(row, image.shape[0]), _mirror(column, image.shape[1])])
+    rows, columns = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])
+    row, column = turned_back(box, (box.height, box.width), degrees, rows, columns)
+    row, column = _mirror(box.top + row, image.shape[0]), _mirror(box.left + column, image.shape[1])
+    return _inside(image, box, image[row, column])
 
 
 def permute(image: jax.Array, box: Box, order: jax.Array, *, parts: int) -> jax.Array:
@@ -156,8 +150,7 @@ def permute(image: jax.Array, box: Box, order: jax.Array, *, parts: int) -> jax.
 
 def grey(image: jax.Array, box: Box) -> jax.Array:
     """Makes a rectangle of an image (h, w, 3) grey, by the luma of ITU-R BT.601; the rest stays to the bit."""
-    luma = sum(weight * image[..., channel] for channel, weight in enumerate(color.LUMA))
-    return _inside(image, box, luma[..., None])
+    return _inside(image, box, color.luma(jnp.moveaxis(image, -1, 0))[..., None])
 
 
 def jitter_region(image: jax.Array, box: Box, drawn: color.Jitter) -> jax.Array:

@@ -78,18 +78,45 @@ def box_mask(box: Box, shape: tuple[int, int]) -> jax.Array:
     return (rows >= 0) & (rows < box.height) & (columns >= 0) & (columns < box.width)
 
 
-def _turn(bar: Bar) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of a bar's angle, as int32 multiples of 1 / _ONE."""
-    radians = jnp.deg2rad(bar.angle)
+def _turn(degrees: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of an angle, as int32 multiples of 1 / _ONE."""
+    radians = jnp.deg2rad(degrees)
     return tuple(jnp.round(_ONE * f(radians)).astype(jnp.int32) for f in (jnp.cos, jnp.sin))
 
 
 def bar_extent(bar: Bar) -> tuple[jax.Array, jax.Array]:
     """Height and width of the upright rectangle that bounds a rotated bar, int32 pixels, rounded up."""
-    cosine, sine = (jnp.abs(x) for x in _turn(bar))
+    cosine, sine = (jnp.abs(x) for x in _turn(bar.angle))
     height = cosine * bar.length + sine * bar.width
     width = sine * bar.length + cosine * bar.width
     return (height + _ONE - 1) >> _SHIFT, (width + _ONE - 1) >> _SHIFT
+
+
+def turned_back(
+    box: Box,
+    size: tuple[jax.Array, jax.Array],
+    degrees: jax.Array | float,
+    rows: jax.Array,
+    columns: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Where pixels lie in a rectangle that was turned counter-clockwise, by the nearest pixel of the upright one.
+
+    Args:
+      box: A box with the turned rectangle's centre.
+      size: Height and width of the rectangle when upright.
+      degrees: The angle.
+      rows: int32 (h, 1), rows of the image.
+      columns: int32 (w,), columns of the image.
+
+    Returns:
+      Row and column in the upright rectangle, int32 (h, w), outside of it too.
+    """
+    cosine, sine = _turn(degrees)
+    # Twice the distances from the centre are whole numbers.
+    down, right = 2 * (rows - box.top) + 1 - box.height, 2 * (columns - box.left) + 1 - box.width
+    row = (cosine * down + sine * right + _ONE * size[0]) >> (_SHIFT + 1)
+    column = (cosine * right - sine * down + _ONE * size[1]) >> (_SHIFT + 1)
+    return row, column
 
 
 def bar_pixels(bar: Bar, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -103,12 +130,8 @@ def bar_pixels(bar: Bar, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array
     Returns:
       Row and column in the upright bar, int32 (h, w), and whether the pixel's centre is in the bar, bool (h, w).
     """
-    height, width = bar_extent(bar)
-    cosine, sine = _turn(bar)
-    # Twice the distances from the centre are whole numbers.
-    down, right = 2 * (rows - bar.top) + 1 - height, 2 * (columns - bar.left) + 1 - width
-    row = (cosine * down + sine * right + _ONE * bar.length) >> (_SHIFT + 1)
-    column = (cosine * right - sine * down + _ONE * bar.width) >> (_SHIFT + 1)
+    box = Box(bar.top, bar.left, *bar_extent(bar))
+    row, column = turned_back(box, (bar.length, bar.width), bar.angle, rows, columns)
     return row, column, (row >= 0) & (row < bar.length) & (column >= 0) & (column < bar.width)
 
 

@@ -23,7 +23,7 @@ from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, whole_image
+from jaxad.methods.method import Method, Scores, compute_dtype, in_batches, normalizer, options_of, whole_image
 from jaxad.models.classifier import Classifier, pool
 
 STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
@@ -48,12 +48,6 @@ def l2_penalty(params: Any) -> jax.Array:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return 0.5 * sum(jnp.square(leaf).sum() for path, leaf in leaves if path[-1].key == "kernel")
-
-
-def proxy_options(config: ConfigDict) -> Options:
-    """``config.proxy`` without its task; JSON's lists are tuples again."""
-    values = {name: config.proxy[name] for name in Options._fields}
-    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array], int]:
@@ -92,7 +86,7 @@ def _try_proxy(task: str, options: Options, side: int) -> None:
 
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
     """The network, the normalisation of images in [0, 1], and what every record has of a training."""
-    task, options = config.proxy.task, proxy_options(config)
+    task, options = config.proxy.task, options_of(config.proxy, Options)
     model = Classifier(
         classes=len(classes(task)),
         depth=config.model.head_depth,
@@ -135,16 +129,12 @@ def extract(
     Returns:
       float32 (n, ...)
     """
-    mesh = parallel.make_mesh()
-    weights = parallel.replicate(variables, mesh)
-    call = parallel.by_rows(lambda weights, images: features(weights, images / jnp.float32(255)), mesh)
-    found = None
-    for start in range(0, len(images), batch):
-        rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
-        made = parallel.call_padded(call, weights, rows, mesh, batch=batch)
+    found, start = None, 0
+    for made in in_batches(features, variables, images, batch=batch):
         if found is None:  # one array from the start: a patch model's features take over a gigabyte
             found = np.empty((len(images), *made.shape[1:]), np.float32)
-        found[start : start + len(rows)] = made
+        found[start : start + len(made)] = made
+        start += len(made)
     return found
 
 
@@ -163,7 +153,7 @@ def _whole_images(config: ConfigDict) -> Method:
     ``config.score.gradcam`` chooses what the map explains: ``density``, the image score (of a Gaussian its square root,
     a distance), or ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
-    _try_proxy(config.proxy.task, proxy_options(config), config.data.size)
+    _try_proxy(config.proxy.task, options_of(config.proxy, Options), config.data.size)
     if config.score.gradcam not in ("density", "classifier"):
         raise UserError(f"config.score.gradcam must be density or classifier, not {config.score.gradcam!r}")
     key = "evaluate.crop" if config.evaluate.crop else "score.size"
@@ -199,7 +189,7 @@ def _whole_images(config: ConfigDict) -> Method:
     def embed(variables, density, keys, images):
         """Features of the classes of the proxy task (Figure 3), made of images as they are."""
         made = {
-            name: jax.vmap(functools.partial(make, options=proxy_options(config)))(keys, images)
+            name: jax.vmap(functools.partial(make, options=options_of(config.proxy, Options)))(keys, images)
             for name, make in classes(config.proxy.task).items()
         }
         return {name: model.apply(variables, normalized(made[name]), train=False)["features"] for name in made}
@@ -260,5 +250,5 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
             f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "
             "it from 1 to config.data.size"
         )
-    _try_proxy(config.proxy.task, proxy_options(config), settings.crop)
+    _try_proxy(config.proxy.task, options_of(config.proxy, Options), settings.crop)
     return localize.grid_size((side, side), patch=settings.size, stride=settings.stride)

@@ -19,7 +19,17 @@ from jaxad import localize, parallel, similarity
 from jaxad.augment import global_views, local
 from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, reduce_map, whole_image
+from jaxad.methods.method import (
+    Method,
+    Scores,
+    check_choices,
+    compute_dtype,
+    in_batches,
+    normalizer,
+    options_of,
+    reduce_map,
+    whole_image,
+)
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
 
@@ -51,9 +61,7 @@ def _check(config: ConfigDict) -> None:
         "model.dropout_place": (config.model.dropout_place, PLACES),
         "score.channels": (config.score.channels, CHANNELS),
     }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+    check_choices(choices)
     weights = {name: config.objective[name] for name in ("global_weight", "dense_weight", "negative_weight")}
     if not any(weights.values()):
         raise UserError(f"one of config.objective.{', '.join(weights)} must be above 0; all are 0")
@@ -87,12 +95,6 @@ def _check_scoring(config: ConfigDict) -> None:
             f"{config.evaluate.crop}, and config.score.size that of config.data.size, {config.data.size}, "
             f"not {scoring.size}"
         )
-
-
-def options_of(section: ConfigDict, kind: type) -> Any:
-    """A section of the config as the named tuple that takes its values; JSON's lists are tuples again."""
-    values = {name: section[name] for name in kind._fields}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _used(config: ConfigDict) -> tuple[global_views.ViewOptions | None, local.LocalOptions | None]:
@@ -179,7 +181,7 @@ def dropout_variance(maps: jax.Array) -> jax.Array:
     Returns:
       (b, h, w, c), divided by t.
     """
-    return jnp.square(maps - maps.mean(axis=0)).mean(axis=0)
+    return maps.var(axis=0)
 
 
 def distance(maps: jax.Array, mean: jax.Array, *, channels: str) -> jax.Array:
@@ -282,12 +284,8 @@ def mean_maps(statistics: Callable, variables: Any, images: Sequence[np.ndarray]
     Returns:
       The pytree, with float32 leaves (...). Sums are float64.
     """
-    mesh, total = parallel.make_mesh(), None
-    weights = parallel.replicate(variables, mesh)
-    call = parallel.by_rows(lambda weights, images: statistics(weights, images / jnp.float32(255)), mesh)
-    for start in range(0, len(images), batch):
-        rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
-        made = parallel.call_padded(call, weights, rows, mesh, batch=batch)
+    total = None
+    for made in in_batches(statistics, variables, images, batch=batch):
         sums = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=np.float64), made)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     return jax.tree.map(lambda leaf: np.float32(leaf / len(images)), total)

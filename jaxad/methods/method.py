@@ -1,6 +1,6 @@
 """The record of pure functions that every method fills; nothing else of a method is known to the rest of jaxad."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,14 +71,26 @@ def whole_image(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray
     return {"image": image}
 
 
+def options_of(section: ConfigDict, kind: type) -> Any:
+    """A section of the config as the named tuple that takes its values; JSON's lists are tuples again."""
+    values = {name: section[name] for name in kind._fields}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_choices(choices: dict[str, tuple[str, Sequence[str]]]) -> None:
+    """Refuses values, by key of the config, that are not among the known ones beside them, with a `UserError`."""
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+
+
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
     """What a network computes in, by ``config.dtype``; its parameters are float32.
 
     Raises:
       UserError: There is no such type.
     """
-    if config.dtype not in DTYPES:
-        raise UserError(f"config.dtype must be one of {', '.join(DTYPES)}, not {config.dtype!r}")
+    check_choices({"dtype": (config.dtype, DTYPES)})
     return jnp.dtype(config.dtype)
 
 
@@ -87,6 +99,28 @@ def normalizer(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
     mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
     return lambda images: (images - mean) / std
+
+
+def in_batches(
+    function: Callable[[Any, jax.Array], Any], variables: Any, images: Sequence[np.ndarray], *, batch: int
+) -> Iterator[Any]:
+    """What a function makes of images, `batch` of them at a time, on all devices.
+
+    Args:
+      function: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, 3) images in [0, 1].
+      variables: Parameters and batch statistics.
+      images: uint8 (h, w, 3) each.
+      batch: Images in one call, whose last is padded.
+
+    Yields:
+      The pytree of the next images, of NumPy arrays (n, ...) with n up to `batch`.
+    """
+    mesh = parallel.make_mesh()
+    weights = parallel.replicate(variables, mesh)
+    call = parallel.by_rows(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
+    for start in range(0, len(images), batch):
+        rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
+        yield parallel.call_padded(call, weights, rows, mesh, batch=batch)
 
 
 def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:

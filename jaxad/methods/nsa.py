@@ -14,7 +14,7 @@ from jaxad.augment import nsa as synthesis
 from jaxad.augment.nsa_settings import Synthesis
 from jaxad.augment.views import random_view
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, compute_dtype, normalizer, reduce_map
+from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, normalizer, reduce_map
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
 from jaxad.samples import label_grid
@@ -45,9 +45,7 @@ def _check(config: ConfigDict) -> None:
         "label": (config.label, ("binary", "continuous", "logistic")),
         "synthesis.gradients": (config.synthesis.gradients, ("source", "mixed")),
     }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+    check_choices(choices)
     if config.synthesis.patches < 1:
         raise UserError(f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}")
     if config.synthesis.background is not None and len(config.synthesis.background) != 2:

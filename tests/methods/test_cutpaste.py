@@ -20,9 +20,11 @@ from jaxad import detector as detectors
 from jaxad import evaluate, localize, loop, methods, parallel, predict, report, train
 from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.augment.proxies import PROXIES, proxy_batch
+from jaxad.augment.regions import Options
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from jaxad.methods import cutpaste
+from jaxad.methods.method import options_of
 from jaxad.models import classifier
 from jaxad.models.layers import BatchNorm, Conv
 from tests.parts import ROOT, command, write_parts
@@ -83,7 +85,7 @@ def test_an_example_becomes_every_class_on_the_device(small, task):
     config = config_of(proxy__task=task)
     keys, images = jax.random.split(jax.random.key(3), 2), pictures(2)
     made = jax.jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
-    options = cutpaste.proxy_options(config)
+    options = options_of(config.proxy, Options)
     expected = jax.jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))(keys, images)
     np.testing.assert_allclose(made["image"], expected[0], atol=1e-6)
     assert made["label"].tolist() == sorted(2 * list(range(len(PROXIES[task]))))
@@ -94,7 +96,7 @@ def test_options_are_the_configs_also_when_read_from_json(tmp_path):
     config = config_of(proxy__area="0.02,0.1", proxy__jitter=0.3)
     configs.claim(tmp_path, config)
     for one in (config, configs.read(tmp_path)):
-        options = cutpaste.proxy_options(one)
+        options = options_of(one.proxy, Options)
         assert (options.area, options.scar_length, options.jitter) == ((0.02, 0.1), (10, 25), 0.3)
 
 
@@ -316,7 +318,7 @@ def test_patches_are_scored_one_by_one(small, per_location):
 
 
 def test_scars_of_crops_are_as_large_as_those_of_images():
-    assert cutpaste.proxy_options(config_of(PATCH)).side == 48
+    assert options_of(config_of(PATCH).proxy, Options).side == 48
 
 
 def test_densities_of_places_are_for_images_of_their_size(small):

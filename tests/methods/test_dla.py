@@ -21,6 +21,7 @@ from jaxad.augment import global_views, local
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from jaxad.methods import dla
+from jaxad.methods.method import options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
@@ -97,11 +98,11 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
     for number, key in enumerate(keys):
         view_key, local_key = jax.random.split(key)
         if weights[0] or weights[1]:
-            options = dla.options_of(config.view, global_views.ViewOptions)
+            options = options_of(config.view, global_views.ViewOptions)
             views = jax.jit(functools.partial(global_views.global_views, options=options))(view_key, floats[number])
             np.testing.assert_allclose(made["image"][:2, number], views, atol=1e-5)
         if weights[2]:
-            options = dla.options_of(config.local, local.LocalOptions)
+            options = options_of(config.local, local.LocalOptions)
             negative = jax.jit(functools.partial(local.local_augmentation, options=options))(local_key, floats[number])
             np.testing.assert_allclose(made["image"][-2, number], floats[number], atol=1e-7)
             np.testing.assert_allclose(made["image"][-1, number], negative.image, atol=1e-5)
