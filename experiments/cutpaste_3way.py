@@ -44,6 +44,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 8 if is_demo else 32  # source images; each is seen as every class of the task
     config.dtype = "float32"
     config.log_every = 20 if is_demo else 64
+    config.steps_per_call = 0
 
     config.data = ConfigDict()
     config.data.source = "demo" if is_demo else "folder"
@@ -55,6 +56,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.holdout = 0.1 if is_demo or category in OWN_IMAGES else 0.0
     config.data.workers = 0
     config.data.cache_gib = 4.0
+    config.data.device_gib = 4.0
 
     config.normalize = ConfigDict(IMAGENET)
 

@@ -52,6 +52,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 16 if is_demo else 200
     config.dtype = "float32"
     config.log_every = 10
+    config.steps_per_call = 0
 
     config.data = ConfigDict()
     config.data.source = "demo" if is_demo else "folder"
@@ -63,6 +64,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.holdout = 0.1 if is_demo or category in OWN_IMAGES else 0.0
     config.data.workers = 0
     config.data.cache_gib = 4.0
+    config.data.device_gib = 4.0
 
     config.normalize = ConfigDict(IMAGENET)
 

@@ -23,10 +23,13 @@ _AT_LEAST = {
     "seed": 0,
     "epochs": 0,
     "steps_per_epoch": 1,
+    "steps_per_call": 0,
     "batch": 1,
     "log_every": 1,
     "data.size": 1,
     "data.workers": 0,
+    "data.cache_gib": 0,
+    "data.device_gib": 0,
     "model.head_depth": 0,
     "model.head_width": 1,
     "model.width": 1,
@@ -55,6 +58,7 @@ _SHARES = {
     "threshold.false_alarm_rate": "[0, 1)",
     "evaluate.pro_limit": "(0, 1]",
 }
+_PER_CHANNEL = ("normalize.mean", "normalize.std")
 _REQUIRED = ("experiment", "category", "method", "seed", "epochs", "data", "score", "threshold", "evaluate")
 _OPTIONAL = ("synthesis.background",)  # may be none
 
@@ -130,6 +134,12 @@ def _check_ranges(values: dict) -> None:
             raise UserError(f"config.{key} must be at least {least}, not {values[key]}")
     if values.get("seed", 0) >= 2**32:
         raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
+    channels = values.get("data.channels", 3)
+    if channels not in (1, 3):
+        raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
+    for key in _PER_CHANNEL:
+        if len(values.get(key, [0] * channels)) != channels:
+            raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {values[key]}")
     for key, share in _SHARES.items():
         value = values.get(key, 0.5)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
@@ -153,7 +163,8 @@ def _parse(key: str, text: str, kind: type, old):
     if kind in (tuple, list) and isinstance(value, (tuple, list)):
         value = kind(value)
         numbers = all(type(number) in (int, float) for number in value)
-        if not numbers or (old is not None and len(value) != len(old)):
+        fixed = old is not None and key not in _PER_CHANNEL
+        if not numbers or (fixed and len(value) != len(old)):
             raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {text!r}")
     if not (type(value) is kind or (value is None and key in _OPTIONAL)):
         raise UserError(f"config.{key} must be of type {kind.__name__}, not {text!r}")
@@ -216,6 +227,11 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
+
+
+def channels(config: ConfigDict) -> int:
+    """Channels of the images that a detector sees: 3, or 1 where ``config.data.channels`` says so."""
+    return config.data.get("channels", 3)
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:

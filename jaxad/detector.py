@@ -18,13 +18,22 @@ from ml_collections import ConfigDict
 
 from jaxad import checkpoint, methods, parallel
 from jaxad import config as configs
-from jaxad.data.image import resize_image
+from jaxad.data.image import resize_image, to_grey
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
-CHANGEABLE = ("evaluate.", "score.", "data.root", "data.category", "data.test", "data.ground_truth", "data.source")
+CHANGEABLE = (
+    "evaluate.",
+    "score.",
+    "data.root",
+    "data.category",
+    "data.test",
+    "data.ground_truth",
+    "data.source",
+    "data.lists",
+)
 
 
 class Prediction(NamedTuple):
@@ -49,7 +58,7 @@ class Detector:
     """A method with its fitted variables and density.
 
     Args:
-      config: The config that it was trained with.
+      config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
       variables: Parameters and batch statistics.
       density: What ``Method.fit`` returned.
       threshold: Image scores of whole images above it are called defective; None without held-out images.
@@ -66,7 +75,7 @@ class Detector:
         heat_range: tuple[float, float] = (0.0, 1.0),
         good_scores: tuple[float, float] = (0.0, 1.0),
     ):
-        self.config, self.threshold = config, threshold
+        self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.heat_range, self.good_scores = heat_range, good_scores
         self.variables, self.density = variables, density
         self._mesh = parallel.make_mesh()
@@ -84,7 +93,7 @@ class Detector:
         """Scores images that have the size for scoring already.
 
         Args:
-          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
+          images: uint8 (n, size, size, c), where size is ``config.score.size``.
           crop: Side of the central square that the network sees; the map is zero outside it. 0 for the whole image.
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
 
@@ -99,7 +108,7 @@ class Detector:
         """The terms of which the score map is the sum, for a picture.
 
         Args:
-          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
+          images: uint8 (n, size, size, c), where size is ``config.score.size``.
           crop: As in `score`.
 
         Returns:
@@ -114,7 +123,7 @@ class Detector:
         """Features of images as they are, which come first, and as training changes them, by name, for a picture.
 
         Args:
-          images: uint8 (n, size, size, 3), where size is ``config.score.size``.
+          images: uint8 (n, size, size, c), where size is ``config.score.size``.
           crop: As in `score`.
 
         Returns:
@@ -133,7 +142,7 @@ class Detector:
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
-        self._call(self._score, np.zeros((1, size, size, 3), np.uint8), batch)
+        self._call(self._score, np.zeros((1, size, size, self.channels), np.uint8), batch)
 
     def _call(self, compiled: Callable, rows, batch: int | None = None):
         """What a compiled ``(weights, rows) -> made`` makes of any number of rows, `batch` of them in one call.
@@ -150,22 +159,25 @@ class Detector:
         """Scores images of any size; the whole image is seen.
 
         Args:
-          images: uint8 RGB arrays (h, w, 3), whose sizes may differ.
+          images: uint8 RGB arrays (h, w, 3), whose sizes may differ. A detector of grey images takes (h, w, 1), and
+            RGB arrays as well, which it reduces to OpenCV's luma as reading a file does.
           batch: Images in one call of the compiled program; by default 1 for one image, else ``config.evaluate.batch``.
 
         Returns:
           One prediction per image.
 
         Raises:
-          UserError: An array is not uint8 (h, w, 3).
+          UserError: An array is not uint8 (h, w, 3), nor (h, w, 1) for a detector of grey images.
         """
         for number, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError(f"image {number} must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, self.channels):
+                shapes = "(h, w, 3)" if self.channels == 3 else "(h, w, 1) or (h, w, 3)"
+                raise UserError(f"image {number} must be uint8 {shapes}, not {image.dtype} {image.shape}")
         if not len(images):
             return []
         size = self.config.score.size
-        stack = np.stack([resize_image(image, (size, size)) for image in images])
+        seen = (to_grey(image) if image.shape[2] > self.channels else image for image in images)
+        stack = np.stack([resize_image(image, (size, size)) for image in seen])
         scores = self.score(stack, batch=batch or (1 if len(stack) == 1 else None))
         return [self._prediction(*row) for row in zip(images, scores.image, scores.map, strict=True)]
 
@@ -205,7 +217,7 @@ class Detector:
 
 
 def _central(images: np.ndarray, crop: int) -> np.ndarray:
-    """The central part of images (n, side, side, 3) that the network sees; all of them where `crop` is 0."""
+    """The central part of images (n, side, side, c) that the network sees; all of them where `crop` is 0."""
     side = images.shape[1]
     if crop > side or crop < 0:
         raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, metrics, page, parallel, provenance
+from jaxad import data, detector, errors, metrics, page, parallel, provenance, synthetic
 from jaxad.data import pipeline
 from jaxad.data.record import Record
 from jaxad.errors import UserError
@@ -109,6 +109,7 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
     scores = score_test_set(found)
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
     results["threshold"] = threshold_results(found, scores)
+    results["synthetic"] = synthetic.read(workdir, found.config)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     results |= _origin([workdir], found.config, command=command, start=start)
@@ -172,6 +173,7 @@ def evaluate_ensemble(
     scores = scores._replace(image_scores=image / len(members), maps=maps / np.float32(len(members)))
     results = metrics.evaluate(scores, pro_limit=settings[0].evaluate.pro_limit)
     results["threshold"] = {"value": None, "reason": "members' thresholds hold for their own scores, not for the mean"}
+    results["synthetic"] = synthetic.unknown("measured of each member alone, at the end of its training")
     typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
     command = provenance.command("jaxad.evaluate", typed + [f"--config.{k}={v}" for k, v in (overrides or {}).items()])
     results |= _origin(workdirs, settings[0], command=command, start=start)

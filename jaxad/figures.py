@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxad import metrics
+from jaxad.samples import rgb
 
 GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
 CHANGED = ("#2f855a", "#d69e2e", "#805ad5", "#718096")  # good images as a proxy task changes them
@@ -68,7 +69,7 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = 
     """Draws a line around, not over, what a mask marks.
 
     Args:
-      image: uint8 (h, w, 3), RGB; not changed.
+      image: uint8 (h, w, 3), RGB, or (h, w, 1), grey; not changed.
       mask: (h, w), non-zero inside.
       colour: RGB of the line, whose width grows with the image.
 
@@ -78,7 +79,7 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = 
     width = max(1, round(max(mask.shape) / 128))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     inside = np.uint8(mask != 0)
-    drawn = image.copy()
+    drawn = rgb(image)
     drawn[cv2.dilate(inside, kernel) > inside] = colour
     return drawn
 
@@ -89,7 +90,7 @@ def overlay(
     """Lays a heatmap over the grey version of an image, the more opaque the higher.
 
     Args:
-      image: uint8 (h, w, 3), RGB.
+      image: uint8 (h, w, 3), RGB, or (h, w, 1), grey.
       map: (h, w), anomaly scores.
       low: Score drawn blue.
       high: Score drawn red.
@@ -103,7 +104,7 @@ def overlay(
     """
     if image.shape[:2] != map.shape:
         raise ValueError(f"the image is {image.shape[:2]}, its map {map.shape}")
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    grey = cv2.cvtColor(rgb(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
     opacity = 0.15 + 0.6 * np.sqrt(_level(map, low, high))[..., None]
     blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
     return blended if mask is None else outline(blended, mask, (255, 255, 255))

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,11 @@ class Log:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, write_to_disk=True)
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._rows, self._clock, self._end = [], time.perf_counter(), steps
+
+    def add_all(self, rows: Iterable[tuple[int, dict[str, np.ndarray]]]) -> None:
+        """Takes completed steps, each with its metrics."""
+        for step, metrics in rows:
+            self.add(step, metrics)
 
     def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
         """Takes the metrics of a completed step (`step` counts from 1)."""

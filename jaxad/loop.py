@@ -1,11 +1,13 @@
 """The training loop: ``train(config, workdir)``.
 
 It knows a method by its record alone. The step is compiled once; nothing moves between host and devices inside the loop
-but the batch that is fed and the metrics that are logged.
+but what is fed and the metrics that are logged. Where the training images fit on the devices they stay there, and what
+is fed are their numbers.
 """
 
 import contextlib
 import functools
+import math
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +20,15 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, methods, parallel, provenance, samples
+from jaxad import data, methods, parallel, provenance, samples, synthetic
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
 from jaxad.log import Log
 from jaxad.methods.method import Method
+
+_SHOWN = 16  # examples in the picture of what is taught
 
 
 class TrainState(NamedTuple):
@@ -61,13 +65,16 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.Grad
 def make_step(
     method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int
 ) -> Callable:
-    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch) -> (state, metrics)``.
+    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch, images) -> (state, metrics)``.
 
-    Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes does not
-    depend on the number of devices.
+    With `images`, all training images as uint8 (n, h, w, c), the batch holds numbers of them where it has images
+    otherwise. Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes
+    does not depend on the number of devices.
     """
 
-    def step(state: TrainState, batch):
+    def step(state: TrainState, batch, images: jax.Array | None):
+        if images is not None:
+            batch = batch | {name: images[batch[name]] for name in ("image", "partner")}
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
         batch = method.corrupt(keys, batch)
@@ -87,7 +94,7 @@ def make_step(
 
 
 def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
-    """A fresh state for images like `image`, uint8 (h, w, 3)."""
+    """A fresh state for images like `image`, (h, w, c)."""
     shape = jnp.zeros((1, *image.shape), jnp.float32)
     variables = parallel.once(method.init)(jax.random.key(seed), shape)
     params = variables["params"]
@@ -105,25 +112,36 @@ def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _checked(step: int, metrics, checkpoints: Checkpoints) -> dict[str, np.ndarray]:
-    """Fetches a step's metrics.
+def _checked(done: int, metrics, checkpoints: Checkpoints) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Fetches the metrics (k,) of the k steps that ended with step `done`, and yields each step with its own.
 
     Raises:
       UserError: The loss is not finite, or its gradient, which would spoil the state that is saved next.
     """
     metrics = parallel.to_host(metrics)
-    for name, words in (("loss", "the loss"), ("gradient_norm", "the norm of the gradient")):
-        if not np.isfinite(metrics[name]):
-            checkpoints.settle(wait=True)
-            kept = checkpoints.steps()
-            where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
-            advice = "start again with a lower config.optim.learning_rate and another --workdir"
-            raise UserError(f"{words} is {metrics[name]} at step {step}; {where}; {advice}")
-    return metrics
+    count = len(metrics["loss"])
+    for row in range(count):
+        step, values = done - count + 1 + row, {name: value[row] for name, value in metrics.items()}
+        for name, words in (("loss", "the loss"), ("gradient_norm", "the norm of the gradient")):
+            if not np.isfinite(values[name]):
+                checkpoints.settle(wait=True)
+                kept = checkpoints.steps()
+                where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
+                advice = "start again with a lower config.optim.learning_rate and another --workdir"
+                raise UserError(f"{words} is {values[name]} at step {step}; {where}; {advice}")
+        yield step, values
 
 
-class _Plan(NamedTuple):
-    """What a training run will do, settled before anything is written."""
+class Plan(NamedTuple):
+    """What a training run will do, settled before anything is written.
+
+    Attributes:
+      mesh: The devices.
+      per_epoch: Steps in an epoch.
+      steps: Steps in all.
+      optimizer: The optimiser.
+      schedule: Its learning rate by step.
+    """
 
     mesh: jax.sharding.Mesh
     per_epoch: int
@@ -132,23 +150,68 @@ class _Plan(NamedTuple):
     schedule: optax.Schedule
 
 
-def _plan(config: ConfigDict, images: int) -> _Plan:
+def plan(config: ConfigDict, images: int) -> Plan:
+    """The plan of a training with a number of images.
+
+    Raises:
+      UserError: The batch cannot be split over the devices, or there is no such optimiser.
+    """
     mesh = parallel.make_mesh()
     if config.batch % mesh.size:
         raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
     if config.batch > images:
         print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
     per_epoch = configs.steps_per_epoch(config, images)
-    return _Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch))
+    return Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch))
+
+
+def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
+    """How many steps are handed to the devices at once: what divides everything that happens at a certain step.
+
+    On a CPU a call costs nothing beside a step, and a loop of steps is slow there. Accelerators would wait for the host
+    between steps.
+    """
+    most = config.steps_per_call or (1 if jax.default_backend() == "cpu" else 16)
+    common = math.gcd(done, steps, config.log_every, config.checkpoint.every_steps)
+    return max(count for count in range(1, most + 1) if common % count == 0)
+
+
+def feed(
+    config: ConfigDict, method: Method, images: pipeline.Images, mesh: jax.sharding.Mesh, *, start: int, stop: int
+) -> tuple[jax.Array | None, Iterator[dict[str, jax.Array]]]:
+    """What the steps from `start` to `stop` work on, put on the devices ahead of them.
+
+    Returns:
+      All training images, uint8 (n, h, w, c) on every device, or None where they don't fit into
+      ``config.data.device_gib`` or the method works on them on the host first; and what each call takes, see
+      `parallel.pmapped`.
+    """
+    resident = None
+    if method.example is None and images.nbytes <= config.data.device_gib * 2**30:
+        resident = parallel.replicate(images.stack(), mesh)
+    # Numbers are drawn, shuffled and batched as the images themselves would be.
+    source = images if resident is None else np.arange(len(images), dtype=np.int32)
+    calls = pipeline.batches(
+        source,
+        method.example,
+        seed=config.seed,
+        batch=config.batch,
+        start=start,
+        stop=stop,
+        per_call=steps_per_call(config, done=start, steps=stop),
+        workers=config.data.workers if resident is None else 0,
+    )
+    return resident, parallel.prefetch(calls, mesh)
 
 
 def _fit_weights(
-    config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images, plan: _Plan, command: str
+    config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images, settled: Plan, command: str
 ) -> TrainState | None:
     """Runs the steps that are left; None when SIGTERM stopped them."""
-    mesh, per_epoch, steps, optimizer, schedule = plan
-    example = method.example(np.random.default_rng(config.seed), images[0], images[1])
-    state = parallel.replicate(init_state(method, optimizer, example["image"], seed=config.seed), mesh)
+    mesh, per_epoch, steps, optimizer, schedule = settled
+    first = next(pipeline.batches(images, method.example, seed=config.seed, batch=_SHOWN, start=0, stop=1))
+    first = {name: rows[0] for name, rows in first.items()}
+    state = parallel.replicate(init_state(method, optimizer, first["image"][0], seed=config.seed), mesh)
     saved = workdir / "checkpoints"
     with Checkpoints(saved, keep=config.checkpoint.keep) as checkpoints, _stop_on_sigterm() as stopping:
         done = 0
@@ -158,21 +221,21 @@ def _fit_weights(
         if done == steps:
             return state
         provenance.record(workdir, command)
-        which = {"seed": config.seed, "batch": config.batch, "start": done, "stop": steps}
-        stream = pipeline.batches(images, method.example, **which, workers=config.data.workers)
-        train_step = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
+        if not done and method.samples is not None:  # so that a user sees what is taught
+            samples.write(workdir / "samples.png", method.samples(first))
+        train_steps = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
+        resident, calls = feed(config, method, images, mesh, start=done, stop=steps)
         log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch, warn=method.warn)
         with contextlib.closing(log), jax.transfer_guard("disallow"):
             waiting = None
-            for batch in parallel.prefetch(_with_picture(stream, workdir, method, draw=done == 0), mesh):
-                state, metrics = train_step(state, batch)
-                done += 1
-                # Metrics are fetched one step late, so that the device never waits for the host.
+            for batches in calls:
+                state, metrics = train_steps(state, batches, resident)
+                # Metrics are fetched one call late, so that the devices never wait for the host.
                 if waiting is not None:
-                    log.add(done - 1, _checked(done - 1, waiting, checkpoints))
-                waiting = metrics
+                    log.add_all(_checked(done, waiting, checkpoints))
+                waiting, done = metrics, done + len(batches["index"])
                 if done == steps or done % config.checkpoint.every_steps == 0 or stopping():
-                    log.add(done, _checked(done, waiting, checkpoints))
+                    log.add_all(_checked(done, waiting, checkpoints))
                     waiting = None
                     with jax.transfer_guard("allow"):  # a save copies the state to the host on purpose
                         checkpoints.save(done, state)
@@ -181,16 +244,6 @@ def _fit_weights(
                         return None
                 checkpoints.settle()
     return state
-
-
-def _with_picture(stream, workdir: Path, method: Method, *, draw: bool) -> Iterator[dict[str, np.ndarray]]:
-    """Passes the batches on; the first of a fresh run is also drawn to samples.png, so a user sees what is taught."""
-    for batch in stream:
-        if draw and method.samples is not None:
-            with jax.transfer_guard("allow"):  # a picture made on the device is fetched on purpose
-                samples.write(workdir / "samples.png", method.samples(batch))
-        draw = False
-        yield batch
 
 
 def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
@@ -217,29 +270,34 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
             f"the density of {config.method} needs at least {method.least} good images besides the held-out part, and "
             f"there are {len(fitted)}; add images or choose another density"
         )
-    plan = None if method.loss is None else _plan(config, len(fitted))
+    settled = None if method.loss is None else plan(config, len(fitted))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
     configs.claim(workdir, config)
     parallel.use_compilation_cache()
     cache_bytes = config.data.cache_gib * 2**30 / (1 + config.data.workers)
     variables = {}
-    if plan is None:
+    if settled is None:
         provenance.record(workdir, command)
     else:
         images = pipeline.Images(dataset.train, fitted, size=config.data.size, cache_bytes=cache_bytes)
-        state = _fit_weights(config, workdir, method, images, plan, command)
+        state = _fit_weights(config, workdir, method, images, settled, command)
         if state is None:
             return None
         variables = {"params": state.params, "batch_stats": state.batch_stats}
     # From here on one device holds the weights; scoring spreads images, not weights.
     variables = parallel.to_host(variables)
-    good = {"size": config.score.size, "cache_bytes": 0}  # each is looked at once or twice at most
-    density = method.fit(variables, pipeline.Images(dataset.train, fitted, **good), jax.random.key(config.seed))
+    # Each is looked at a few times at most.
+    good = functools.partial(pipeline.Images, dataset.train, size=config.score.size, cache_bytes=0)
+    density = method.fit(variables, good(fitted), jax.random.key(config.seed))
     detector = Detector(config, variables, density)
     # A sample of the training images shows how good images score where none were held out.
-    scores = detector.score(pipeline.Images(dataset.train, held if len(held) else fitted[:32], **good).stack())
+    scores = detector.score(good(held if len(held) else fitted[:32]).stack())
     detector.fit_ranges(scores)
     if len(held):
         detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
     detector.save(workdir)
+    if len(held):
+        # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`; nothing is chosen.
+        made = synthetic.make(good(held).stack(), good(fitted))
+        synthetic.write(workdir, synthetic.measure(detector.score(made.images), made))
     return detector

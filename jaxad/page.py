@@ -13,6 +13,7 @@ import numpy as np
 from jaxad import figures, metrics
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
+from jaxad.samples import rgb
 
 COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
 HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AU-PRO"}
@@ -151,7 +152,20 @@ def _summary(name: str, results: dict) -> str:
         about += f" The threshold {threshold['value']:.4g} calls {' and '.join(rates)} defective."
     elif threshold.get("reason"):
         about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
+    about += _without_labels(results.get("synthetic", {}))
     return f"<h1>{html.escape(name)}</h1><div class=cards>{''.join(cards)}</div><p class=soft>{about}</p>"
+
+
+def _without_labels(figures: dict) -> str:
+    """How synthetic defects in held-out good images are found, in a sentence; empty where the results do not say."""
+    if not figures:
+        return ""
+    if "reason" in figures:
+        found = f"n/a ({html.escape(figures['reason'])})"
+    else:
+        levels = ("image", "pixel")
+        found = ", ".join(f"{level} AUROC {_percent(figures[f'synthetic_{level}_auroc'])} %" for level in levels)
+    return f" Synthetic defects in held-out good images: {found}."
 
 
 def _metric_table(results: dict) -> str:
@@ -292,7 +306,7 @@ def _example(
         f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
         f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
     )
-    tiles = {"image": _picture(image, "image"), "ground truth": truth}
+    tiles = {"image": _picture(rgb(image), "image"), "ground truth": truth}
     for name, map in {"score": scores.maps[i], **{name: maps[i] for name, maps in terms.items()}}.items():
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"

@@ -51,11 +51,11 @@ def batch_of(found: Detector, paths: list[Path]) -> int:
 
 
 def predictions(found: Detector, paths: list[Path]) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
-    """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, 3) and prediction, in order."""
+    """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, c) and prediction, in order."""
     batch = batch_of(found, paths)
     for start in range(0, len(paths), batch):
         chunk = paths[start : start + batch]
-        images = [read_image(path, min_side=MIN_SIDE) for path in chunk]
+        images = [read_image(path, min_side=MIN_SIDE, channels=found.channels) for path in chunk]
         yield from zip(chunk, images, found.predict(images, batch=batch), strict=True)
 
 

@@ -1,4 +1,7 @@
-"""``python -m jaxad.report``: gathers the results of workdirs into one Markdown table, also inside a README."""
+"""``python -m jaxad.report``: gathers the results of workdirs into one Markdown table, also inside a README.
+
+Of files that ``python -m jaxad.benchmark`` wrote it makes the table of their figures.
+"""
 
 import argparse
 import json
@@ -14,8 +17,8 @@ from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
 # Values that change no result.
-_NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "log_every", "evaluate.batch",
-              "patch.chunk", "model.remat", "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
+_NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.device_gib", "steps_per_call", "log_every",
+              "evaluate.batch", "patch.chunk", "model.remat", "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 
@@ -161,6 +164,63 @@ def markdown(runs: Sequence[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _three_digits(value: float) -> str:
+    """A number above zero with three digits, or as many as stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _speed(name: str, figure: dict) -> str:
+    """One figure of a benchmark: images/s with quartiles, and the fractions where there are any; or the reason."""
+    rate = figure["images_per_s"]
+    if rate is None:
+        return f"n/a: {figure['reason']}"
+    cell = "{} images/s ({} to {})".format(*(_three_digits(rate[key]) for key in ("median", "lower", "upper")))
+    cell += f", {100 * figure['fraction']:.1f} % of the peak" if figure["fraction"] else ""
+    if share := figure.get("of_step"):
+        loop = name == "training loop"
+        cell += f", {100 / share:.1f} % of the step alone" if loop else f", {100 * share:.1f} % of the step's time"
+    return cell
+
+
+def _benchmark_rows(run: dict) -> dict[str, str]:
+    """The cells of one benchmark, by the titles of their rows."""
+    figures, config = run["figures"], run["config"]
+    peaks = [figure["peak_operations_per_s"] for figure in figures.values() if figure["images_per_s"]]
+    training = [f"training {' x '.join(map(str, run['image'][:2]))}, batch {run['batch']}"] if "image" in run else []
+    peak = run["memory"]["peak"]
+    return {
+        "device": run["device"],
+        "images": ", ".join([*training, f"scoring {config['score']['size']} x {config['score']['size']}"]),
+        "matrix-product peak": f"{_three_digits(np.median(peaks) / 1e9)} GFLOP/s, {run['dtype']}",
+        **{name: _speed(name, figure) for name, figure in figures.items()},
+        "compilation": ", ".join(f"{name} {_three_digits(value)} s" for name, value in run["compile_s"].items()),
+        "peak memory": f"{_three_digits(peak['bytes'] / 2**30)} GiB of the {peak['of']}",
+        "date": run["date"],
+        "commit": run["commit"] or "n/a",
+        "command": f"`{_portable(run['command'])}`",
+    }
+
+
+def benchmarks(runs: Sequence[dict]) -> str:
+    """A Markdown table of what `jaxad.benchmark` measured: a column for each run, a row for each figure."""
+    columns = [_benchmark_rows(run) for run in runs]
+    lines = ["| | " + " | ".join(f"{run['experiment']}, {run['category']}" for run in runs) + " |"]
+    lines.append("|---" * (1 + len(runs)) + "|")
+    for title in columns[0]:
+        cells = [column[title].replace("|", "\\|") for column in columns]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _read_benchmark(path: str) -> dict:
+    try:
+        run = json.loads(Path(path).read_text(encoding="utf-8"))
+        run["figures"], run["memory"], run["command"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not what python -m jaxad.benchmark --output writes ({error})") from error
+    return run
+
+
 def insert(text: str, table: str, name: str, *, section: str = "results") -> str:
     """Replaces what stands between the two markers of a section in a text.
 
@@ -179,7 +239,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m jaxad.report", description="Gathers results.json files into a Markdown table, metrics in percent."
     )
-    parser.add_argument("workdirs", nargs="+", metavar="W", help="directory searched for results.json, also below")
+    parser.add_argument(
+        "workdirs",
+        nargs="+",
+        metavar="W",
+        help="directory searched for results.json, also below; or files FILE.json of jaxad.benchmark alone",
+    )
     parser.add_argument("--output", metavar="FILE.md", help="write the table to this file")
     parser.add_argument("--readme", metavar="README.md", help="replace what stands between a section's markers")
     parser.add_argument(
@@ -188,7 +253,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"the section's name, results by default: {START.format('NAME')} and {END.format('NAME')}",
     )
     flags = parser.parse_args(argv)
-    table = markdown(gather(flags.workdirs))
+    if all(path.endswith(".json") for path in flags.workdirs):
+        table = benchmarks([_read_benchmark(path) for path in flags.workdirs])
+    else:
+        table = markdown(gather(flags.workdirs))
     try:
         if flags.output:
             Path(flags.output).write_text(table, encoding="utf-8")

@@ -6,11 +6,16 @@ import cv2
 import numpy as np
 
 
+def rgb(image: np.ndarray) -> np.ndarray:
+    """An image (h, w, 3), or a grey one (h, w, 1), as it is drawn: (h, w, 3)."""
+    return image.repeat(3 // image.shape[2], axis=2)
+
+
 def label_grid(images: np.ndarray, labels: np.ndarray, *, columns: int = 4, rows: int = 4) -> np.ndarray:
     """Draws a grid of training examples, each with its label to its right.
 
     Args:
-      images: (b, h, w, 3) in [0, 255], RGB; the first ``columns * rows`` are drawn.
+      images: (b, h, w, c) in [0, 255], RGB or grey; the first ``columns * rows`` are drawn.
       labels: float32 (b, h, w) from 0 to the highest label, drawn from black to yellow.
 
     Returns:
@@ -20,7 +25,7 @@ def label_grid(images: np.ndarray, labels: np.ndarray, *, columns: int = 4, rows
     top = max(float(labels.max()), 1e-6)
     for image, label in list(zip(images.astype(np.uint8), labels, strict=True))[: columns * rows]:
         level = cv2.applyColorMap(np.uint8(255 * np.clip(label / top, 0, 1)), cv2.COLORMAP_INFERNO)
-        tile = np.concatenate([image, level[..., ::-1]], axis=1)
+        tile = np.concatenate([rgb(image), level[..., ::-1]], axis=1)
         tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     return np.vstack([np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)])

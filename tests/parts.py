@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
-from jaxad import errors
+from jaxad import errors, parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = f"{ROOT}/experiments/baseline_mean.py"
@@ -50,6 +51,17 @@ def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
     given = {"data__root": root, "data__size": SIZE, "score__sigma": 1.0} | overrides
     flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in given.items()]
     return ["--config", f"{BASELINE}:nut", "--workdir", str(workdir), *flags]
+
+
+def one_step(step, mesh):
+    """A training step as `parallel.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
+    steps = parallel.pmapped(step, mesh)
+
+    def call(state, batch):
+        state, metrics = steps(state, jax.tree.map(lambda rows: rows[None], batch), None)
+        return state, jax.tree.map(lambda rows: rows[0], metrics)
+
+    return call
 
 
 def command(main, *arguments) -> int:

@@ -77,6 +77,18 @@ def test_an_optional_value_can_be_set_where_it_was_none():
     assert config.synthesis.background == (200, 60)
 
 
+def test_grey_images_need_one_mean_and_one_deviation():
+    given = {"data.channels": "1", "normalize.mean": "0.4,", "normalize.std": "(0.2,)"}
+    config = configs.load(f"{NSA}:object", given)
+    assert (configs.channels(config), config.normalize.mean, config.normalize.std) == (1, (0.4,), (0.2,))
+    message = refused(NSA, **{"data.channels": "1"})
+    assert message == "config.normalize.mean must hold config.data.channels=1 numbers, not [0.485, 0.456, 0.406]"
+    assert refused(NSA, **{"data.channels": "4"}) == "config.data.channels must be 3 (RGB) or 1 (grey), not 4"
+    message = refused(NSA, **{"normalize.std": "(1, 2)"})
+    assert message == "config.normalize.std must hold config.data.channels=3 numbers, not [1, 2]"
+    assert configs.channels(configs.load(BASELINE)) == 3  # has no such key
+
+
 @pytest.mark.parametrize("key, near", [
     ("epoch", "did you mean config.epochs?"),
     ("data.sise", "did you mean config.data.size?"),

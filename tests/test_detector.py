@@ -45,7 +45,7 @@ def neighbours(monkeypatch):
         maps = jnp.abs(images - images.mean((1, 2), keepdims=True)).mean(-1)
         return Scores(maps.mean((1, 2)), maps)
 
-    method = Method(None, None, None, None, None, score)
+    method = Method(None, None, None, None, score)
     monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
     return Detector(config(), {}, {})
 
@@ -61,7 +61,7 @@ def divided(monkeypatch):
         maps = sum(parts(variables, density, images).values())
         return Scores(maps.mean((1, 2)), maps)
 
-    method = Method(None, None, None, None, None, score, parts=parts)
+    method = Method(None, None, None, None, score, parts=parts)
     monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
     return Detector(config(), {"weight": np.float32(2)}, {})
 

@@ -15,9 +15,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxad import config as configs
-from jaxad import detector, loop, methods
+from jaxad import data, detector, loop, methods, parallel
 from jaxad.checkpoint import Checkpoints
-from jaxad.data import demo
+from jaxad.data import demo, pipeline
 from jaxad.errors import UserError
 from jaxad.log import Log, read_history
 from tests import tiny
@@ -55,7 +55,8 @@ def config_of(root):
 def make_config(root: Path, **changes):
     """The experiment with the tiny method, 8 steps, a checkpoint after every third; changes write ``__`` for a dot."""
     given = {"data__root": root, "data__size": 64, "view__crop": 64, "method": "tiny", "batch": 8, "epochs": 4}
-    given |= {"log_every": 1, "checkpoint__every_steps": 3, "checkpoint__keep": 2, "evaluate__batch": 8} | changes
+    given |= {"log_every": 1, "checkpoint__every_steps": 3, "checkpoint__keep": 2, "evaluate__batch": 8}
+    given |= {"data__synthesis": "host"} | changes
     return configs.load(f"{NSA}:texture", {key.replace("__", "."): str(value) for key, value in given.items()})
 
 
@@ -95,6 +96,48 @@ def fail() -> None:
     raise RuntimeError("power cut")
 
 
+@pytest.mark.parametrize(
+    ("done", "steps", "most", "count"),
+    [(0, 1280, 16, 10), (0, 1280, 4, 2), (0, 1280, 0, 1), (100, 1280, 16, 10), (7, 1280, 16, 1), (6, 1282, 16, 2)],
+)
+def test_steps_of_a_call_end_where_something_happens(config_of, done: int, steps: int, most: int, count: int) -> None:
+    """A line of the log every 10 steps and a checkpoint every 100; 0 lets a CPU take one step at a time."""
+    config = config_of(log_every=10, checkpoint__every_steps=100, steps_per_call=most)
+    assert loop.steps_per_call(config, done=done, steps=steps) == count
+
+
+def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, tmp_path) -> None:
+    """Streamed and looked up by number, one step and two a call: the same examples and the same training."""
+    found = []
+    for name, changes in {
+        "streamed": {"data__device_gib": 0.0},
+        "resident": {},
+        "calls": {"steps_per_call": 2, "log_every": 2, "checkpoint__every_steps": 2},
+    }.items():
+        assert loop.train(config_of(data__synthesis="device", **changes), tmp_path / name) is not None
+        found.append(variables_of(tmp_path / name))
+    for other in found[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found[0], other)
+    rows = read_history(tmp_path / "calls")
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    expected = [row["loss"] for row in read_history(tmp_path / "streamed")]
+    np.testing.assert_allclose([row["loss"] for row in rows], np.mean(np.reshape(expected, (4, 2)), 1), rtol=1e-4)
+
+
+def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None:
+    images = pipeline.Images(data.load(config_of()).train, np.arange(IMAGES), size=64, cache_bytes=0)
+    gib = images.nbytes / 2**30
+    for changes, stays in (({}, True), ({"data__device_gib": gib}, True), ({"data__device_gib": 0.99 * gib}, False)):
+        config = config_of(data__synthesis="device", **changes)
+        resident, calls = loop.feed(config, tiny.create(config), images, parallel.make_mesh(), start=2, stop=4)
+        call = next(calls)
+        assert (resident is not None) == stays
+        assert call["image"].shape == ((1, 8) if stays else (1, 8, 64, 64, 3))
+        if stays:
+            np.testing.assert_array_equal(resident, images.stack())
+            assert resident.sharding.is_fully_replicated
+
+
 def test_steps_of_an_epoch_reach_over_its_end(config_of) -> None:
     config = config_of()
     assert [configs.steps_per_epoch(config, images) for images in (1, 8, 9, 16, 17)] == [1, 1, 2, 2, 3]
@@ -118,7 +161,7 @@ def test_complete_run_leaves_its_records(complete) -> None:
     assert all(row["images_per_second"] > 0 and row["gradient_norm"] > 0 for row in rows)
     assert rows[-1]["seconds"] > rows[0]["seconds"] > 0
     assert list((complete / "tensorboard").glob("events.out.tfevents.*"))
-    assert cv2.imread(str(complete / "samples.png")).shape == (2 * 68, 4 * (2 * 64 + 4), 3)  # 8 examples, 4 a row
+    assert cv2.imread(str(complete / "samples.png")).shape == (4 * 68, 4 * (2 * 64 + 4), 3)  # 4 a row
     assert json.loads((complete / "provenance.json").read_text())[0]["command"] == "jaxad.loop.train"
 
 

@@ -18,6 +18,7 @@ from jaxad.methods.method import Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
 from tests import tiny
+from tests.parts import one_step
 
 BATCH, SIDE, SEED = 8, 16, 3
 OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
@@ -40,7 +41,7 @@ def run(method: Method, optimizer, devices: int, *, steps: int = 1, side: int = 
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
     state = state._replace(params=params, opt_state=optimizer.init(params))
     state = parallel.replicate(state, mesh)
-    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
+    step = one_step(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
     states, found = [parallel.to_host(state)], []
     for number in range(steps):
         batch = parallel.split(batch_of(number, side=side, dtype=dtype), mesh)
@@ -70,10 +71,10 @@ def test_meshes_hold_the_devices_asked_for() -> None:
 
 def test_prefetch_keeps_order_and_splits_over_the_devices() -> None:
     mesh = parallel.make_mesh(8)
-    batches = ({"x": np.arange(8, dtype=np.int32) + 8 * n} for n in range(5))
-    found = list(parallel.prefetch(batches, mesh, ahead=3))
-    assert [int(batch["x"][0]) for batch in found] == [0, 8, 16, 24, 32]
-    assert found[0]["x"].addressable_shards[5].data.tolist() == [5]
+    calls = ({"x": np.arange(16, dtype=np.int32).reshape(2, 8) + 16 * n} for n in range(5))
+    found = list(parallel.prefetch(calls, mesh, ahead=3))
+    assert [int(call["x"][0, 0]) for call in found] == [0, 16, 32, 48, 64]
+    assert found[0]["x"].addressable_shards[5].data.tolist() == [[5], [13]]
 
 
 def test_prefetch_reads_no_further_than_ahead() -> None:
@@ -82,10 +83,10 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
     def batches():
         for n in range(6):
             read.append(n)
-            yield {"x": np.full(8, n)}
+            yield {"x": np.full((1, 8), n)}
 
     fed = parallel.prefetch(batches(), parallel.make_mesh(8), ahead=2)
-    assert int(next(fed)["x"][0]) == 0
+    assert int(next(fed)["x"][0, 0]) == 0
     assert read == [0, 1]
 
 
@@ -171,7 +172,7 @@ def test_gradient_is_that_of_the_mean_loss_by_hand(devices: int) -> None:
     mesh, optimizer = parallel.make_mesh(devices), optax.sgd(0.5)
     params = {"w": jnp.float32(2)}
     state = parallel.replicate(loop.TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
-    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: step + 0.25, seed=0), mesh)
+    step = one_step(loop.make_step(method, optimizer, lambda step: step + 0.25, seed=0), mesh)
     batch = {"x": np.arange(8, dtype=np.float32), "index": np.arange(8, dtype=np.int32)}
     state, metrics = step(state, parallel.split(batch, mesh))
     assert float(state.params["w"]) == 0.25
@@ -252,10 +253,11 @@ def test_compiled_keeps_barriers_on_cpu() -> None:
     assert "opt-barrier" in parallel.compiled(function).lower(x).compile().as_text()
     assert "opt-barrier" not in jax.jit(function).lower(x).compile().as_text()
     mesh = parallel.make_mesh(2)
-    step = parallel.pmapped(lambda state, batch: (state, jax.lax.psum(Conv(2, 3).apply(state, batch), "batch")), mesh)
+    psum = functools.partial(jax.lax.psum, axis_name="batch")
+    step = parallel.pmapped(lambda state, batch, _: (state, psum(Conv(2, 3).apply(state, batch))), mesh)
     image = jnp.ones((2, 4, 4, 1))
     state = Conv(2, 3).init(jax.random.key(0), image)
-    assert "opt-barrier" in step.lower(state, image).compile().as_text()
+    assert "opt-barrier" in step.lower(state, image[None], None).compile().as_text()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has these switches")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import TSNE
 
-from jaxad import figures, metrics, page, report
+from jaxad import figures, metrics, page, report, samples
 from jaxad.errors import UserError
 
 ROOT = Path(report.__file__).parents[1]
@@ -209,6 +209,19 @@ def test_outline_surrounds_the_mask_without_covering_it():
     map_ = np.zeros((128, 128), np.float32)
     white = figures.overlay(image, map_, low=0, high=1, mask=mask) == 255
     np.testing.assert_array_equal(white.all(-1), drawn)
+
+
+def test_grey_images_are_drawn_as_their_rgb_version():
+    rng = np.random.default_rng(3)
+    grey, map_, mask = rng.integers(0, 256, (32, 24, 1), np.uint8), rng.random((32, 24)), rng.random((32, 24)) > 0.9
+    rgb = np.concatenate([grey] * 3, axis=2)
+    for one, other in (
+        (figures.outline(grey, mask), figures.outline(rgb, mask)),
+        *((figures.overlay(x, map_, low=0, high=1, mask=mask) for x in (grey, rgb)),),
+        *((samples.label_grid(x[None], map_[None]) for x in (grey, rgb)),),
+    ):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape[2] == 3
 
 
 def test_colour_limits_ignore_one_extreme_image():

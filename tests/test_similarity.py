@@ -10,6 +10,7 @@ import pytest
 
 from jaxad import parallel
 from jaxad.similarity import correspondences, dense_loss, negative_cosine, normalize, siamese_loss, spread
+from tests.parts import one_step
 
 Vectors = np.ndarray
 Branch = tuple[Vectors, Vectors]  # predictions and projections
@@ -325,12 +326,12 @@ def test_a_collapse_is_seen_in_float32(value: float) -> None:
 def on_devices(loss: Callable, params: dict, batch: dict, devices: int) -> tuple[dict, jax.Array]:
     """Gradient and value of a loss by replicated parameters, differentiated as the training step does."""
 
-    def step(params: dict, batch: dict) -> tuple[dict, jax.Array]:
+    def step(params: dict, batch: dict, shared: None) -> tuple[dict, jax.Array]:
         value, gradient = jax.value_and_grad(lambda params: jax.lax.pmean(loss(params, batch), parallel.AXIS))(params)
         return gradient, value
 
     mesh = parallel.make_mesh(devices)
-    call = parallel.pmapped(step, mesh)
+    call = one_step(step, mesh)
     return parallel.to_host(call(parallel.replicate(params, mesh), parallel.split(batch, mesh)))
 
 

@@ -32,8 +32,14 @@ class Network(nn.Module):
 
 def add_noise(keys: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Adds noise of -16 to 15 grey levels to every image, each from its own key; whole levels, so without rounding."""
+    batch = labelled(batch)
     noise = jax.vmap(lambda key: jax.random.bits(key, batch["image"].shape[1:], jnp.uint8) % 32)(keys)
     return batch | {"image": batch["image"] + noise.astype(jnp.float32) - 16}
+
+
+def labelled(batch):
+    """Labels images that have none by where their partners are brighter."""
+    return batch if "label" in batch else batch | {"label": (batch["partner"] > batch["image"]).mean(-1)}
 
 
 def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
@@ -58,13 +64,13 @@ def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
-        samples=lambda batch: label_grid(batch["image"], batch["label"]),
+        samples=lambda batch: label_grid(batch["image"], labelled(batch)["label"]),
     )
 
 
 def create(config) -> Method:
-    """The method as ``config.method = "tiny"``."""
-    return make(example=nsa.HostExample(config))
+    """The method as ``config.method = "tiny"``; without a host part where the synthesis is for the device."""
+    return make(example=nsa.HostExample(config) if config.data.synthesis == "host" else None)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo, folder
+from jaxad import config as configs
+from jaxad.data import chest_xray, demo, folder
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
 
@@ -17,13 +18,33 @@ def load(config: ConfigDict) -> Dataset:
       UserError: The source is unknown, or the data is not as its source expects it.
     """
     data = config.data
-    if data.source == "demo" and (data.root or data.test or data.ground_truth):
-        raise UserError(
-            "config.data.source is demo, which reads no folder, but a folder is given; name a category after the "
-            "config file (such as :object or :texture for images of your own) or set config.data.source=folder"
-        )
+    options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
     if data.source == "demo":
+        if data.root or data.test or data.ground_truth:
+            raise UserError(
+                "config.data.source is demo, which reads no folder, but a folder is given; name a category after the "
+                "config file (such as :object or :texture for images of your own) or set config.data.source=folder"
+            )
+        if options["channels"] != 3:
+            raise UserError("config.data.channels must be 3 for the demo, whose images are in colour")
         return demo.load(data.category, size=data.size)
     if data.source == "folder":
-        return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, min_side=MIN_SIDE)
-    raise UserError(f"config.data.source must be demo or folder, not {data.source!r}")
+        return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, **options)
+    if data.source == "chest_xray":
+        return _load_chest_xray(data, **options)
+    raise UserError(f"config.data.source must be demo, folder or chest_xray, not {data.source!r}")
+
+
+def _load_chest_xray(data: ConfigDict, **options: int) -> Dataset:
+    if "lists" not in data:
+        raise UserError(
+            "config.data.source chest_xray needs lists of images, which this config has no keys for; train with the "
+            "category chest_xray_male or chest_xray_female of an experiment of NSA"
+        )
+    if data.test or data.ground_truth:
+        raise UserError(
+            "config.data.source is chest_xray, whose test images are listed and have no masks; leave config.data.test "
+            "and config.data.ground_truth empty"
+        )
+    lists = {"train": data.train_list, "test_good": data.test_good_list, "test_abnormal": data.test_abnormal_list}
+    return chest_xray.load(data.root, lists=data.lists, **lists, **options)

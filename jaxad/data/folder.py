@@ -27,6 +27,7 @@ class FolderSource:
       labels: 0 good, 1 defective.
       defects: ``good`` or the defect type.
       min_side: The smallest accepted height and width in pixels.
+      channels: 3 for RGB images, 1 for grey ones.
     """
 
     paths: list[pathlib.Path] = dataclasses.field(repr=False)
@@ -35,6 +36,7 @@ class FolderSource:
     labels: list[int] = dataclasses.field(repr=False)
     defects: list[str] = dataclasses.field(repr=False)
     min_side: int
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,7 +47,7 @@ class FolderSource:
         Raises:
           UserError: The image or the mask cannot be used (see ``read_image``), or the two differ in size.
         """
-        image = read_image(self.paths[index], min_side=self.min_side)
+        image = read_image(self.paths[index], min_side=self.min_side, channels=self.channels)
         return Record(image, self.labels[index], self._mask(index, image), self.ids[index], self.defects[index])
 
     def _mask(self, index: int, image: np.ndarray) -> np.ndarray | None:
@@ -67,7 +69,13 @@ class FolderSource:
 
 
 def load(
-    root: str | os.PathLike, category: str, *, test: str = "", ground_truth: str = "", min_side: int = 1
+    root: str | os.PathLike,
+    category: str,
+    *,
+    test: str = "",
+    ground_truth: str = "",
+    min_side: int = 1,
+    channels: int = 3,
 ) -> Dataset:
     """Finds the images and masks of one category; nothing is decoded yet.
 
@@ -92,6 +100,7 @@ def load(
       ground_truth: A folder of masks in the same structure; by default the layout's own, and none where ``test`` is
         given.
       min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
+      channels: 3 for RGB images, 1 for grey ones, whatever the files hold.
 
     Returns:
       The training and the test source, each in order of folder and file name.
@@ -109,7 +118,8 @@ def load(
     masks_folder = _part(folder, "ground_truth", ground_truth, has_train and not test)
     images = _images_by_defect(test_folder) if test_folder else {}
     masks = _masks_by_image(images, masks_folder) if masks_folder else {}
-    return Dataset(_source("train", {GOOD: train}, {}, min_side), _source("test", images, masks, min_side))
+    options = {"min_side": min_side, "channels": channels}
+    return Dataset(_source("train", {GOOD: train}, {}, **options), _source("test", images, masks, **options))
 
 
 def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
@@ -210,7 +220,7 @@ def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: 
 
 
 def _source(
-    split: str, images: dict[str, list[pathlib.Path]], masks: dict[pathlib.Path, pathlib.Path], min_side: int
+    split: str, images: dict[str, list[pathlib.Path]], masks: dict[pathlib.Path, pathlib.Path], **options: int
 ) -> FolderSource:
     rows = [(path, defect) for defect, paths in images.items() for path in paths]
     return FolderSource(
@@ -219,7 +229,7 @@ def _source(
         ids=[f"{split}/{defect}/{path.stem}" for path, defect in rows],
         labels=[int(defect != GOOD) for _, defect in rows],
         defects=[defect for _, defect in rows],
-        min_side=min_side,
+        **options,
     )
 
 

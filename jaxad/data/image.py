@@ -32,7 +32,12 @@ class _UnsupportedPixels(Exception):
     """The file is intact, but its pixels are of a type that has no faithful 8-bit reading."""
 
 
-def read_image(path: str | os.PathLike, *, min_side: int = 1) -> np.ndarray:
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """OpenCV's luma of an RGB image: uint8 (h, w, 3) to (h, w, 1). A grey image's levels stay as they are."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def read_image(path: str | os.PathLike, *, min_side: int = 1, channels: int = 3) -> np.ndarray:
     """Decodes an image file.
 
     PNG, JPEG, BMP, TIFF and WebP (told by content, not by suffix) with grey, palette, RGB or RGBA pixels of 1 to 8
@@ -42,9 +47,10 @@ def read_image(path: str | os.PathLike, *, min_side: int = 1) -> np.ndarray:
     Args:
       path: The file.
       min_side: The smallest accepted height and width in pixels.
+      channels: 3 for RGB, 1 for grey, which is `to_grey` of it.
 
     Returns:
-      uint8 (h, w, 3), RGB.
+      uint8 (h, w, channels).
 
     Raises:
       UserError: The file is missing, a directory, unreadable, empty, no image, truncated or damaged, of an unsupported
@@ -59,7 +65,7 @@ def read_image(path: str | os.PathLike, *, min_side: int = 1) -> np.ndarray:
             f"image '{path}' is {width} x {height} pixels (width x height), but at least {min_side} pixels a side "
             "are needed; remove it or use a larger image"
         )
-    return image
+    return to_grey(image) if channels == 1 else image
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
@@ -82,11 +88,11 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Lanczos resampling whose kernel widens with the factor, so that shrinking does not alias.
 
     Args:
-      image: uint8 (h, w, 3).
+      image: uint8 (h, w, c) with c = 3 or 1.
       size: The new (height, width).
 
     Returns:
-      uint8 (*size, 3); the argument itself when it already has this size.
+      uint8 (*size, c); the argument itself when it already has this size.
     """
     return _resize(image, size, Image.Resampling.LANCZOS)
 
@@ -146,7 +152,8 @@ def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) 
     if array.shape[:2] == tuple(size):
         return array
     height, width = size
-    return np.array(Image.fromarray(array).resize((width, height), method))
+    flat = array[..., 0] if array.shape[2:] == (1,) else array  # Pillow knows no axis of a single channel
+    return np.array(Image.fromarray(flat).resize((width, height), method)).reshape(height, width, *array.shape[2:])
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

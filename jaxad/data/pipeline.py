@@ -8,7 +8,7 @@ workers changes nothing, and resuming at a step is slicing the stream there.
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -21,6 +21,7 @@ from jaxad.data.record import Record, Source
 from jaxad.errors import UserError
 
 HostExample = Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+Pool = Sequence[np.ndarray | np.integer]  # what examples are drawn from: images, or numbers of images
 
 
 def resized(record: Record, size: int) -> Record:
@@ -36,23 +37,28 @@ def read_all(source: Source, size: int) -> list[Record]:
 
 
 class Images:
-    """Random access to resized images, uint8 (size, size, 3): kept in memory when they fit, else decoded on access.
+    """Random access to resized images, uint8 (size, size, c): kept in memory when they fit, else decoded on access.
 
     Args:
       source: Where the records come from.
       numbers: Which records, by index.
       size: Side of the images in pixels.
-      cache_bytes: The most memory that the cached images may take.
+      cache_bytes: The most memory that the cached images may take; grey ones are counted as if they were RGB.
     """
 
     def __init__(self, source: Source, numbers: np.ndarray, *, size: int, cache_bytes: float):
         self._source, self._numbers, self._size = source, numbers, size
         self._cache = None
-        if len(numbers) * size * size * 3 <= cache_bytes:
+        if self.nbytes <= cache_bytes:
             self._cache = self.stack()
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images take, in colour."""
+        return len(self) * self._size**2 * 3
 
     def __getitem__(self, index: int) -> np.ndarray:
         if self._cache is not None:
@@ -60,7 +66,7 @@ class Images:
         return resized(self._source[int(self._numbers[index])], self._size).image
 
     def stack(self) -> np.ndarray:
-        """All images, uint8 (n, size, size, 3)."""
+        """All images, uint8 (n, size, size, c)."""
         if self._cache is not None:
             return self._cache
         with ThreadPoolExecutor(2) as pool:
@@ -85,7 +91,7 @@ def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray
 class _MakeExample:
     """Turns (position in the stream, image number) into a training example; runs in worker threads or processes."""
 
-    def __init__(self, images: Images, example: HostExample, seed: int):
+    def __init__(self, images: Pool, example: HostExample | None, seed: int):
         self._images, self._example, self._seed = images, example, seed
 
     def __call__(self, position: int, number: int) -> dict[str, np.ndarray]:
@@ -93,7 +99,8 @@ class _MakeExample:
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self._seed, position))
         partner = (number + rng.integers(1, len(self._images))) % len(self._images)
-        example = self._example(rng, self._images[number], self._images[int(partner)])
+        pair = self._images[number], self._images[int(partner)]
+        example = self._example(rng, *pair) if self._example else dict(zip(("image", "partner"), pair, strict=True))
         return {**example, "index": np.int32(position)}
 
 
@@ -108,21 +115,31 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def batches(
-    images: Images, example: HostExample, *, seed: int, batch: int, start: int, stop: int, workers: int
+    images: Pool,
+    example: HostExample | None,
+    *,
+    seed: int,
+    batch: int,
+    start: int,
+    stop: int,
+    per_call: int = 1,
+    workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches of steps `start` to `stop` - 1 of the stream.
+    """Yields the batches of steps `start` to `stop` - 1 of the stream, those of `per_call` steps at a time.
 
     Args:
-      images: At least two training images.
-      example: ``(rng, image, partner) -> arrays``, the host part of a method; `partner` is another training image.
+      images: At least two training images, or in their place their numbers.
+      example: ``(rng, image, partner) -> arrays``, the host part of a method; `partner` is another training image. None
+        for a method without one: an example is then ``image`` and ``partner``.
       seed: Of the shuffling and of all examples.
       batch: Examples in a batch; with more than there are images, images repeat within a batch.
       start: First step, 0 for a fresh run.
       stop: One past the last step.
+      per_call: Steps whose batches are yielded together; divides their number.
       workers: Worker processes; with 0 the work is done by threads of this process.
 
     Returns:
-      Dicts of stacked arrays with leading dimension `batch`; ``index`` is the example's position in the stream.
+      Dicts of stacked arrays (per_call, batch, ...); ``index`` is the example's position in the stream.
     """
     stream = (
         grain.MapDataset.range(len(images))
@@ -131,12 +148,14 @@ def batches(
         .repeat()
         .map_with_index(_MakeExample(images, example, seed))
         .batch(batch)[start:stop]
+        .batch(per_call)
         .to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 2))
     )
     if workers:
         # Grain reads its own absl flags when it starts workers; jaxad's commands do not parse absl flags.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=min(workers, stop - start), per_worker_buffer_size=2)
+        workers = min(workers, (stop - start) // per_call)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(stream)

@@ -10,7 +10,7 @@ class Record(NamedTuple):
     """One image with everything that is known of it.
 
     Attributes:
-      image: uint8 (h, w, 3), RGB.
+      image: uint8 (h, w, 3), RGB, or (h, w, 1), grey.
       label: 0 for a good part, 1 for a defective one.
       mask: uint8 (h, w), 1 on defective pixels; None where the pixel truth is unknown.
       id: Unique within the dataset, such as ``test/broken_large/003``.

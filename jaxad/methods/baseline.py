@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, reduce_map, whole_image
+from jaxad.methods.method import Method, Scores, reduce_map
 
 
 def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:
@@ -58,7 +58,6 @@ def create(config: ConfigDict) -> Method:
         return Scores(reduce_map(maps, reduction=settings.reduction, top=settings.top), maps)
 
     return Method(
-        example=whole_image,
         init=lambda key, image: {},
         corrupt=lambda keys, batch: batch,
         loss=None,

@@ -23,7 +23,7 @@ from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, compute_dtype, in_batches, normalizer, options_of, whole_image
+from jaxad.methods.method import Method, Scores, compute_dtype, in_batches, normalizer, options_of
 from jaxad.models.classifier import Classifier, pool
 
 STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
@@ -194,7 +194,7 @@ def _whole_images(config: ConfigDict) -> Method:
         }
         return {name: model.apply(variables, normalized(made[name]), train=False)["features"] for name in made}
 
-    return Method(example=whole_image, **training, fit=fit, score=score, embed=embed, least=least)
+    return Method(**training, fit=fit, score=score, embed=embed, least=least)
 
 
 def _patches(config: ConfigDict) -> Method:

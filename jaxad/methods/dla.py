@@ -28,7 +28,6 @@ from jaxad.methods.method import (
     normalizer,
     options_of,
     reduce_map,
-    whole_image,
 )
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
@@ -360,7 +359,6 @@ def create(config: ConfigDict) -> Method:
         return local_grid(jax.random.key(config.seed), batch["image"][:4], view=view_options, local=local_options)
 
     return Method(
-        example=whole_image,
         init=functools.partial(model.init, train=False),
         corrupt=corrupt,
         loss=_make_loss(config, model),

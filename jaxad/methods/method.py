@@ -32,8 +32,6 @@ class Method(NamedTuple):
     """One method.
 
     Attributes:
-      example: ``(rng, image, partner) -> arrays``, the host part of a training example, run in the data workers.
-        `image` and `partner` (another training image) are uint8 (h, w, 3); the arrays must hold ``image``.
       init: ``(key, image) -> variables``; parameters and batch statistics for images like float32 (1, h, w, 3).
       corrupt: ``(keys, batch) -> batch``, self-supervision on the device inside the jitted step; one key per example.
       loss: ``(params, batch_stats, batch, key) -> (loss, (batch_stats, metrics))``, per device, with the axis ``batch``
@@ -41,6 +39,9 @@ class Method(NamedTuple):
       fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a
         sequence of uint8 (h, w, 3) images on the host.
       score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, 3) images in [0, 1]; deterministic.
+      example: ``(rng, image, partner) -> arrays``, the host part of a training example, run in the data workers.
+        `image` and `partner` (another training image) are uint8 (h, w, 3); the arrays must hold ``image``. None where
+        all is done on the devices: an example is then ``image`` and ``partner``, and the images can stay there.
       samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
         examples. None for no picture.
       embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
@@ -53,22 +54,17 @@ class Method(NamedTuple):
       least: How many good images `fit` needs.
     """
 
-    example: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
     corrupt: Callable[[jax.Array, Batch], Batch]
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]] | None
     fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], Any]
     score: Callable[[dict[str, Any], Any, jax.Array], Scores]
+    example: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None
     samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
     embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
     parts: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
     warn: Callable[[dict[str, float]], str | None] | None = None
     least: int = 1
-
-
-def whole_image(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
-    """``(rng, image, partner) -> example`` of a method that has nothing to do on the host: the image itself."""
-    return {"image": image}
 
 
 def options_of(section: ConfigDict, kind: type) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxad.data.image import find_images, list_folder, read_image, read_mask, resize_image, resize_mask
+from jaxad.data.image import find_images, list_folder, read_image, read_mask, resize_image, resize_mask, to_grey
 from jaxad.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -89,6 +89,23 @@ def test_grey_is_repeated_over_the_channels(tmp_path, kind, options):
     grey = Image.fromarray(GREY).convert("RGB") if kind == "WEBP" else GREY
     expected = np.stack([GREY] * 3, axis=-1)
     np.testing.assert_array_equal(read_image(write(tmp_path, encoded(grey, kind, **options))), expected)
+
+
+@pytest.mark.parametrize("array", [GREY, RGB, RGBA, RGBA16])
+def test_one_channel_is_the_luma_of_what_three_hold(tmp_path, array):
+    data = encoded(array, "PNG") if array.dtype == np.uint8 else cv2.imencode(".png", array)[1].tobytes()
+    path = write(tmp_path, data)
+    grey = read_image(path, channels=1)
+    weighted = read_image(path) @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    assert grey.dtype == np.uint8 and grey.shape == (13, 9, 1)
+    assert np.abs(grey[..., 0] - weighted).max() <= 0.51
+    if array is GREY:
+        np.testing.assert_array_equal(grey[..., 0], GREY)
+
+
+def test_luma_by_hand():
+    primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [7, 7, 7]]], np.uint8)
+    assert to_grey(primaries)[0, :, 0].tolist() == [76, 150, 29, 255, 7]  # 76.2, 149.7, 29.1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -326,6 +343,7 @@ def test_resizing_is_lanczos(size):
     assert np.abs(resized[4, :, 1] - lanczos_1d(signal, size)).max() <= 1
     turned = resize_image(image.swapaxes(0, 1), (size, 20))
     np.testing.assert_array_equal(turned, resized.swapaxes(0, 1))
+    np.testing.assert_array_equal(resize_image(image[..., :1], (20, size)), resized[..., :1])
 
 
 def test_shrinking_does_not_alias():

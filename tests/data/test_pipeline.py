@@ -47,10 +47,11 @@ def numbered(count: int, *, cache_bytes: float = 1e9, broken: int | None = None)
 
 
 def stream(images: pipeline.Images, example=which, **options) -> list[dict[str, np.ndarray]]:
-    """The stream's batches, copied: arrays of worker processes live in shared memory."""
+    """The stream's batches, one by one and copied: arrays of worker processes live in shared memory."""
     defaults = {"seed": 0, "batch": 4, "start": 0, "stop": 10, "workers": 0}
-    found = pipeline.batches(images, example, **defaults | options)
-    return [{name: np.array(value) for name, value in step.items()} for step in found]
+    calls = pipeline.batches(images, example, **defaults | options)
+    per_call = options.get("per_call", 1)
+    return [{name: np.array(rows[step]) for name, rows in call.items()} for call in calls for step in range(per_call)]
 
 
 def assert_identical(found: list[dict], expected: list[dict]) -> None:
@@ -113,6 +114,29 @@ def test_every_epoch_shows_every_image_once_in_a_new_order() -> None:
     assert positions.dtype == np.int32
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_steps_of_a_call_are_those_of_single_calls(workers: int) -> None:
+    images = numbered(7)
+    assert_identical(stream(images, start=2, stop=8, per_call=3, workers=workers), stream(images, start=2, stop=8))
+    (call,) = pipeline.batches(images, which, seed=0, batch=4, start=0, stop=5, per_call=5)
+    assert call["image"].shape == (5, 4, 32, 32, 3) and call["index"].shape == (5, 4)
+
+
+def test_numbers_of_images_are_drawn_as_the_images_are() -> None:
+    """What the devices look up by their numbers is what they would have been sent."""
+    images = numbered(7)
+    sent, drawn = stream(images, None), stream(np.arange(7, dtype=np.int32), None)
+    told = stream(images)
+    for batch, numbers, other in zip(sent, drawn, told, strict=True):
+        assert numbers["image"].dtype == np.int32 and numbers["image"].shape == (4,)
+        np.testing.assert_array_equal(batch["image"], images.stack()[numbers["image"]])
+        np.testing.assert_array_equal(batch["partner"], images.stack()[numbers["partner"]])
+        np.testing.assert_array_equal(numbers["image"], other["number"])
+        np.testing.assert_array_equal(numbers["partner"], other["partner"])
+        np.testing.assert_array_equal(batch["index"], other["index"])
+        assert (numbers["image"] != numbers["partner"]).all()
+
+
 def test_batch_larger_than_the_dataset_is_full() -> None:
     (step,) = stream(numbered(3), batch=8, stop=1)
     assert step["image"].shape == (8, 32, 32, 3)
@@ -147,7 +171,7 @@ KILLED = """
 import os, signal
 from tests.data import test_pipeline as t
 stream = t.pipeline.batches(t.numbered(5), t.process, seed=0, batch=4, start=0, stop=1000, workers=1)
-print(int(next(stream)["process"][0]), flush=True)
+print(int(next(stream)["process"][0, 0]), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

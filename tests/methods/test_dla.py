@@ -25,7 +25,7 @@ from jaxad.methods.method import options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
-from tests.parts import ROOT, command, write_parts
+from tests.parts import ROOT, command, one_step, write_parts
 
 FILE = f"{ROOT}/experiments/dla.py"
 EXPERIMENTS = sorted((ROOT / "experiments").glob("dla*.py"))
@@ -200,7 +200,7 @@ def test_one_step_on_eight_devices_equals_one(small):
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
         state = loop.init_state(method, optimizer, pictures(1)[0], seed=0)
-        step = parallel.pmapped(loop.make_step(method, optimizer, schedule, seed=0), mesh)
+        step = one_step(loop.make_step(method, optimizer, schedule, seed=0), mesh)
         batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
         made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))
     (one, metrics), (eight, others) = made
