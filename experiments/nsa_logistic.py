@@ -1,12 +1,16 @@
-"""NSA (logistic): Schlüter et al., ECCV 2022, Tables 1, 2 and 8, last column.
+"""NSA (logistic): Schlüter et al., ECCV 2022, last column of Tables 1, 2, 3 and 8.
 
     python -m jaxad.train --config experiments/nsa_logistic.py
     python -m jaxad.train --config experiments/nsa_logistic.py:bottle --config.data.root=DIR
     python -m jaxad.train --config experiments/nsa_logistic.py:object --config.data.root=MY_PARTS
+    python -m jaxad.train --config experiments/nsa_logistic.py:chest_xray_male --config.data.root=NIH \
+        --config.data.lists=LISTS
 
 The first line trains on the embedded demo in minutes. The second follows the paper's protocol for a category of MVTec
 AD below DIR, where objects are tested on the central crop only. The third is for images of your own (`:object` or
-`:texture`): the whole image is tested and a threshold is fitted on held-out good images. The results are in README.md.
+`:texture`): the whole image is tested and a threshold is fitted on held-out good images. The fourth (or
+`:chest_xray_female`) reads the NIH release of chest X-rays below NIH, in one channel, and which images are meant from
+three lists below LISTS, which the user has (see jaxad/data/chest_xray.py). The results are in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +21,11 @@ from jaxad.data import demo
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 OWN_IMAGES = ("object", "texture")
+CHEST_XRAYS = {"chest_xray_male": "Male", "chest_xray_female": "Female"}
 
 
 def get_config(category: str = "demo") -> ConfigDict:
-    """The config of a demo category, an MVTec AD category, `object` or `texture`; `demo` is the first demo category."""
+    """The config of a demo category (`demo` is the first), one of MVTec AD, a chest X-ray's, `object` or `texture`."""
     category = demo.CATEGORIES[0] if category == "demo" else category
     is_demo = category in demo.CATEGORIES
     row = settings(category)
@@ -36,17 +41,27 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 8 if is_demo else 64
     config.dtype = "float32"
     config.log_every = 40 if is_demo else 10
+    config.steps_per_call = 0
 
     config.data = ConfigDict()
-    config.data.source = "demo" if is_demo else "folder"
+    config.data.source = "demo" if is_demo else "chest_xray" if category in CHEST_XRAYS else "folder"
     config.data.root = ""
     config.data.category = "" if category in OWN_IMAGES else category
     config.data.test = ""
     config.data.ground_truth = ""
+    if category in CHEST_XRAYS:
+        config.data.lists = ""
+        adults = f"{CHEST_XRAYS[category]}AdultPA"
+        config.data.train_list = f"norm_{adults}_train_curated_list.txt"
+        config.data.test_good_list = f"norm_{adults}_test_curated_list.txt"
+        config.data.test_abnormal_list = f"anomaly_{adults}_test_curated_list.txt"
+    config.data.channels = 1 if category in CHEST_XRAYS else 3
     config.data.size = row.view.resize
     config.data.holdout = 0.0 if reproduces else 0.1
+    config.data.synthesis = "device"
     config.data.workers = 0
     config.data.cache_gib = 4.0
+    config.data.device_gib = 4.0
 
     config.view = ConfigDict()
     config.view.rotation = row.view.rotation
@@ -54,7 +69,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.view.crop = row.view.crop
     config.view.flip = row.view.flip
 
-    config.normalize = ConfigDict(IMAGENET if row.view.normalize else {"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    config.normalize = ConfigDict(IMAGENET if row.view.normalize else {"mean": (0.0,), "std": (1.0,)})
 
     config.synthesis = ConfigDict({"background": placeholder(tuple)})
     config.synthesis.update(row.synthesis._asdict())

@@ -22,6 +22,7 @@ MVTEC_AD = {
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
     "toothbrush", "transistor", "wood", "zipper",
 }  # fmt: skip
+CHEST_XRAYS = ("chest_xray_male", "chest_xray_female")
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 EVERY = ("demo", *SETTINGS)
 CASES = [(file, category) for file in FILES for category in EVERY]
@@ -29,7 +30,7 @@ CASES = [(file, category) for file in FILES for category in EVERY]
 
 def test_every_published_category_has_a_row_of_its_own():
     # A demo category of the same name would hide it.
-    assert set(PUBLISHED) == MVTEC_AD | {"chest_xray_male", "chest_xray_female"}
+    assert set(PUBLISHED) == MVTEC_AD | set(CHEST_XRAYS)
     assert set(demo.CATEGORIES) < set(SETTINGS)
 
 
@@ -67,13 +68,14 @@ def test_nsa_takes_its_row_of_the_table(category):
     assert (config.view.rotation, config.view.crop, config.view.flip) == (
         row.view.rotation, row.view.crop, row.view.flip,
     )  # fmt: skip
-    assert (config.data.size, config.data.source) == (
-        row.view.resize, "demo" if category in demo.CATEGORIES else "folder",
-    )  # fmt: skip
+    source = "demo" if category in demo.CATEGORIES else "chest_xray" if category in CHEST_XRAYS else "folder"
+    assert (config.data.size, config.data.source) == (row.view.resize, source)
     assert config.score.reduction == ("top" if category in demo.CATEGORIES else "mean")
     assert config.evaluate.pro_limit == 0.3
     assert (config.optim.name, config.optim.learning_rate, config.optim.final_learning_rate) == ("adam", 1e-3, 1e-6)
-    assert (config.normalize.std[0] == 1.0) == category.startswith("chest")
+    grey = category in CHEST_XRAYS
+    assert config.data.channels == len(config.normalize.mean) == len(config.normalize.std) == (1 if grey else 3)
+    assert (config.normalize.mean[0], config.normalize.std[0]) == ((0.0, 1.0) if grey else (0.485, 0.229))
 
 
 @pytest.mark.parametrize("category", PUBLISHED)
@@ -88,6 +90,17 @@ def test_published_categories_follow_the_papers_protocol(category):
         # Trained on 224 of the central 230 of 256, tested on the central 224 of 256.
         assert (config.data.size, config.view.crop, config.score.size, config.evaluate.crop) == (256, 224, 256, 224)
         assert config.view.center_crop == 230
+
+
+def test_men_and_women_differ_in_nothing_but_the_lists():
+    male, female = (configs.flatten(configs.load(f"{NSA}:{category}")) for category in CHEST_XRAYS)
+    for values in (male, female):
+        assert (values["view.rotation"], values["synthesis.background"]) == (3.0, [0.0, 20.0])
+        assert (values["synthesis.gamma"], values["synthesis.overlap"]) == ([2.0, 0.03, 0.05], 0.7)
+        assert values["epochs"] == 240
+    lists = {f"data.{name}_list" for name in ("train", "test_good", "test_abnormal")}
+    assert {key for key in male if male[key] != female[key]} == {"category", "data.category"} | lists
+    assert all(female[key] == male[key].replace("_Male", "_Female") for key in lists)
 
 
 @pytest.mark.parametrize("category", (*OWN, *demo.CATEGORIES))
@@ -173,3 +186,55 @@ def test_the_patch_model_has_a_density_for_each_place_of_aligned_objects():
     settings = cutpaste("cutpaste_patch").patch
     assert (settings.crop, settings.size, settings.stride) == (64, 32, 4)
     assert cutpaste("cutpaste_patch", **{"data.size": "128"}).proxy.side == 128
+
+
+# What the other columns of NSA's Tables 1, 2, 3, 7 and 8 change, whatever the category.
+UNMOVED = {"synthesis.resized": False, "synthesis.moved": False, "synthesis.factor": [0.05, 0.95], "label": "factor"}
+NSA_CHANGES = {
+    "nsa_binary": {"label": "binary"},
+    "nsa_continuous": {"label": "continuous"},
+    "cutpaste_end_to_end": {
+        "synthesis.source": "same", "synthesis.resized": False, "synthesis.blending": "paste", "label": "binary",
+    },
+    "fpi": UNMOVED | {"synthesis.blending": "interpolate"},
+    "pii": UNMOVED | {"synthesis.blending": "mixed"},
+    "nsa_no_constraints": {"synthesis.background": None},
+    "nsa_one_patch": {"synthesis.patches": 1},
+    "nsa_cutpaste_shapes": {
+        "synthesis.shape": "cutpaste", "synthesis.resized": False, "synthesis.background": None, "synthesis.patches": 1,
+    },
+    "nsa_ellipses": {"synthesis.shape": "ellipses"},
+}  # fmt: skip
+
+
+def test_every_file_that_derives_from_nsa_is_a_column():
+    derived = {file.stem for file in FILES if "nsa_logistic.py" in file.read_text()} - {pathlib.Path(NSA).stem}
+    assert derived == set(NSA_CHANGES)
+
+
+@pytest.mark.parametrize("category", SETTINGS)
+@pytest.mark.parametrize("name", NSA_CHANGES)
+def test_nsas_columns_differ_in_nothing_else(name, category):
+    config = configs.flatten(configs.load(f"{ROOT}/experiments/{name}.py:{category}"))
+    base = configs.flatten(configs.load(f"{NSA}:{category}"))
+    expected = base | {"experiment": name} | NSA_CHANGES[name]
+    if name == "nsa_ellipses" and category not in demo.CATEGORIES:
+        expected["epochs"] = 800 if category in ("hazelnut", "metal_nut", "screw") else base["epochs"] + 240
+    assert config == expected
+
+
+@pytest.mark.parametrize("name", NSA_CHANGES)
+def test_nsas_columns_name_their_tables(name):
+    text = (ROOT / "experiments" / f"{name}.py").read_text().split('"""')[1].replace("\n", " ")
+    ablations = {"nsa_no_constraints": "A", "nsa_one_patch": "B", "nsa_cutpaste_shapes": "C", "nsa_ellipses": "D"}
+    assert (f"Table 7, column {ablations[name]}" if name in ablations else "Tables 1, 2, 3 and 8") in text
+
+
+@pytest.mark.parametrize("category", ["bottle", "tile"])
+@pytest.mark.parametrize("name", NSA_CHANGES)
+def test_nsas_columns_can_be_made_smaller(name, category):
+    overrides = {"data.size": "128", "view.crop": "96", "view.center_crop": "0", "evaluate.crop": "96", "epochs": "5"}
+    config = configs.load(f"{ROOT}/experiments/{name}.py:{category}", overrides)
+    assert config.score.size == (96 if category == "tile" else 128)  # these still refer to what was changed
+    assert (config.epochs, config.view.crop) == (5, 96)
+    methods.create(config)

@@ -17,8 +17,8 @@ from jaxad.errors import UserError
 
 TRIES = 200
 _CLONE_FLAGS = {"source": cv2.NORMAL_CLONE, "mixed": cv2.MIXED_CLONE}
-_SMALLEST_MASK = 50  # pixels; below that seamlessClone is not reliable
-_NARROWEST_MASK = 3  # pixels; below that seamlessClone fails
+SMALLEST_MASK = 50  # pixels; below that seamlessClone is not reliable
+NARROWEST_MASK = 3  # pixels; below that seamlessClone fails
 
 
 class Box(NamedTuple):
@@ -75,11 +75,12 @@ def synthesize(
       The example; its label is zero everywhere when every patch was skipped.
 
     Raises:
-      UserError: ``label`` or ``settings.gradients`` is not one of the names above.
+      UserError: ``label`` is not one of the names above, or the settings are some that only the device supports.
       ValueError: The images differ in shape.
     """
     if image.shape != partner.shape:
         raise ValueError(f"image and partner differ in shape: {image.shape} and {partner.shape}")
+    refuse_unsupported(settings)
     # Also later patches are judged by the objects of the images as they were before the first one.
     objects = [object_mask(x, background=settings.background) for x in (partner, image)]
     blended = image.copy()
@@ -95,6 +96,20 @@ def synthesize(
             boxes.append(box)
     label_map = _label(label, image, blended, mask, settings)
     return Synthetic(blended, label_map, mask, np.array(boxes, np.int64).reshape(-1, 4), skipped)
+
+
+def refuse_unsupported(settings: Synthesis) -> None:
+    """Raises UserError for settings of the baselines and ablations, which only the device supports."""
+    only = {"source": ("other",), "shape": ("rectangle",), "resized": (True,), "moved": (True,)}
+    only |= {"blending": tuple(_CLONE_FLAGS), "factor": ((1.0, 1.0),)}
+    for name, values in only.items():
+        value = getattr(settings, name)
+        if value not in values:
+            allowed = " or ".join(map(str, values))
+            raise UserError(
+                f"config.synthesis.{name} must be {allowed} on the host, not {value!r}; "
+                "set config.data.synthesis to device for the others"
+            )
 
 
 def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, settings: Synthesis) -> np.ndarray:
@@ -144,7 +159,7 @@ def _add_patch(
     )
     if box is None or not is_blendable(box):
         return None
-    blended[box.slices] = blend_patch(patch, blended[box.slices], gradients=settings.gradients)
+    blended[box.slices] = blend_patch(patch, blended[box.slices], gradients=settings.blending)
     mask[box.slices] = 1 if patch_object is None else patch_object | image_object[box.slices]
     return box
 
@@ -316,7 +331,7 @@ def is_blendable(box: Box) -> bool:
     OpenCV fails on a narrower mask; patches are that narrow in images below 150 pixels a side only.
     """
     height, width = box.bottom - box.top - 2, box.right - box.left - 2
-    return min(height, width) >= _NARROWEST_MASK and height * width >= _SMALLEST_MASK
+    return min(height, width) >= NARROWEST_MASK and height * width >= SMALLEST_MASK
 
 
 def blend_patch(patch: np.ndarray, under: np.ndarray, *, gradients: str) -> np.ndarray:
@@ -338,7 +353,7 @@ def blend_patch(patch: np.ndarray, under: np.ndarray, *, gradients: str) -> np.n
       UserError: ``gradients`` has another value.
     """
     if gradients not in _CLONE_FLAGS:
-        raise UserError(f"config.synthesis.gradients {gradients!r} is not known; choose source or mixed")
+        raise UserError(f"config.synthesis.blending {gradients!r} is not known on the host; choose source or mixed")
     height, width, channels = under.shape
     if channels == 1:  # OpenCV wants three
         patch, under = (np.repeat(x, 3, axis=2) for x in (patch, under))

@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 from jaxad.errors import UserError
 
+# What the choices below, and that of the label, may be. "factor" is the label of FPI and PII.
+SOURCES = ("other", "same")
+SHAPES = ("rectangle", "cutpaste", "ellipses")
+BLENDINGS = ("source", "mixed", "paste", "interpolate")
+LABELS = ("binary", "continuous", "logistic", "factor")
+
 
 class Synthesis(NamedTuple):
     """What the synthetic defects of a category look like.
@@ -24,7 +30,15 @@ class Synthesis(NamedTuple):
       overlap: Smallest share of the patch's object that lands on the destination's object (exclusive).
       patches: Most patches in an image.
       scale: Bounds of the factor by which a patch is resized.
-      gradients: "source" or "mixed", the guidance field of the Poisson blending.
+      source: "other" for patches of another image, "same" for patches of the image itself (CutPaste end-to-end).
+      shape: "rectangle" for boxes with Gamma-distributed sides, "cutpaste" for CutPaste's boxes (ablation C), or
+        "ellipses" for the union of 5 random ellipses in such a rectangle (ablation D).
+      resized: Whether patches are resized by ``scale``.
+      moved: Whether a patch goes to another place, or stays where it was cut (FPI, PII).
+      blending: "source" or "mixed", the guidance field of Poisson blending; "paste" for the patch as it is (CutPaste
+        end-to-end); "interpolate" for the mean of image and patch, weighted by the factor (FPI).
+      factor: Bounds of the uniform factor by which a patch is blended, one for all patches of an image. Poisson
+        blending weights the patch's gradients by it (PII).
       steepness: k of the logistic label, per grey level.
       midpoint: y0 of the logistic label, in grey levels.
     """
@@ -37,7 +51,12 @@ class Synthesis(NamedTuple):
     overlap: float = 0.25
     patches: int = 3
     scale: tuple[float, float] = (0.7, 1.3)
-    gradients: str = "source"
+    source: str = "other"
+    shape: str = "rectangle"
+    resized: bool = True
+    moved: bool = True
+    blending: str = "source"
+    factor: tuple[float, float] = (1.0, 1.0)
     steepness: float = 1 / 12
     midpoint: float = 24.0
 
@@ -80,12 +99,12 @@ _WHITE = (200.0, 60.0)  # bright background: brightness, threshold
 _BLACK = (20.0, 20.0)
 
 _TEXTURE = Settings(
-    Synthesis(patches=4, scale=(0.5, 2.0), gradients="mixed", steepness=1 / 3, midpoint=7.0), _TEXTURE_VIEW
+    Synthesis(patches=4, scale=(0.5, 2.0), blending="mixed", steepness=1 / 3, midpoint=7.0), _TEXTURE_VIEW
 )
 _WOOD = _TEXTURE._replace(synthesis=_TEXTURE.synthesis._replace(steepness=1 / 6, midpoint=15.0))
 _CHEST = Settings(
     Synthesis(
-        gamma=(2.0, 0.03, 0.05), background=(0.0, 20.0), overlap=0.70, gradients="mixed", steepness=1 / 2, midpoint=4.0
+        gamma=(2.0, 0.03, 0.05), background=(0.0, 20.0), overlap=0.70, blending="mixed", steepness=1 / 2, midpoint=4.0
     ),
     _CHEST_VIEW,
     epochs=240,

@@ -1,8 +1,12 @@
 """NSA: natural synthetic anomalies (Schlüter et al., ECCV 2022).
 
-Patches of other good images are Poisson-blended into good images on the host; an encoder-decoder learns to predict, for
-every pixel, how much the blending changed it, and this prediction is the anomaly map.
+Patches of other good images are Poisson-blended into good images; an encoder-decoder learns to predict, for every
+pixel, how much the blending changed it, and this prediction is the anomaly map. The blends are made on the devices,
+inside the training step, or by OpenCV on the host. The paper's baselines and ablations, which the devices make too, are
+settings of the same method.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +14,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxad.augment import nsa as synthesis
-from jaxad.augment.nsa_settings import Synthesis
-from jaxad.augment.views import random_view
+from jaxad import parallel
+from jaxad.augment import device_views, nsa, synthesis, views
+from jaxad.augment.nsa_settings import LABELS, Synthesis
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, normalizer, reduce_map
+from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
 from jaxad.samples import label_grid
 
 STRIDE = 32  # of the encoder's last stage
+PLACES = ("device", "host")  # of the synthesis
+SKIPPED = 0.25  # share of patches without a place, from which on the user is told
 
 
 class HostExample:
@@ -28,24 +34,37 @@ class HostExample:
     def __init__(self, config: ConfigDict):
         self._view = dict(config.view)
         self._label = config.label
-        self._settings = Synthesis(**config.synthesis)
+        self._settings = options_of(config.synthesis, Synthesis)
 
     def __call__(self, rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
         """Returns ``image`` uint8 (h, w, 3), ``label`` float32 (h, w), and the counts ``patches`` and ``skipped``."""
-        view = random_view(rng, image, **self._view)
-        source = random_view(rng, partner, **self._view)
-        made = synthesis.synthesize(rng, view, source, settings=self._settings, label=self._label)
+        view = views.random_view(rng, image, **self._view)
+        source = views.random_view(rng, partner, **self._view)
+        made = nsa.synthesize(rng, view, source, settings=self._settings, label=self._label)
         counts = {"patches": np.int32(len(made.boxes)), "skipped": np.int32(made.skipped)}
         return {"image": made.image, "label": made.label, **counts}
 
 
+def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
+    """``(keys, batch) -> batch``: two training views of every image and partner and their blend (Section 3).
+
+    The examples have what `HostExample` makes, from the same distribution.
+    """
+    view, settings = dict(config.view), options_of(config.synthesis, Synthesis)
+
+    def example(key, image, partner):
+        first, second, patches = jax.random.split(key, 3)
+        image = device_views.random_view(first, image, **view)
+        partner = device_views.random_view(second, partner, **view)
+        made = synthesis.synthesize(patches, image, partner, settings=settings, label=config.label)
+        return {name: getattr(made, name) for name in ("image", "label", "patches", "skipped")}
+
+    return lambda keys, batch: jax.vmap(example)(keys, batch["image"], batch["partner"])
+
+
 def _check(config: ConfigDict) -> None:
     """Refuses what the synthesis or the network cannot take, before any image is read."""
-    choices = {
-        "label": (config.label, ("binary", "continuous", "logistic")),
-        "synthesis.gradients": (config.synthesis.gradients, ("source", "mixed")),
-    }
-    check_choices(choices)
+    check_choices({"label": (config.label, LABELS), "data.synthesis": (config.data.synthesis, PLACES)})
     if config.synthesis.patches < 1:
         raise UserError(f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}")
     if config.synthesis.background is not None and len(config.synthesis.background) != 2:
@@ -62,6 +81,7 @@ def _check(config: ConfigDict) -> None:
         if side < STRIDE or side % STRIDE:
             raise UserError(f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only")
     _check_ranges(config)
+    _check_choices_together(config)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -69,9 +89,9 @@ def _check_ranges(config: ConfigDict) -> None:
     made = config.synthesis
     for key in ("half_height", "half_width"):
         low, high = made[key]
-        if not 0.5 / config.view.crop <= low <= high < 0.5:
+        if not 0.5 / config.view.crop < low <= high < 0.5:
             raise UserError(
-                f"config.synthesis.{key} must be (low, high) with half a pixel <= low <= high < 0.5, not {made[key]}"
+                f"config.synthesis.{key} must be (low, high) with half a pixel < low <= high < 0.5, not {made[key]}"
             )
     if not 0 < made.scale[0] <= made.scale[1]:
         raise UserError(f"config.synthesis.scale must be (low, high) with 0 < low <= high, not {made.scale}")
@@ -82,14 +102,35 @@ def _check_ranges(config: ConfigDict) -> None:
             raise UserError(f"config.synthesis.{key} must lie in [0, 1), not {made[key]}")
 
 
+def _check_choices_together(config: ConfigDict) -> None:
+    """Refuses choices that the place of the synthesis cannot make, or that leave nothing to learn."""
+    made = options_of(config.synthesis, Synthesis)
+    if config.data.synthesis == "device":
+        side = config.view.crop
+        synthesis.check((side, side, config.data.channels), settings=made, label=config.label)
+    else:
+        nsa.refuse_unsupported(made)
+    if config.label == "factor" and made.factor[0] == 1:
+        raise UserError(
+            "config.label factor needs factors below 1, on the device: set config.synthesis.factor to (0.05, 0.95) and "
+            "config.synthesis.blending to interpolate, source or mixed, or choose another label"
+        )
+    if made.source == "same" and not made.moved:
+        raise UserError(
+            "config.synthesis.source same with config.synthesis.moved false puts patches back where they were cut, "
+            "which changes nothing; set one of them otherwise"
+        )
+
+
 def create(config: ConfigDict) -> Method:
     """NSA with the synthesis and label type of ``config.synthesis`` and ``config.label``.
 
-    Bounded labels (binary, logistic) are learnt with cross-entropy on a sigmoid (Equation 15), the continuous label
-    with the squared error of a rectified output (Equation 16).
+    Bounded labels (binary, logistic, factor) are learnt with cross-entropy on a sigmoid (Equation 15), the continuous
+    label with the squared error of a rectified output (Equation 16).
 
     Raises:
-      UserError: A choice is unknown, or a size is none that the synthesis or the network can take.
+      UserError: A choice is unknown or does not go with another, or a size is none that the synthesis or the network
+        can take.
     """
     _check(config)
     bounded = config.label != "continuous"
@@ -113,12 +154,31 @@ def create(config: ConfigDict) -> Method:
         maps = jax.nn.sigmoid(logits) if bounded else jax.nn.relu(logits)
         return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
 
-    return Method(
-        example=HostExample(config),
-        init=lambda key, image: model.init(key, image, train=False),
-        corrupt=lambda keys, batch: batch,
+    record = Method(
+        init=lambda key, image: model.init(key, image[:, : config.view.crop, : config.view.crop], train=False),
+        corrupt=device_examples(config),
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
-        samples=lambda batch: label_grid(batch["image"], batch["label"]),
+        warn=_warn,
+    )
+    if config.data.synthesis == "host":
+        made_there = {"example": HostExample(config), "corrupt": lambda keys, batch: batch}
+        return record._replace(**made_there, samples=lambda batch: label_grid(batch["image"], batch["label"]))
+
+    def samples(batch):
+        keys = jax.random.split(jax.random.key(config.seed), len(batch["image"]))
+        made = parallel.to_host(parallel.compiled(record.corrupt)(keys, batch))
+        return label_grid(made["image"], made["label"])
+
+    return record._replace(samples=samples)
+
+
+def _warn(metrics: dict[str, float]) -> str | None:
+    share = metrics["skipped_patches"]
+    if share < SKIPPED:
+        return None
+    return (
+        f"{share:.0%} of the patches find no place or are too small to blend, and their images stay as they are; lower "
+        "config.synthesis.object_fraction or config.synthesis.overlap, or see whether config.synthesis.background fits"
     )

@@ -225,7 +225,7 @@ def test_grey_blending_equals_each_channel_alone(gradients):
 
 
 def test_unknown_gradients_and_label_are_refused():
-    with pytest.raises(UserError, match=r"config.synthesis.gradients 'both'.*source or mixed"):
+    with pytest.raises(UserError, match=r"config.synthesis.blending 'both'.*source or mixed"):
         nsa.blend_patch(noise(0)[:20, :20], noise(1)[:20, :20], gradients="both")
     with pytest.raises(UserError, match=r"config.label 'logit'.*logistic"):
         nsa.synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")

@@ -42,7 +42,7 @@ def test_synthesis_settings_are_the_papers(row):
     assert synthesis.midpoint == numbers[10]
     assert 1 / synthesis.steepness == pytest.approx(numbers[11])
     mixed = name in TEXTURES or name.startswith("chest")
-    assert synthesis.gradients == ("mixed" if mixed else "source")
+    assert synthesis.blending == ("mixed" if mixed else "source")
     assert synthesis.gamma == ((2.0, 0.03, 0.05) if name.startswith("chest") else (2.0, 0.05, 0.03))
 
 

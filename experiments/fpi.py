@@ -1,0 +1,30 @@
+"""FPI, foreign patch interpolation, a baseline of NSA: Schlüter et al., ECCV 2022, Tables 1, 2, 3 and 8, column "FPI".
+
+    python -m jaxad.train --config experiments/fpi.py
+    python -m jaxad.train --config experiments/fpi.py:bottle --config.data.root=DIR
+
+Patches of another image are mixed into the same place, and the network of NSA learns the factor of the mixture, one for
+all patches of an image. Sizes, number and constraints of the patches are NSA's, too. Everything else, every category
+with its settings and the chest X-rays' command included, is written out in nsa_logistic.py. Results are in README.md.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+
+BASE = Path(__file__).with_name("nsa_logistic.py")
+CHANGES = {
+    "experiment": "fpi",
+    "synthesis.resized": "false",
+    "synthesis.moved": "false",
+    "synthesis.blending": "interpolate",
+    "synthesis.factor": "(0.05, 0.95)",
+    "label": "factor",
+}
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of every category that nsa_logistic.py has; `demo` is the first demo category."""
+    return configs.load(f"{BASE}:{category}", CHANGES)

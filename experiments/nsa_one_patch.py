@@ -1,0 +1,21 @@
+"""NSA (logistic) with one patch in every image: Schlüter et al., ECCV 2022, Table 7, column B.
+
+    python -m jaxad.train --config experiments/nsa_one_patch.py
+    python -m jaxad.train --config experiments/nsa_one_patch.py:bottle --config.data.root=DIR
+
+The network sees one blended patch at a time, never several. Everything else, every category with its settings and the
+chest X-rays' command included, is written out in nsa_logistic.py. Results are in README.md.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+
+BASE = Path(__file__).with_name("nsa_logistic.py")
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of every category that nsa_logistic.py has; `demo` is the first demo category."""
+    return configs.load(f"{BASE}:{category}", {"experiment": "nsa_one_patch", "synthesis.patches": "1"})
