@@ -22,12 +22,13 @@ ORDER = (
     ("density", "localize", "similarity"),
     ("methods",),
     ("detector",),
-    ("loop",),
     ("metrics",),
+    ("synthetic",),
+    ("loop",),
     ("figures",),
     ("page", "report"),
     ("evaluate", "predict"),
-    ("train",),
+    ("train", "benchmark"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))
@@ -165,5 +166,5 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    for name in ("train", "evaluate", "predict", "report"):
+    for name in ("train", "evaluate", "predict", "report", "benchmark"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

@@ -1,0 +1,216 @@
+"""A score without labels: how well a detector finds synthetic defects in good images that it was not trained on.
+
+A user without any defective image can compare settings by it. The defects depend on nothing that is compared: they are
+made on the host, with a seed of their own, at places and sizes that are shares of the image's side.
+Two rules make the figures mean something:
+
+* They measure defects of these three kinds only, and say nothing of how well other defects are found.
+* Compare settings on one category, with the same ``config.data.holdout`` and ``config.seed``, which choose the images
+  that are held out. Figures of different categories, or of different held-out images, do not compare.
+
+Nothing is chosen by them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import metrics
+from jaxad.augment import nsa
+from jaxad.augment.nsa_labels import channel_sum
+from jaxad.augment.nsa_settings import Synthesis
+from jaxad.errors import UserError
+from jaxad.methods.method import Scores
+
+MOST = 64  # held-out images that take part; more would take time and change the figures little
+_SEED = 20_220_727
+_TRIES = 100
+_VISIBLE = 4.0  # smallest mean change of a defect, in grey levels
+_SMALLEST = 0.0005  # smallest share of an image that a defect changes
+_BLENDING = Synthesis(half_height=(0.05, 0.35), half_width=(0.05, 0.35), patches=1)
+_JITTER = 0.1  # largest change of the brightness of what is pasted, as in CutPaste (Li et al. 2021, Appendix A.2)
+_FILE = "synthetic.json"
+
+
+class SyntheticSet(NamedTuple):
+    """Good images, and each of them again with one defect of every kind.
+
+    Attributes:
+      images: uint8 (m, s, s, c); good ones first.
+      masks: uint8 (m, s, s) of 0 and 1, where an image differs from the good one by more than one grey level, averaged
+        over the channels; elsewhere the two are bit-identical.
+      labels: int (m,), 0 for good and 1 for defective.
+      kinds: "good", or one of `KINDS`, for each image.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    kinds: list[str]
+
+
+def paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, float], angle: float) -> np.ndarray:
+    """Pastes a rectangle of an image at another place of it, turned and brighter or darker.
+
+    Args:
+      rng: Source of randomness of both places, uniform over those where the rectangle lies in the image either way, and
+        of the change of brightness.
+      image: uint8 (s, s, c).
+      size: Height and width of the rectangle in pixels; its diagonal is at most s.
+      angle: Rotation in radians.
+
+    Returns:
+      uint8 (s, s, c), each pasted pixel from the nearest one.
+    """
+    side = len(image)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    # Half of the upright rectangle that holds the turned one, and so the upright one is cut away from the border too.
+    reach = [max(size[k], abs(cosine) * size[k] + abs(sine) * size[1 - k]) / 2 for k in (0, 1)]
+    source, target = ([rng.uniform(r, side - r) for r in reach] for _ in range(2))
+    down, right = (pixels + 0.5 - centre for pixels, centre in zip(np.indices((side, side)), target, strict=True))
+    along, across = cosine * down + sine * right, cosine * right - sine * down
+    inside = (np.abs(along) < size[0] / 2) & (np.abs(across) < size[1] / 2)
+    row, column = (
+        np.clip(centre + offset[inside], 0, side - 1).astype(int)
+        for centre, offset in zip(source, (along, across), strict=True)
+    )
+    pasted = image.copy()
+    pasted[inside] = np.minimum(np.rint(image[row, column] * rng.uniform(1 - _JITTER, 1 + _JITTER)), 255)
+    return pasted
+
+
+def _blend(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return nsa.synthesize(rng, image, other, settings=_BLENDING, label="binary").image
+
+
+def _patch(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return paste(rng, image, size=tuple(len(image) * rng.uniform(0.06, 0.25, 2)), angle=0.0)
+
+
+def _scar(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    length, width = len(image) * rng.uniform(0.08, 0.25), len(image) * rng.uniform(0.01, 0.06)
+    return paste(rng, image, size=(length, max(width, 2.0)), angle=rng.uniform(0, math.pi))
+
+
+# NSA's Poisson-blended patch of another image, CutPaste's patch and CutPaste's scar.
+KINDS: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]] = {
+    "blend": _blend,
+    "patch": _patch,
+    "scar": _scar,
+}
+
+
+def _defective(
+    rng: np.random.Generator, kind: str, image: np.ndarray, others: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """An image with a defect that can be seen, and its mask; None where none of many draws could be seen."""
+    for _ in range(_TRIES):
+        changed = KINDS[kind](rng, image, others[int(rng.integers(len(others)))])
+        difference = channel_sum(cv2.absdiff(changed, image).reshape(image.shape)) / image.shape[2]
+        mask = difference > 1
+        if mask.mean() >= _SMALLEST and difference[mask].mean() >= _VISIBLE:
+            return np.where(mask[..., None], changed, image), mask.astype(np.uint8)
+    return None
+
+
+def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
+    """Makes the set from held-out good images; the same images give the same set.
+
+    The defects of image number i depend on i, on this image and on `others`, and on nothing else. Of more than `MOST`
+    images, evenly spaced ones are used. An image in which no defect of a kind can be seen, such as a blank one, has
+    none of this kind.
+
+    Args:
+      good: uint8 (n, s, s, c) with n > 0, c = 3 or 1 and s at least 32.
+      others: uint8 (s, s, c) good images, such as those of the training, from which patches are blended in.
+
+    Raises:
+      ValueError: There are no images, or no others.
+    """
+    if not len(good) or not len(others):
+        raise ValueError(f"need held-out images and others, not {len(good)} and {len(others)}")
+    good = good[np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)]
+    images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
+    kinds = ["good"] * len(good)
+    for code, kind in enumerate(KINDS):
+        for number, image in enumerate(good):
+            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others)
+            if made is not None:
+                images.append(made[0])
+                masks.append(made[1])
+                kinds.append(kind)
+    labels = np.array([int(kind != "good") for kind in kinds])
+    return SyntheticSet(np.stack(images), np.stack(masks), labels, kinds)
+
+
+def measure(scores: Scores, made: SyntheticSet) -> dict[str, float]:
+    """Image and pixel AUROC of the set, in [0, 1], over everything and by kind against all good images.
+
+    Args:
+      scores: What the detector says of ``made.images``, whole and in order.
+      made: The set.
+
+    Returns:
+      ``synthetic_image_auroc``, ``synthetic_pixel_auroc`` and both again with ``_<kind>`` behind, for each kind that
+      the set holds; empty where it holds no defect.
+
+    Raises:
+      UserError: A score or a map is not finite.
+    """
+    found = metrics.evaluate(
+        metrics.TestScores(
+            ids=[f"number {number} of the synthetic set ({kind})" for number, kind in enumerate(made.kinds)],
+            labels=made.labels,
+            defects=made.kinds,
+            images=made.images,
+            masks=list(made.masks),
+            image_scores=scores.image,
+            maps=scores.map,
+        )
+    )
+    rows = {"": found} | {f"_{kind}": own for kind, own in found["by_defect"].items()}
+    return {
+        f"synthetic_{level}_auroc{suffix}": row[level]["auroc"]
+        for suffix, row in rows.items()
+        for level in ("image", "pixel")
+        if row[level]["auroc"] is not None
+    }
+
+
+def write(workdir: str | Path, figures: dict[str, float]) -> None:
+    """Keeps what `measure` says of a detector beside it, since its held-out images may be gone later."""
+    (Path(workdir) / _FILE).write_text(json.dumps(figures) + "\n")
+
+
+def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | None]:
+    """What results.json says: the figures of `measure`, or None for the two main ones, and the ``reason``.
+
+    Args:
+      workdir: Where the detector was trained.
+      config: The config that the detector is used with now.
+
+    Raises:
+      UserError: The file was damaged.
+    """
+    path = Path(workdir) / _FILE
+    if not path.is_file():
+        return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
+    if config.score != configs.read(workdir).score:
+        return unknown("config.score is not what it was measured with, at the end of the training")
+    try:
+        figures = json.loads(path.read_text())
+        return {name: float(value) for name, value in figures.items()} or unknown("no synthetic defect could be seen")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged; run the training command again to rewrite it") from error
+
+
+def unknown(reason: str) -> dict[str, float | str | None]:
+    """What results.json says where there are no figures."""
+    return {"synthetic_image_auroc": None, "synthetic_pixel_auroc": None, "reason": reason}
