@@ -189,8 +189,10 @@ def feed(
     resident = None
     if method.example is None and images.nbytes <= config.data.device_gib * 2**30:
         resident = parallel.replicate(images.stack(), mesh)
-    # Numbers are drawn, shuffled and batched as the images themselves would be.
+    # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
+    # those of several steps could take gigabytes.
     source = images if resident is None else np.arange(len(images), dtype=np.int32)
+    per_call = 1 if resident is None else steps_per_call(config, done=start, steps=stop)
     calls = pipeline.batches(
         source,
         method.example,
@@ -198,7 +200,7 @@ def feed(
         batch=config.batch,
         start=start,
         stop=stop,
-        per_call=steps_per_call(config, done=start, steps=stop),
+        per_call=per_call,
         workers=config.data.workers if resident is None else 0,
     )
     return resident, parallel.prefetch(calls, mesh)

@@ -17,8 +17,9 @@ from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
 # Values that change no result.
-_NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.device_gib", "steps_per_call", "log_every",
-              "evaluate.batch", "patch.chunk", "model.remat", "checkpoint.every_steps", "checkpoint.keep")  # fmt: skip
+_NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.device_gib", "data.lists", "steps_per_call",
+              "log_every", "evaluate.batch", "patch.chunk", "model.remat", "checkpoint.every_steps",
+              "checkpoint.keep")  # fmt: skip
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 
@@ -95,7 +96,7 @@ def _portable(command: str) -> str:
         if name == "--output":
             kept.append("--workdir W... --output OUT")
             continue
-        if name in ("--config.data.root", "--config.data.test", "--config.data.ground_truth"):
+        if name in ("--config.data.root", "--config.data.test", "--config.data.ground_truth", "--config.data.lists"):
             value = "DIR"
         elif name == "--config" and value.startswith("/"):
             value = f"experiments/{Path(value).name}"

@@ -56,10 +56,13 @@ def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
 def one_step(step, mesh):
     """A training step as `parallel.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
     steps = parallel.pmapped(step, mesh)
+    # Jitted, so that tests can forbid transfers.
+    as_first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[None], tree))
+    first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[0], tree))
 
     def call(state, batch):
-        state, metrics = steps(state, jax.tree.map(lambda rows: rows[None], batch), None)
-        return state, jax.tree.map(lambda rows: rows[0], metrics)
+        state, metrics = steps(state, as_first(batch), None)
+        return state, first(metrics)
 
     return call
 
