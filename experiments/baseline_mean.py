@@ -9,8 +9,9 @@ The last line (or `:texture`) is for images of your own.
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo
+from jaxad.data import demo, folder
 
+CATEGORIES = folder.TEXTURES + folder.OBJECTS
 OWN_IMAGES = ("object", "texture")
 
 

@@ -22,9 +22,10 @@ Results are in README.md.
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo
+from jaxad.data import demo, folder
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CATEGORIES = folder.TEXTURES + folder.OBJECTS
 OWN_IMAGES = ("object", "texture")
 
 
@@ -44,6 +45,9 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 8 if is_demo else 32  # source images; each is seen as every class of the task
     config.dtype = "float32"
     config.log_every = 20 if is_demo else 64
+    # Steps between two looks at synthetic defects in held-out images, and a density is fitted for each;
+    # 0 for one at the end alone.
+    config.synthetic_every = 0
     config.steps_per_call = 0
 
     config.data = ConfigDict()

@@ -31,9 +31,10 @@ defects change, so the features had better not be made blind to them. Results ar
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo
+from jaxad.data import demo, folder
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CATEGORIES = folder.TEXTURES + folder.OBJECTS
 OWN_IMAGES = ("object", "texture")
 
 
@@ -52,6 +53,9 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 16 if is_demo else 200
     config.dtype = "float32"
     config.log_every = 10
+    # Steps between two looks at synthetic defects in held-out images, and means and variances are computed for each;
+    # 0 for one at the end alone.
+    config.synthetic_every = 0
     config.steps_per_call = 0
 
     config.data = ConfigDict()

@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxad.augment.nsa_settings import settings
-from jaxad.data import demo
+from jaxad.data import demo, folder
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CATEGORIES = folder.TEXTURES + folder.OBJECTS
 OWN_IMAGES = ("object", "texture")
 CHEST_XRAYS = {"chest_xray_male": "Male", "chest_xray_female": "Female"}
 
@@ -41,6 +42,8 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.batch = 8 if is_demo else 64
     config.dtype = "float32"
     config.log_every = 40 if is_demo else 10
+    # Steps between two looks at synthetic defects in held-out images; 0 for one at the end alone.
+    config.synthetic_every = 0 if reproduces else 100
     config.steps_per_call = 0
 
     config.data = ConfigDict()

@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -26,6 +27,7 @@ _AT_LEAST = {
     "steps_per_call": 0,
     "batch": 1,
     "log_every": 1,
+    "synthetic_every": 0,
     "data.size": 1,
     "data.workers": 0,
     "data.cache_gib": 0,
@@ -77,20 +79,13 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
     file, _, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
-    path = Path(file)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
-        raise UserError(f"config file {file} does not exist{hint}")
+    get_config = getattr(_module(file), "get_config", None)
+    if get_config is None:
+        raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
     try:
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
-        if category and not inspect.signature(module.get_config).parameters:
+        if category and not inspect.signature(get_config).parameters:
             raise UserError(f"config file {file} takes no category, but {category!r} was given")
-        config = module.get_config(category) if category else module.get_config()
+        config = get_config(category) if category else get_config()
     except UserError:
         raise
     except Exception as error:  # the file is the user's own program, which may fail in any way
@@ -101,6 +96,38 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         raise UserError(f"the config of {file} lacks {', '.join(missing)}; see experiments/ for examples")
     config.lock()
     return override(config, overrides or {})
+
+
+def _module(file: str | Path) -> ModuleType:
+    """Runs an experiment file."""
+    path = Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
+        raise UserError(f"config file {file} does not exist{hint}")
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program, which may fail in any way
+        raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def categories(file: str | Path) -> tuple[str, ...]:
+    """All categories of an experiment's table: its ``CATEGORIES``, or those of the file ``BASE`` that it changes.
+
+    Raises:
+      UserError: The file is missing, fails, or has neither.
+    """
+    module = _module(file)
+    if hasattr(module, "CATEGORIES"):
+        return tuple(module.CATEGORIES)
+    if hasattr(module, "BASE"):
+        return categories(module.BASE)
+    raise UserError(f"config file {file} has no CATEGORIES, the names that all means; add them or name categories")
 
 
 def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:

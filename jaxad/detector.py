@@ -4,6 +4,7 @@ The directory is the workdir: config.json, ``detector/`` with variables and dens
 with the threshold and what the scores and maps of good images are like.
 """
 
+import copy
 import json
 from collections.abc import Callable
 from operator import itemgetter
@@ -84,6 +85,13 @@ class Detector:
         self._embed = method.embed
         self._score = self._compiled(method.score)
         self._parts = method.parts and self._compiled(method.parts)
+
+    def with_weights(self, variables, density) -> "Detector":
+        """A detector with the same config and these weights, for which nothing is compiled again."""
+        other = copy.copy(self)
+        other.variables, other.density = variables, density
+        other._weights = parallel.replicate((variables, density), self._mesh)
+        return other
 
     def _compiled(self, function: Callable) -> Callable:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all devices."""

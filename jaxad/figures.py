@@ -272,3 +272,14 @@ def loss_chart(steps: np.ndarray, losses: np.ndarray) -> bytes:
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel="training loss")
         return _svg(figure)
+
+
+def synthetic_chart(steps: np.ndarray, image: np.ndarray, pixel: np.ndarray) -> bytes:
+    """SVG: AUROC of synthetic defects in held-out good images, in [0, 1], over the steps (n,) of the training."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        for name, values, colour in (("images", image, GOOD), ("pixels", pixel, DEFECTIVE)):
+            axes.plot(steps, 100 * values, color=colour, marker="o", markersize=3, label=name)
+        axes.set(xlabel="step", ylabel="AUROC, %")
+        axes.legend(loc="lower right")
+        return _svg(figure)

@@ -60,11 +60,7 @@ class Log:
         row = {"step": step, "epoch": step / self._per_epoch, **means}
         row |= {"images_per_second": speed, "seconds": self._seconds}
         self._rows = []
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, step)
+        self._write(row)
         self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {speed:.1f} images/s")
         if self._bar.disable:
             left = (self._end - step) * self._config.batch / speed
@@ -74,6 +70,26 @@ class Log:
         if warning and not self._warned:
             tqdm.write(f"warning: step {step}: {warning}", file=sys.stderr)
         self._warned = warning is not None
+
+    def add_synthetic(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
+        """Takes what `jaxad.synthetic.measure` says after a step, as a row of its own.
+
+        The time that this takes is no part of the training's speed.
+        """
+        began = time.perf_counter()
+        figures = measure()
+        self._clock += time.perf_counter() - began
+        self._write({"step": step, "epoch": step / self._per_epoch, **figures, "seconds": self._seconds})
+        image, pixel = (f"{100 * figures[f'synthetic_{level}_auroc']:.1f} %" for level in ("image", "pixel"))
+        tqdm.write(f"step {step}/{self._end}  synthetic defects: image AUROC {image}, pixel AUROC {pixel}")
+        sys.stdout.flush()
+
+    def _write(self, row: dict[str, float]) -> None:
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """Closes the bar and the event file."""

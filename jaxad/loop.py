@@ -172,7 +172,7 @@ def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
     between steps.
     """
     most = config.steps_per_call or (1 if jax.default_backend() == "cpu" else 16)
-    common = math.gcd(done, steps, config.log_every, config.checkpoint.every_steps)
+    common = math.gcd(done, steps, config.log_every, config.checkpoint.every_steps, config.synthetic_every)
     return max(count for count in range(1, most + 1) if common % count == 0)
 
 
@@ -206,10 +206,20 @@ def feed(
     return resident, parallel.prefetch(calls, mesh)
 
 
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
 def _fit_weights(
-    config: ConfigDict, workdir: Path, method: Method, images: pipeline.Images, settled: Plan, command: str
+    config: ConfigDict,
+    workdir: Path,
+    method: Method,
+    images: pipeline.Images,
+    settled: Plan,
+    command: str,
+    measure: Callable[[dict[str, Any]], dict[str, float]] | None,
 ) -> TrainState | None:
-    """Runs the steps that are left; None when SIGTERM stopped them."""
+    """Runs the steps that are left, and logs what `measure` says of the variables; None when SIGTERM stopped them."""
     mesh, per_epoch, steps, optimizer, schedule = settled
     first = next(pipeline.batches(images, method.example, seed=config.seed, batch=_SHOWN, start=0, stop=1))
     first = {name: rows[0] for name, rows in first.items()}
@@ -236,14 +246,20 @@ def _fit_weights(
                 if waiting is not None:
                     log.add_all(_checked(done, waiting, checkpoints))
                 waiting, done = metrics, done + len(batches["index"])
-                if done == steps or done % config.checkpoint.every_steps == 0 or stopping():
+                due = done == steps or done % config.checkpoint.every_steps == 0 or stopping()
+                # The last figures are those of the complete detector, see `train`.
+                measured = measure is not None and done < steps and done % config.synthetic_every == 0
+                if due or measured:
                     log.add_all(_checked(done, waiting, checkpoints))
                     waiting = None
-                    with jax.transfer_guard("allow"):  # a save copies the state to the host on purpose
+                with jax.transfer_guard("allow"):  # both copy the state to the host on purpose
+                    if due:
                         checkpoints.save(done, state)
                     if stopping() and done < steps:
                         print(f"stopped at step {done} of {steps}; the same command resumes there")
                         return None
+                    if measured:
+                        log.add_synthetic(done, functools.partial(measure, _variables(state)))
                 checkpoints.settle()
     return state
 
@@ -277,29 +293,48 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     configs.claim(workdir, config)
     parallel.use_compilation_cache()
     cache_bytes = config.data.cache_gib * 2**30 / (1 + config.data.workers)
+    # Each is looked at a few times at most.
+    good = functools.partial(pipeline.Images, dataset.train, size=config.score.size, cache_bytes=0)
+    # A sample of the training images shows how good images score where none were held out.
+    seen = good(held if len(held) else fitted[:32]).stack()
+    made = synthetic.make(seen, good(fitted)) if len(held) else None
+    scorer = None
+
+    def fit(variables: dict[str, Any]) -> Detector:
+        nonlocal scorer
+        # From here on one device holds the weights; scoring spreads images, not weights.
+        variables = parallel.to_host(variables)
+        density = method.fit(variables, good(fitted), jax.random.key(config.seed))
+        scorer = scorer.with_weights(variables, density) if scorer else Detector(config, variables, density)
+        return scorer
+
+    def measure(detector: Detector) -> dict[str, float]:
+        return synthetic.measure(detector.score(made.images), made)
+
     variables = {}
     if settled is None:
         provenance.record(workdir, command)
     else:
+        during = None
+        if config.synthetic_every and made is None:
+            print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
+        elif config.synthetic_every and made.labels.any():
+
+            def during(variables: dict[str, Any]) -> dict[str, float]:
+                return measure(fit(variables))
+
         images = pipeline.Images(dataset.train, fitted, size=config.data.size, cache_bytes=cache_bytes)
-        state = _fit_weights(config, workdir, method, images, settled, command)
+        state = _fit_weights(config, workdir, method, images, settled, command, during)
         if state is None:
             return None
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-    # From here on one device holds the weights; scoring spreads images, not weights.
-    variables = parallel.to_host(variables)
-    # Each is looked at a few times at most.
-    good = functools.partial(pipeline.Images, dataset.train, size=config.score.size, cache_bytes=0)
-    density = method.fit(variables, good(fitted), jax.random.key(config.seed))
-    detector = Detector(config, variables, density)
-    # A sample of the training images shows how good images score where none were held out.
-    scores = detector.score(good(held if len(held) else fitted[:32]).stack())
+        variables = _variables(state)
+    detector = fit(variables)
+    scores = detector.score(seen)
     detector.fit_ranges(scores)
     if len(held):
         detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
     detector.save(workdir)
     if len(held):
         # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`; nothing is chosen.
-        made = synthetic.make(good(held).stack(), good(fitted))
-        synthetic.write(workdir, synthetic.measure(detector.score(made.images), made))
+        synthetic.write(workdir, measure(detector))
     return detector

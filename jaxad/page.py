@@ -81,7 +81,7 @@ def write_html(
       path: The file to write.
       results: What results.json holds: `metrics.evaluate`'s dict and the provenance; absent provenance is left out.
       scores: The test set with its scores and maps.
-      history: Rows of metrics.jsonl with "step" and "loss"; empty for a method without training.
+      history: Rows of metrics.jsonl, each with "step"; empty for a method without training.
       samples_png: A picture of synthetic training samples, or None.
       features: Features (n, d) of good, defective and changed images by kind, or None.
       parts: Maps (h, w) whose sum is the score map, by name and by index of the images of `pick_examples`, or None.
@@ -224,6 +224,9 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict], features
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
     if losses:
         charts.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
+    names = ("step", "synthetic_image_auroc", "synthetic_pixel_auroc")
+    if watched := [[row[name] for name in names] for row in history if names[1] in row]:
+        charts.append(("Synthetic defects while training", figures.synthetic_chart(*np.array(watched).T)))
     return (
         "<h2>Scores and curves</h2><div class=charts>"
         + "".join(

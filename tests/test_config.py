@@ -125,6 +125,7 @@ def test_a_value_of_the_wrong_type(key, text, words):
     ("batch", "0", "config.batch must be at least 1, not 0"),
     ("epochs", "-2", "config.epochs must be at least 0, not -2"),
     ("log_every", "0", "config.log_every must be at least 1, not 0"),
+    ("synthetic_every", "-1", "config.synthetic_every must be at least 0, not -1"),
     ("data.workers", "-1", "config.data.workers must be at least 0, not -1"),
     ("data.holdout", "1", "config.data.holdout must lie in [0, 1), not 1.0"),
     ("data.holdout", "-0.1", "config.data.holdout must lie in [0, 1), not -0.1"),
@@ -149,6 +150,19 @@ def test_scoring_follows_the_size_of_the_data_until_it_is_set():
     assert configs.load(f"{NSA}:object", {"data.size": "64"}).score.size == 64
     config = configs.load(f"{NSA}:object", {"data.size": "64", "score.size": "96"})
     assert (config.data.size, config.score.size) == (64, 96)
+
+
+def test_the_categories_of_a_table_are_those_of_the_file_or_of_the_one_it_changes(tmp_path):
+    names = configs.categories(NSA)
+    assert len(set(names)) == 15 and (names[0], names[5], names[14]) == ("carpet", "bottle", "zipper")
+    assert configs.categories(NSA.replace("logistic", "binary")) == names
+    (tmp_path / "own.py").write_text("CATEGORIES = ['left', 'right']\n")
+    assert configs.categories(tmp_path / "own.py") == ("left", "right")
+    (tmp_path / "none.py").write_text("")
+    with pytest.raises(UserError, match=r"none\.py has no CATEGORIES"):
+        configs.categories(tmp_path / "none.py")
+    with pytest.raises(UserError, match=r"any\.py does not exist"):
+        configs.categories(tmp_path / "any.py")
 
 
 def test_a_missing_file_names_a_near_one(tmp_path):

@@ -49,6 +49,26 @@ def test_rows_average_the_steps_since_the_last_and_the_end_is_logged(tmp_path: P
     assert "loss 4.0000" in lines[0] and lines[2].endswith("0 s left")
 
 
+def test_synthetic_figures_have_a_row_of_their_own_and_cost_no_speed(tmp_path: Path, monkeypatch, capsys) -> None:
+    clock = iter(range(0, 1000, 10))  # every look at the clock is ten seconds after the last
+    monkeypatch.setattr("jaxad.log.time.perf_counter", lambda: next(clock))
+    log = Log(tmp_path, CONFIG, start=0, steps=8, per_epoch=2)
+    figures = {"synthetic_image_auroc": 0.75, "synthetic_pixel_auroc": 0.5, "synthetic_pixel_auroc_scar": 0.25}
+    for step in range(1, 4):
+        log.add(step, {"loss": np.float32(step)})
+    log.add(4, {"loss": np.float32(4)})
+    log.add_synthetic(4, lambda: figures)
+    log.add(5, {"loss": np.float32(5)})
+    log.add(6, {"loss": np.float32(6)})
+    log.close()
+    first, second, third = read_history(tmp_path)
+    assert second == {"step": 4, "epoch": 2, **figures, "seconds": first["seconds"]}
+    # Three looks at the clock since the first line, one of them at the end of the measurement.
+    assert (third["step"], third["loss"], third["seconds"] - first["seconds"]) == (6, 5, 20)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line == "step 4/8  synthetic defects: image AUROC 75.0 %, pixel AUROC 50.0 %"
+
+
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     record(tmp_path, range(1, 8))
     seconds = read_history(tmp_path)[0]["seconds"]

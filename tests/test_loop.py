@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxad import config as configs
-from jaxad import data, detector, loop, methods, parallel
+from jaxad import data, detector, loop, methods, parallel, synthetic
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import demo, pipeline
 from jaxad.errors import UserError
@@ -104,6 +104,8 @@ def test_steps_of_a_call_end_where_something_happens(config_of, done: int, steps
     """A line of the log every 10 steps and a checkpoint every 100; 0 lets a CPU take one step at a time."""
     config = config_of(log_every=10, checkpoint__every_steps=100, steps_per_call=most)
     assert loop.steps_per_call(config, done=done, steps=steps) == count
+    watched = config_of(log_every=10, checkpoint__every_steps=100, steps_per_call=most, synthetic_every=5)
+    assert loop.steps_per_call(watched, done=done, steps=steps) == math.gcd(count, 5)
 
 
 def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, tmp_path) -> None:
@@ -122,6 +124,35 @@ def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, t
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     expected = [row["loss"] for row in read_history(tmp_path / "streamed")]
     np.testing.assert_allclose([row["loss"] for row in rows], np.mean(np.reshape(expected, (4, 2)), 1), rtol=1e-4)
+
+
+def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, complete, tmp_path) -> None:
+    config = config_of(synthetic_every=3)
+    assert loop.train(config, tmp_path / "run") is not None
+    jax.tree.map(np.testing.assert_array_equal, variables_of(tmp_path / "run"), variables_of(complete))
+    rows = read_history(tmp_path / "run")
+    watched = {row["step"]: row for row in rows if "synthetic_pixel_auroc" in row}
+    assert list(watched) == [3, 6] and [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
+    # The figures after step 6 are those of a detector with the weights of its checkpoint.
+    method, source = methods.create(config), data.load(config).train
+    fitted, held = pipeline.split_holdout(IMAGES, holdout=0.1, seed=0)
+    good = [pipeline.Images(source, part, size=64, cache_bytes=0) for part in (held, fitted)]
+    state = loop.init_state(method, loop.plan(config, len(fitted)).optimizer, good[1][0], seed=0)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
+        step, kept = checkpoints.restore(parallel.replicate(state, parallel.make_mesh()))
+    assert step == 6
+    made = synthetic.make(good[0].stack(), good[1])
+    alone = detector.Detector(config, {"params": kept.params, "batch_stats": kept.batch_stats}, None)
+    figures = synthetic.measure(alone.score(made.images), made)
+    assert {name: value for name, value in watched[6].items() if name in figures} == pytest.approx(figures, abs=1e-6)
+    assert len(figures) >= 4
+
+
+def test_a_training_that_holds_nothing_out_says_that_it_is_not_watched(config_of, tmp_path, capsys) -> None:
+    assert loop.train(config_of(synthetic_every=3, data__holdout=0.0, epochs=1), tmp_path / "run") is not None
+    assert "no good images are held out (config.data.holdout)" in capsys.readouterr().out
+    assert not any("synthetic_pixel_auroc" in row for row in read_history(tmp_path / "run"))
 
 
 def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None:

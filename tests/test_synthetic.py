@@ -244,6 +244,14 @@ def test_results_and_report_hold_the_figures(run):
     assert f"Synthetic defects in held-out good images: {shown}" in (folder / "work" / "report.html").read_text()
 
 
+def test_the_report_draws_what_was_measured_while_training(copy):
+    assert "Synthetic defects while training" not in (copy / "report.html").read_text()
+    row = {"epoch": 1.0, "synthetic_image_auroc": 0.7, "synthetic_pixel_auroc": 0.6, "seconds": 1.0}
+    (copy / "metrics.jsonl").write_text("".join(json.dumps({"step": step, **row}) + "\n" for step in (10, 20)))
+    assert command(evaluate.main, "--workdir", copy) == 0
+    assert "Synthetic defects while training" in (copy / "report.html").read_text()
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     return shutil.copytree(run[0] / "work", tmp_path / "work")

@@ -14,6 +14,11 @@ from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
 GOOD = "good"
+# The categories of MVTec AD, which the papers' tables have as rows.
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+OBJECTS = (
+    "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
