@@ -30,7 +30,7 @@ class TestScores(NamedTuple):
     ids: list[str]
     labels: np.ndarray  # (n,) 0 good, 1 defective
     defects: list[str]  # "good" or the defect type
-    images: np.ndarray  # uint8 (n, h, w, 3) RGB
+    images: np.ndarray  # uint8 (n, h, w, 3) RGB, or (n, h, w, 1) grey
     masks: list[np.ndarray | None]  # uint8 (h, w) 0/1; None: pixel truth unknown
     image_scores: np.ndarray  # (n,) higher is more anomalous
     maps: np.ndarray  # float32 (n, h, w) higher is more anomalous

@@ -29,23 +29,23 @@ class Scores(NamedTuple):
 
 
 class Method(NamedTuple):
-    """One method.
+    """One method. The c channels of images are 3, or 1 where `jaxad.config.channels` says so.
 
     Attributes:
-      init: ``(key, image) -> variables``; parameters and batch statistics for images like float32 (1, h, w, 3).
+      init: ``(key, image) -> variables``; parameters and batch statistics for images like float32 (1, h, w, c).
       corrupt: ``(keys, batch) -> batch``, self-supervision on the device inside the jitted step; one key per example.
       loss: ``(params, batch_stats, batch, key) -> (loss, (batch_stats, metrics))``, per device, with the axis ``batch``
         bound. None for a method that only fits a density (``config.epochs`` is then 0).
       fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a
-        sequence of uint8 (h, w, 3) images on the host.
-      score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, 3) images in [0, 1]; deterministic.
+        sequence of uint8 (h, w, c) images on the host.
+      score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, c) images in [0, 1]; deterministic.
       example: ``(rng, image, partner) -> arrays``, the host part of a training example, run in the data workers.
-        `image` and `partner` (another training image) are uint8 (h, w, 3); the arrays must hold ``image``. None where
+        `image` and `partner` (another training image) are uint8 (h, w, c); the arrays must hold ``image``. None where
         all is done on the devices: an example is then ``image`` and ``partner``, and the images can stay there.
       samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
         examples. None for no picture.
       embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
-        changed in training, the first being unchanged ones; one key and one float32 (h, w, 3) image in [0, 1] for each.
+        changed in training, the first being unchanged ones; one key and one float32 (h, w, c) image in [0, 1] for each.
         The report draws them. None where images have no features that a picture could show.
       parts: ``(variables, density, images) -> {name: maps}``, float32 (b, h, w) each, the terms of which the score map
         is the sum, for the report. None where the map has no such terms.
@@ -91,7 +91,7 @@ def compute_dtype(config: ConfigDict) -> jnp.dtype:
 
 
 def normalizer(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-    """``images -> images``: (b, h, w, 3) in [0, 1], by mean and deviation of the channels in ``config.normalize``."""
+    """``images -> images``: (b, h, w, c) in [0, 1], by mean and deviation of the channels in ``config.normalize``."""
     # NumPy, not JAX: a closed-over device array would be fetched when the step is compiled, unasked.
     mean, std = (np.asarray(config.normalize[name], np.float32) for name in ("mean", "std"))
     return lambda images: (images - mean) / std
@@ -103,9 +103,9 @@ def in_batches(
     """What a function makes of images, `batch` of them at a time, on all devices.
 
     Args:
-      function: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, 3) images in [0, 1].
+      function: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, c) images in [0, 1].
       variables: Parameters and batch statistics.
-      images: uint8 (h, w, 3) each.
+      images: uint8 (h, w, c) each.
       batch: Images in one call, whose last is padded.
 
     Yields:

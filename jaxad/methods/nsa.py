@@ -37,7 +37,7 @@ class HostExample:
         self._settings = options_of(config.synthesis, Synthesis)
 
     def __call__(self, rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns ``image`` uint8 (h, w, 3), ``label`` float32 (h, w), and the counts ``patches`` and ``skipped``."""
+        """Returns ``image`` uint8 (h, w, c), ``label`` float32 (h, w), and the counts ``patches`` and ``skipped``."""
         view = views.random_view(rng, image, **self._view)
         source = views.random_view(rng, partner, **self._view)
         made = nsa.synthesize(rng, view, source, settings=self._settings, label=self._label)
