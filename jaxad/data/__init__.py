@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.data import chest_xray, demo, folder
+from jaxad.data import chest_xray, demo, folder, tfds
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
 
@@ -32,7 +32,15 @@ def load(config: ConfigDict) -> Dataset:
         return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, **options)
     if data.source == "chest_xray":
         return _load_chest_xray(data, **options)
-    raise UserError(f"config.data.source must be demo, folder or chest_xray, not {data.source!r}")
+    if data.source == "tfds":
+        if data.test or data.ground_truth:
+            raise UserError(
+                "config.data.source is tfds, whose datasets hold their own test images and masks; leave "
+                "config.data.test and config.data.ground_truth empty"
+            )
+        # Without a smallest side: MNIST's 28 pixels are enlarged to config.data.size like those of any other image.
+        return tfds.load(data.root, data.category, channels=options["channels"])
+    raise UserError(f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}")
 
 
 def _load_chest_xray(data: ConfigDict, **options: int) -> Dataset:
