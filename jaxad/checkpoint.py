@@ -1,5 +1,8 @@
 """Checkpoints with Orbax: written in the background, sealed with SHA-256, read back only when the seal holds.
 
+Several processes save and restore together; process 0 alone seals, inspects and removes. A detector, of which each of
+them has a copy, is written and read by one process for itself.
+
 A checkpoint is the directory ``<step>`` with its seal ``<step>.sha256`` beside it (the format of ``sha256sum -c``). The
 seal is written last, so a directory without one is a save that was cut off; Orbax itself would restore a flipped byte
 without a word.
@@ -12,7 +15,8 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from jaxad.errors import UserError
+from jaxad import hosts, parallel
+from jaxad.errors import UserError, first_line
 
 
 class Checkpoints:
@@ -33,6 +37,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, exception_type, *_) -> None:
+        if exception_type is not None and hosts.count() > 1:
+            return  # a save under way would wait for processes that may be gone; all of them end
         try:
             self.settle(wait=True)
         except UserError:
@@ -53,10 +59,12 @@ class Checkpoints:
           UserError: This save or the one before cannot be written.
         """
         self.settle(wait=True)
-        _remove(self._directory / str(step))
         self._pending = step
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            if hosts.lead():
+                _remove(self._directory / str(step))
+                self._directory.mkdir(parents=True, exist_ok=True)
+            hosts.wait()
             self._writer.save(self._directory / str(step), state)
         except Exception as error:
             raise self._failure(step, error) from error
@@ -72,12 +80,14 @@ class Checkpoints:
         step = self._pending
         try:
             self._writer.wait_until_finished()
-            seal(self._directory / str(step))
+            if hosts.lead():
+                seal(self._directory / str(step))
         except Exception as error:  # Orbax and TensorStore raise many types for a full disk
             raise self._failure(step, error) from error
         self._pending = None
-        for old in self.steps()[: -self._keep]:
-            _remove(self._directory / str(old))
+        if hosts.lead():
+            for old in self.steps()[: -self._keep]:
+                _remove(self._directory / str(old))
 
     def restore(self, like) -> tuple[int, object] | None:
         """Reads the newest intact checkpoint; says which newer ones were passed over, and removes those.
@@ -88,6 +98,11 @@ class Checkpoints:
         Returns:
           Its step and state, or None where there is no checkpoint to start from.
         """
+        step = hosts.gather(self._newest() if hosts.lead() else None)[0]
+        return None if step is None else (step, self._read(step, like))
+
+    def _newest(self) -> int | None:
+        """The newest intact step; removes damaged newer ones."""
         # A save that was cut off leaves a directory that was never sealed.
         unsealed = [p for p in self._directory.glob("*") if p.is_dir() and not p.with_name(f"{p.name}.sha256").exists()]
         for path in unsealed:
@@ -96,7 +111,7 @@ class Checkpoints:
             path = self._directory / str(step)
             damage = inspect(path)
             if damage is None:
-                return step, self._read(step, like)
+                return step
             print(f"checkpoint {step} in {self._directory} is damaged ({damage}); falling back to the one before it")
             _remove(path)
         return None
@@ -114,7 +129,7 @@ class Checkpoints:
         self._pending = None
         _remove(self._directory / str(step))
         kept = f"the last complete one is step {self.steps()[-1]}" if self.steps() else "there is no complete one"
-        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}")
+        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({first_line(error)}); {kept}")
 
 
 def write(path: Path, tree) -> None:
@@ -128,12 +143,12 @@ def write(path: Path, tree) -> None:
         _remove(path)
         for cut_off in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):  # of a process that was killed
             shutil.rmtree(cut_off)
-        with ocp.StandardCheckpointer() as writer:
-            writer.save(path, tree)
+        with _alone() as writer:
+            writer.save(path, parallel.to_host(tree))
             writer.wait_until_finished()
         seal(path)
     except Exception as error:  # as above: many types for one cause
-        raise UserError(f"{path} cannot be written ({_reason(error)})") from error
+        raise UserError(f"{path} cannot be written ({first_line(error)})") from error
 
 
 def read(path: Path, like=None):
@@ -142,9 +157,9 @@ def read(path: Path, like=None):
     Without `like` the tree is read as nested dicts onto the first device, whatever devices it was written from.
     """
     path = Path(path).absolute()
-    with ocp.StandardCheckpointer() as reader:
+    with _alone() if like is None else ocp.StandardCheckpointer() as reader:
         if like is None:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
                 reader.metadata(path).item_metadata.tree,
@@ -152,6 +167,13 @@ def read(path: Path, like=None):
         else:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return reader.restore(path, abstract)
+
+
+def _alone() -> ocp.StandardCheckpointer:
+    """A checkpointer that waits for no other process."""
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def seal(path: Path) -> None:
@@ -175,12 +197,6 @@ def inspect(path: Path) -> str | None:
         return "its seal does not cover its files"
     changed = [name for name, file in present.items() if _digest(file) != sealed[name]]
     return f"{changed[0]} was changed" if changed else None
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong; the storage libraries add pages of context."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _files(path: Path) -> list[Path]:

@@ -79,7 +79,7 @@ class Detector:
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.heat_range, self.good_scores = heat_range, good_scores
         self.variables, self.density = variables, density
-        self._mesh = parallel.make_mesh()
+        self._mesh = parallel.local_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
         method = methods.create(config)
         self._embed = method.embed
@@ -94,7 +94,7 @@ class Detector:
         return other
 
     def _compiled(self, function: Callable) -> Callable:
-        """A function of variables, density and images in [0, 1], compiled for uint8 images over all devices."""
+        """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
         return parallel.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
 
     def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
@@ -158,7 +158,7 @@ class Detector:
         Both are pytrees, of NumPy arrays (n, ...); `batch` is ``config.evaluate.batch`` by default.
         """
         batch, made = batch or self.config.evaluate.batch, []
-        for start in range(0, len(jax.tree.leaves(rows)[0]), batch):
+        for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
             made.append(parallel.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)

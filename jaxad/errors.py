@@ -25,22 +25,33 @@ _REMEDIES = {
 }
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command: a `UserError` is printed without a traceback and exits with status 2, Ctrl-C with 130.
+def told(error: BaseException) -> tuple[str, int] | None:
+    """The sentence that tells an error to the user, and the exit status; None for a fault of the program.
 
-    What the file system refuses (no permission, no space left, ...) is told in the same way.
+    A `UserError` has status 2, and so has what the file system refuses (no permission, no space left, ...); Ctrl-C has
+    130.
     """
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {_REMEDIES[error.errno]}", 2
+    return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else None
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, in one line; the libraries below add pages of context."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: what `told` knows is printed as one sentence instead of a traceback."""
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in _REMEDIES:
+    except BaseException as error:
+        if (known := told(error)) is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; {_REMEDIES[error.errno]}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sentence, status = known
+        print(f"error: {sentence}" if status == 2 else sentence, file=sys.stderr)
+        sys.exit(status)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, metrics, page, parallel, provenance, synthetic
+from jaxad import data, detector, errors, hosts, metrics, page, parallel, provenance, synthetic
 from jaxad.data import pipeline
 from jaxad.data.record import Record
 from jaxad.errors import UserError
@@ -41,9 +41,10 @@ def read_test_set(config: ConfigDict) -> list[Record]:
 
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
-    """Scores a test set once; the images have the size for scoring."""
+    """Scores a test set once, each process its share; the images have the size for scoring."""
     images = np.stack([record.image for record in records])
-    scores = found.score(images, crop=found.config.evaluate.crop)
+    shares = hosts.gather(found.score(images[hosts.share(len(images))], crop=found.config.evaluate.crop))
+    scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],
         labels=np.array([record.label for record in records]),
@@ -270,6 +271,8 @@ def _write(
     found: detector.Detector | None = None,
 ) -> None:
     """Writes results.json, scores.csv and report.html, this with features and terms of maps of a single detector."""
+    if not hosts.lead():
+        return
     try:
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         with open(folder / "scores.csv", "w", newline="") as file:
@@ -320,8 +323,14 @@ def main(argv: list[str] | None = None) -> None:
         help="a directory that jaxad.train completed; several are evaluated as one ensemble",
     )
     parser.add_argument("--output", metavar="DIR", help="where an ensemble's results go")
+    hosts.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
     parallel.keep_freed_memory()
+    with hosts.joined(flags, overrides):
+        _run(flags, overrides, provenance.command("jaxad.evaluate", argv))
+
+
+def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> None:
     if len(flags.workdir) > 1:
         if not flags.output:
             raise UserError("the results of an ensemble belong into none of its workdirs; add --output DIR")
@@ -331,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("the results of one workdir are written into it; --output is for several workdirs")
     (workdir,) = flags.workdir
     found = detector.load(workdir, overrides)
-    evaluate(found, workdir, command=provenance.command("jaxad.evaluate", argv))
+    evaluate(found, workdir, command=command)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ is fed are their numbers.
 
 import contextlib
 import functools
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator
@@ -20,12 +21,13 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, methods, parallel, provenance, samples, synthetic
+from jaxad import data, hosts, methods, parallel, provenance, samples, synthetic
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
+from jaxad.data.record import Source
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
-from jaxad.log import Log
+from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
 
 _SHOWN = 16  # examples in the picture of what is taught
@@ -103,7 +105,11 @@ def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> Tr
 
 @contextlib.contextmanager
 def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM only sets a flag; yields a function that tells whether it came."""
+    """While active, SIGTERM only sets a flag; yields a function, for each call, that tells whether to stop for it."""
+    if hosts.count() > 1:
+        yield functools.partial(lambda calls: hosts.sigterm(next(calls)), itertools.count())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nobody looks any more for what the runtime's handler notes
+        return
     came = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
     try:
@@ -176,19 +182,21 @@ def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
     return max(count for count in range(1, most + 1) if common % count == 0)
 
 
+def stay(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
+    """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
+    return method.example is None and images.nbytes <= config.data.device_gib * 2**30
+
+
 def feed(
     config: ConfigDict, method: Method, images: pipeline.Images, mesh: jax.sharding.Mesh, *, start: int, stop: int
 ) -> tuple[jax.Array | None, Iterator[dict[str, jax.Array]]]:
     """What the steps from `start` to `stop` work on, put on the devices ahead of them.
 
     Returns:
-      All training images, uint8 (n, h, w, c) on every device, or None where they don't fit into
-      ``config.data.device_gib`` or the method works on them on the host first; and what each call takes, see
-      `parallel.pmapped`.
+      All training images, uint8 (n, h, w, c) on every device, or None where they don't `stay` there; and what each
+      call takes, see `parallel.pmapped`. Of both, each process makes its part.
     """
-    resident = None
-    if method.example is None and images.nbytes <= config.data.device_gib * 2**30:
-        resident = parallel.replicate(images.stack(), mesh)
+    resident = parallel.collect(images.stack, len(images), mesh) if stay(config, method, images) else None
     # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
     # those of several steps could take gigabytes.
     source = images if resident is None else np.arange(len(images), dtype=np.int32)
@@ -201,6 +209,7 @@ def feed(
         start=start,
         stop=stop,
         per_call=per_call,
+        part=(jax.process_index(), hosts.count()),
         workers=config.data.workers if resident is None else 0,
     )
     return resident, parallel.prefetch(calls, mesh)
@@ -233,11 +242,13 @@ def _fit_weights(
         if done == steps:
             return state
         provenance.record(workdir, command)
-        if not done and method.samples is not None:  # so that a user sees what is taught
+        if not done and method.samples is not None and hosts.lead():  # so that a user sees what is taught
             samples.write(workdir / "samples.png", method.samples(first))
         train_steps = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
         resident, calls = feed(config, method, images, mesh, start=done, stop=steps)
-        log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch, warn=method.warn)
+        log = NoLog()
+        if hosts.lead():
+            log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch, warn=method.warn)
         with contextlib.closing(log), jax.transfer_guard("disallow"):
             waiting = None
             for batches in calls:
@@ -246,7 +257,8 @@ def _fit_weights(
                 if waiting is not None:
                     log.add_all(_checked(done, waiting, checkpoints))
                 waiting, done = metrics, done + len(batches["index"])
-                due = done == steps or done % config.checkpoint.every_steps == 0 or stopping()
+                stop = stopping()
+                due = done == steps or done % config.checkpoint.every_steps == 0 or stop
                 # The last figures are those of the complete detector, see `train`.
                 measured = measure is not None and done < steps and done % config.synthetic_every == 0
                 if due or measured:
@@ -255,13 +267,32 @@ def _fit_weights(
                 with jax.transfer_guard("allow"):  # both copy the state to the host on purpose
                     if due:
                         checkpoints.save(done, state)
-                    if stopping() and done < steps:
+                    if stop and done < steps:
                         print(f"stopped at step {done} of {steps}; the same command resumes there")
                         return None
                     if measured:
                         log.add_synthetic(done, functools.partial(measure, _variables(state)))
                 checkpoints.settle()
     return state
+
+
+def _training_images(config: ConfigDict, method: Method, source: Source, numbers: np.ndarray) -> pipeline.Images:
+    """The images of a training, kept in the host's memory if they fit there and don't `stay` on the devices."""
+    open_images = functools.partial(pipeline.Images, source, numbers, size=config.data.size)
+    images = open_images(cache_bytes=0)
+    if stay(config, method, images):
+        return images
+    return open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers))
+
+
+def _claim(workdir: Path, config: ConfigDict, images: int) -> None:
+    """`jaxad.config.claim` for all processes, which must see the same config, number of images and workdir."""
+    hosts.same("the config, or the number of training images,", (config.to_json(), images))
+    if hosts.lead():
+        configs.claim(workdir, config)
+    hosts.wait()
+    if not (workdir / "config.json").exists():
+        raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")
 
 
 def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
@@ -290,9 +321,8 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
         )
     settled = None if method.loss is None else plan(config, len(fitted))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
-    configs.claim(workdir, config)
+    _claim(workdir, config, len(dataset.train))
     parallel.use_compilation_cache()
-    cache_bytes = config.data.cache_gib * 2**30 / (1 + config.data.workers)
     # Each is looked at a few times at most.
     good = functools.partial(pipeline.Images, dataset.train, size=config.score.size, cache_bytes=0)
     # A sample of the training images shows how good images score where none were held out.
@@ -323,7 +353,7 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
             def during(variables: dict[str, Any]) -> dict[str, float]:
                 return measure(fit(variables))
 
-        images = pipeline.Images(dataset.train, fitted, size=config.data.size, cache_bytes=cache_bytes)
+        images = _training_images(config, method, dataset.train, fitted)
         state = _fit_weights(config, workdir, method, images, settled, command, during)
         if state is None:
             return None
@@ -333,8 +363,10 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
     detector.fit_ranges(scores)
     if len(held):
         detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
-    detector.save(workdir)
-    if len(held):
-        # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`; nothing is chosen.
-        synthetic.write(workdir, measure(detector))
+    if hosts.lead():
+        detector.save(workdir)
+        if len(held):
+            # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
+            synthetic.write(workdir, measure(detector))
+    hosts.wait()
     return detector

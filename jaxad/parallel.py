@@ -58,9 +58,17 @@ def keep_freed_memory() -> None:
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-    """A one-dimensional mesh named ``batch`` over the first `devices` devices; all of them by default."""
-    chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+    """A one-dimensional mesh named ``batch`` over the first `devices` devices; all of them, of all hosts, by default.
+
+    Those of a host lie beside each other, in the order of the processes.
+    """
+    chosen = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:devices]
+    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """A mesh as that of `make_mesh` over this process's devices alone."""
+    return Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def compiled(function: Callable, **options) -> Callable:
@@ -113,8 +121,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree, mesh: Mesh):
-    """Puts a pytree whole on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    """Puts a pytree whole on every device; each process has all of it."""
+    if not _spans_processes(mesh):
+        return jax.device_put(tree, replicated(mesh))
+    # Orbax refuses to save arrays that device_put has made from one device's to other processes'.
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(to_host(tree))
+
+
+def collect(load: Callable[[slice | np.ndarray], np.ndarray], rows: int, mesh: Mesh) -> jax.Array:
+    """Puts an array whole on every device, of which each process loads a part; the devices pass the parts on.
+
+    Args:
+      load: Makes the rows with the numbers given, or with the slice ``:``, as an array (n, ...).
+      rows: How many rows there are.
+      mesh: The devices.
+    """
+    if not _spans_processes(mesh):
+        return replicate(load(slice(None)), mesh)
+    share = -(-rows // mesh.size) * mesh.local_mesh.size
+    numbers = jax.process_index() * share + np.arange(share)
+    part = load(np.minimum(numbers, rows - 1))  # parts are equal; the last row fills up the last ones
+    split = _put_part(part, NamedSharding(mesh, PartitionSpec(AXIS)))
+    return jax.jit(lambda array: array[:rows], out_shardings=replicated(mesh))(split)
+
+
+def _spans_processes(mesh: Mesh) -> bool:
+    return mesh.local_mesh.size < mesh.size
+
+
+def _put_part(tree, sharding: NamedSharding):
+    """Puts this process's part of a pytree of arrays on its devices."""
+    with jax.transfer_guard("allow"):  # JAX takes this one for a transfer that nobody asked for
+        return jax.make_array_from_process_local_data(sharding, tree)
 
 
 def split(tree, mesh: Mesh):
@@ -123,10 +161,14 @@ def split(tree, mesh: Mesh):
 
 
 def prefetch(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
-    """Yields what `pmapped` takes, leaves (k, b, ...), on the devices; `ahead` of them are under way at any time."""
-    queue = deque()
+    """Yields what `pmapped` takes, leaves (k, b, ...), on the devices; `ahead` of them are under way at any time.
+
+    Each process gives its part of the b rows.
+    """
+    queue, sharding = deque(), NamedSharding(mesh, _STEPS)
+    put = _put_part if _spans_processes(mesh) else jax.device_put
     for batch in batches:
-        queue.append(jax.device_put(batch, NamedSharding(mesh, _STEPS)))
+        queue.append(put(batch, sharding))
         if len(queue) >= ahead:
             yield queue.popleft()
     yield from queue
@@ -169,12 +211,13 @@ def call_padded(call: Callable, weights, rows, mesh: Mesh, *, batch: int):
 def describe() -> str:
     """The devices in words, for the provenance of a result."""
     device = jax.devices()[0]
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if device.platform != "cpu":
-        return f"{jax.device_count()} x {device.device_kind}"
+        return f"{jax.device_count()} x {device.device_kind}{processes}"
     model = "CPU"
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         lines = cpuinfo.read_text().splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         model = names[0] if names else model
-    simulated = f", {jax.device_count()} simulated devices" if jax.device_count() > 1 else ""
+    simulated = f", {jax.device_count()} simulated devices{processes}" if jax.device_count() > 1 else ""
     return f"{len(os.sched_getaffinity(0))} cores of {model}{simulated}"

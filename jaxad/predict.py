@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxad import detector, errors, parallel
+from jaxad import detector, errors, hosts, parallel
 from jaxad.data import MIN_SIDE
 from jaxad.data.image import find_images, list_folder, read_image
 from jaxad.detector import Detector, Prediction
@@ -81,6 +82,8 @@ def write_images(
 def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str | None) -> int:
     """Scores images and writes predictions.csv, heatmaps/ and, with `maps` "npy" or "tiff", maps/ to `output`.
 
+    Of several processes, each scores its share of the images and writes the pictures of these.
+
     Returns:
       The number of images that are called defective.
 
@@ -88,25 +91,39 @@ def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str |
       UserError: An image cannot be read.
       OSError: A file cannot be written.
     """
-    for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-        for stale in (output / folder).glob("[0-9][0-9][0-9][0-9][0-9]_*"):  # of an earlier call
-            if stale.is_file():
-                stale.unlink()
+    if hosts.lead():
+        for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
+            (output / folder).mkdir(parents=True, exist_ok=True)
+            for stale in (output / folder).glob("[0-9][0-9][0-9][0-9][0-9]_*"):  # of an earlier call
+                if stale.is_file():
+                    stale.unlink()
+    hosts.wait()
+    rows = _score_share(found, paths, output, maps)
+    if hosts.count() > 1:
+        rows = itertools.chain(*hosts.gather(list(rows)))
+    if not hosts.lead():
+        return 0
     flagged = 0
     with open(output / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for number, (path, image, made) in enumerate(predictions(found, paths), start=1):
-            stem = f"{number:05d}_{path.stem}"
-            decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
-            threshold = "n/a" if made.threshold is None else made.threshold
-            writer.writerow([path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"])
-            write_images(output, stem, image, made, found.heat_range, maps)
-            flagged += bool(made.defective)
-            if sys.stderr.isatty():
-                print(f"\r{number}/{len(paths)}", end="", file=sys.stderr)
+        for row in rows:
+            writer.writerow(row)
+            flagged += row[COLUMNS.index("decision")] == "defective"
     return flagged
+
+
+def _score_share(found: Detector, paths: list[Path], output: Path, maps: str | None) -> Iterator[list]:
+    """Scores this process's share of the images, writes their pictures, and yields their rows of predictions.csv."""
+    mine = hosts.share(len(paths))
+    for number, (path, image, made) in enumerate(predictions(found, paths[mine]), start=mine.start + 1):
+        stem = f"{number:05d}_{path.stem}"
+        decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
+        threshold = "n/a" if made.threshold is None else made.threshold
+        write_images(output, stem, image, made, found.heat_range, maps)
+        if sys.stderr.isatty() and hosts.lead():
+            print(f"\r{number}/{mine.stop}", end="", file=sys.stderr)
+        yield [path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -119,9 +136,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
+    hosts.add_flags(parser)
     flags = parser.parse_args(argv)
     parallel.keep_freed_memory()
+    with hosts.joined(flags):
+        _run(flags)
 
+
+def _run(flags: argparse.Namespace) -> None:
     found = detector.load(flags.workdir)
     paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")
     found.prepare(batch_of(found, paths))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxad import parallel
+from jaxad import hosts, parallel
 
 
 def command(module: str, argv: list[str] | None) -> str:
@@ -51,6 +51,8 @@ def collect() -> dict:
 
 def record(workdir: Path, command: str) -> None:
     """Adds a row to ``provenance.json``: what makes the weights of a workdir from now on. A resumed run has several."""
+    if not hosts.lead():
+        return
     rows = [*recorded(workdir), {"command": command, **collect()}]
     (workdir / "provenance.json").write_text(json.dumps(rows, indent=1) + "\n")
 

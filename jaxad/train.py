@@ -4,30 +4,37 @@ import argparse
 from pathlib import Path
 
 from jaxad import config as configs
-from jaxad import data, errors, evaluate, loop, parallel, provenance
+from jaxad import data, errors, evaluate, hosts, loop, parallel, provenance
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the command."""
+def main(argv: list[str] | None = None) -> bool:
+    """Runs the command; False when SIGTERM stopped the training, which the same command then resumes."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
     )
     parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
+    hosts.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
     parallel.keep_freed_memory()
+    with hosts.joined(flags, overrides, resumes=True):
+        return _run(flags, overrides, provenance.command("jaxad.train", argv))
+
+
+def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> bool:
     config = configs.load(flags.config, overrides)
     name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
     workdir = Path(flags.workdir or f"runs/{name}")
     print(f"workdir: {workdir}", flush=True)
-    detector = loop.train(config, workdir, command=provenance.command("jaxad.train", argv))
+    detector = loop.train(config, workdir, command=command)
     if detector is None:
-        return
-    if not len(data.load(config).test):
+        return False
+    if len(data.load(config).test):
+        evaluate.evaluate(detector, workdir)
+    else:
         print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
-        return
-    evaluate.evaluate(detector, workdir)
+    return True
 
 
 if __name__ == "__main__":

@@ -65,12 +65,12 @@ class Images:
             return self._cache[index]
         return resized(self._source[int(self._numbers[index])], self._size).image
 
-    def stack(self) -> np.ndarray:
-        """All images, uint8 (n, size, size, c)."""
+    def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """All images, or those with some indices, uint8 (n, size, size, c)."""
         if self._cache is not None:
-            return self._cache
+            return self._cache[rows]
         with ThreadPoolExecutor(2) as pool:
-            return np.stack(list(pool.map(self.__getitem__, range(len(self)))))
+            return np.stack(list(pool.map(self.__getitem__, np.arange(len(self))[rows])))
 
 
 def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,14 +89,16 @@ def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray
 
 
 class _MakeExample:
-    """Turns (position in the stream, image number) into a training example; runs in worker threads or processes."""
+    """Turns a position in the stream into a training example; runs in worker threads or processes."""
 
     def __init__(self, images: Pool, example: HostExample | None, seed: int):
         self._images, self._example, self._seed = images, example, seed
+        self._numbers = grain.MapDataset.range(len(images)).seed(seed % 2**32).shuffle().repeat()
 
-    def __call__(self, position: int, number: int) -> dict[str, np.ndarray]:
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
         # OpenCV's own thread pool gains nothing on one small image and would compete with the training step.
         cv2.setNumThreads(1)
+        number = self._numbers[position]
         rng = np.random.default_rng((self._seed, position))
         partner = (number + rng.integers(1, len(self._images))) % len(self._images)
         pair = self._images[number], self._images[int(partner)]
@@ -123,6 +125,7 @@ def batches(
     start: int,
     stop: int,
     per_call: int = 1,
+    part: tuple[int, int] = (0, 1),
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of steps `start` to `stop` - 1 of the stream, those of `per_call` steps at a time.
@@ -136,18 +139,19 @@ def batches(
       start: First step, 0 for a fresh run.
       stop: One past the last step.
       per_call: Steps whose batches are yielded together; divides their number.
+      part: (k, n) for the k-th of n equal parts of every batch, that of one process; n divides `batch`.
       workers: Worker processes; with 0 the work is done by threads of this process.
 
     Returns:
-      Dicts of stacked arrays (per_call, batch, ...); ``index`` is the example's position in the stream.
+      Dicts of stacked arrays (per_call, batch / n, ...); ``index`` is the example's position in the stream.
     """
+    process, processes = part
+    rows = batch // processes
     stream = (
-        grain.MapDataset.range(len(images))
-        .seed(seed % 2**32)
-        .shuffle()
-        .repeat()
-        .map_with_index(_MakeExample(images, example, seed))
-        .batch(batch)[start:stop]
+        grain.MapDataset.range(start * rows, stop * rows)
+        .map(lambda row: row // rows * batch + process * rows + row % rows)
+        .map(_MakeExample(images, example, seed))
+        .batch(rows)
         .batch(per_call)
         .to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=0 if workers else 2))
     )

@@ -100,7 +100,7 @@ def normalizer(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 def in_batches(
     function: Callable[[Any, jax.Array], Any], variables: Any, images: Sequence[np.ndarray], *, batch: int
 ) -> Iterator[Any]:
-    """What a function makes of images, `batch` of them at a time, on all devices.
+    """What a function makes of images, `batch` of them at a time, on all devices of this process.
 
     Args:
       function: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, c) images in [0, 1].
@@ -111,7 +111,7 @@ def in_batches(
     Yields:
       The pytree of the next images, of NumPy arrays (n, ...) with n up to `batch`.
     """
-    mesh = parallel.make_mesh()
+    mesh = parallel.local_mesh()
     weights = parallel.replicate(variables, mesh)
     call = parallel.by_rows(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
     for start in range(0, len(images), batch):

@@ -1,0 +1,249 @@
+"""Several processes, such as those on the hosts of a TPU pod, that run one command together.
+
+Each is started with the same command on files that all of them share, and works on its part; process 0 alone prints and
+writes. Where one fails, all end. A single process, the usual case, passes through here untouched.
+"""
+
+import argparse
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import cloud_tpu_init, distributed  # the public modules tell neither what runs here nor of failures
+from jax.experimental import multihost_utils
+
+from jaxad import errors
+from jaxad.errors import UserError
+
+_JOIN_S = 120  # for all processes to be there; the runtime's own end of patience is an abort without a sentence
+_HEARTBEAT_S = 60  # until a host that fell silent counts as lost; a process that ends is noticed at once on CPU
+_NOTICE_S = 2  # for the reason of a failure to reach the other processes
+_FAILED = "jaxad/failed"  # the key under which the first process to fail says why
+_PIECE = 2**24  # bytes of a process that are gathered at a time
+_LOST = ("Gloo", "UNAVAILABLE", "NCCL", "heartbeat", "Socket closed", "coordination service")
+
+_ending = threading.Lock()  # held by the thread that ends the process
+_leaving = threading.Event()  # the command is done everywhere, so the others may go
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which processes run the command together; the environment gives their defaults."""
+    group = parser.add_argument_group(
+        "several processes",
+        "the same command in each of them, with another --process_id; on the hosts of a TPU pod nothing is needed. "
+        "Defaults: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+    )
+    given = os.environ.get
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", default=given("JAX_COORDINATOR_ADDRESS"), help="process 0, a free port"
+    )
+    group.add_argument("--processes", type=int, metavar="N", default=given("JAX_NUM_PROCESSES"), help="how many")
+    group.add_argument("--process_id", type=int, metavar="K", default=given("JAX_PROCESS_ID"), help="0 to N - 1")
+
+
+def count() -> int:
+    """How many processes work together."""
+    return jax.process_count()
+
+
+def lead() -> bool:
+    """Whether this is the process that prints and writes."""
+    return jax.process_index() == 0
+
+
+def share(rows: int) -> slice:
+    """This process's part of so many rows: contiguous, in the processes' order, empty where there are too few."""
+    return slice(rows * jax.process_index() // count(), rows * (jax.process_index() + 1) // count())
+
+
+def gather(value: Any) -> list:
+    """The values of all processes, in their order; every process must call it. Whatever can be pickled is a value."""
+    if count() == 1:
+        return [value]
+    text = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(divmod(len(text), _PIECE), np.int32))
+    lengths = [pieces * _PIECE + rest for pieces, rest in sizes.tolist()]
+    step = min(_PIECE, 1 << max(lengths).bit_length())  # few different sizes, since each is compiled
+    filled = np.zeros(-(-max(lengths) // step) * step, np.uint8)
+    filled[: len(text)] = text
+    pieces = [multihost_utils.process_allgather(filled[at : at + step]) for at in range(0, len(filled), step)]
+    rows = np.concatenate(pieces, axis=1)
+    return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def wait() -> None:
+    """Returns when every process has come here."""
+    gather(None)
+
+
+def same(what: str, value: Any) -> None:
+    """Refuses processes that have different values; `what` names them in the sentence."""
+    first, *others = gather(value)
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            raise UserError(
+                f"{what} of process {process} is not that of process 0; "
+                "start every process with the same command, on the same code and files"
+            )
+
+
+@contextlib.contextmanager
+def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *, resumes: bool = False) -> Iterator:
+    """Runs the body of a command together with the other processes, if the flags of `add_flags` name any.
+
+    Where the body fails in one process, each prints a sentence with the reason, as far as it is known, and ends with
+    a status other than 0. The runtime would abort without one, so the end is an immediate one: nothing after the body
+    is run.
+
+    Args:
+      flags: The command's, which must be the same everywhere but for ``process_id``.
+      overrides: What else was typed.
+      resumes: The body looks for SIGTERM by itself (see `sigterm`). Otherwise it ends the process.
+
+    Raises:
+      UserError: The flags are inconsistent.
+    """
+    if not _start(flags) or count() == 1:
+        yield
+        return
+    _leaving.clear()
+    if not resumes:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the runtime's handler only takes note of it
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if lead() else nowhere):
+            _check_devices()
+            typed = {name: value for name, value in vars(flags).items() if name != "process_id"}
+            same("the command line", typed | (overrides or {}))
+            yield
+            wait()
+            _leaving.set()
+            wait()
+    except BaseException as error:
+        _fail(error)
+
+
+def sigterm(call: int) -> bool:
+    """Whether the processes stop after this call, since SIGTERM came to one of them; the answer is the same in all.
+
+    Args:
+      call: Counts the calls of this function, of which all processes make the same ones.
+    """
+    return multihost_utils.reached_preemption_sync_point(call)
+
+
+def _start(flags: argparse.Namespace) -> bool:
+    """Connects the processes, before JAX is used; says whether there are such, be it one."""
+    if jax.distributed.is_initialized():  # by an earlier command of this process
+        return True
+    address, processes, process = values = flags.coordinator, flags.processes, flags.process_id
+    if values == (None, 1, None):
+        return False
+    named = [value is not None for value in values]
+    if any(named) and not all(named):
+        raise UserError("--coordinator, --processes and --process_id (or their variables) must be given together")
+    if any(named):
+        if not 0 <= process < processes:
+            raise UserError(
+                f"--process_id is {process}; it must lie in 0 to {processes - 1} for --processes {processes}"
+            )
+        _check_port(address, lead=process == 0)
+    elif not (cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "")):
+        return False
+    told = f"not all processes are at {address}" if address else "the hosts of this TPU were not found"
+    advice = "start every process with the same --coordinator and --processes and a --process_id of its own"
+    advice += "" if address else ", or this one alone with --processes 1"
+    late = threading.Timer(_JOIN_S, _end, (f"{told} after {_JOIN_S} s; {advice}", 2))
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(address, processes, process, heartbeat_timeout_seconds=_HEARTBEAT_S)
+    except Exception as error:  # what the metadata of a cloud can do is not known
+        raise UserError(f"{told} ({errors.first_line(error)}); {advice}") from error
+    finally:
+        late.cancel()
+    threading.Thread(target=_watch, daemon=True).start()
+    return True
+
+
+def _check_port(address: str, *, lead: bool) -> None:
+    """Refuses a malformed address, or one at which process 0 cannot listen: the runtime would crash on it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator is {address!r}; it must be HOST:PORT of process 0")
+    if lead:
+        try:
+            socket.create_server(("", int(port))).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"process 0 cannot listen on port {port} ({error}); choose another --coordinator"
+            ) from error
+
+
+def _check_devices() -> None:
+    """Refuses processes with different numbers of devices."""
+    numbers = [sum(device.process_index == process for device in jax.devices()) for process in range(count())]
+    if len(set(numbers)) > 1:
+        raise UserError(f"the processes have {numbers} devices; each must have the same number of them")
+
+
+def _watch() -> None:
+    """Ends this process when another one says that it has failed, or when process 0 has gone."""
+    while True:
+        try:
+            reason = distributed.global_state.client.blocking_key_value_get(_FAILED, 3_600_000)
+        except Exception as error:
+            if _leaving.is_set():
+                return
+            if "DEADLINE_EXCEEDED" in str(error):
+                continue
+            reason = f"process 0 has ended ({errors.first_line(error)})"
+        _end(f"{reason}; this process ends with it", 1)
+
+
+def _fail(error: BaseException) -> None:
+    """Says why this process fails, here and to the others, and ends it."""
+    lost = _lost(error)
+    if lost:
+        time.sleep(_NOTICE_S)  # the lost process may have said why
+    known = errors.told(error)
+    if lost:
+        sentence = f"another process has ended or cannot be reached ({lost}); start the same command again in all"
+        status = 1
+    elif known:
+        sentence, status = known
+    else:
+        traceback.print_exception(error)
+        sentence, status = traceback.format_exception_only(error)[-1].strip(), 1
+    _end(sentence, status)
+
+
+def _lost(error: BaseException | None) -> str | None:
+    """The first line of an error by which the runtime tells that a process is gone, itself or as a cause."""
+    while error is not None:
+        if isinstance(error, ValueError | RuntimeError) and any(word in str(error) for word in _LOST):
+            return errors.first_line(error)
+        error = error.__cause__
+    return None
+
+
+def _end(sentence: str, status: int) -> None:
+    """Prints a sentence, passes it on and ends the process; the first thread that comes here does."""
+    with _ending:
+        sys.stdout.flush()
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        if (client := distributed.global_state.client) is not None:
+            with contextlib.suppress(Exception):  # another one has said why already, or process 0 is gone
+                client.key_value_set(_FAILED, f"process {jax.process_index()} has failed: {sentence}")
+            if lead():
+                time.sleep(_NOTICE_S)  # with this process the others lose where they read it
+        os._exit(status)
