@@ -28,12 +28,12 @@ from jaxad.errors import UserError
 _JOIN_S = 120  # for all processes to be there; the runtime's own end of patience is an abort without a sentence
 _HEARTBEAT_S = 60  # until a host that fell silent counts as lost; a process that ends is noticed at once on CPU
 _NOTICE_S = 2  # for the reason of a failure to reach the other processes
-_FAILED = "jaxad/failed"  # the key under which the first process to fail says why
+_NONE = "none"  # the reason for the failure of a command that has not failed
 _PIECE = 2**24  # bytes of a process that are gathered at a time
 _LOST = ("Gloo", "UNAVAILABLE", "NCCL", "heartbeat", "Socket closed", "coordination service")
 
 _ending = threading.Lock()  # held by the thread that ends the process
-_leaving = threading.Event()  # the command is done everywhere, so the others may go
+_commands = 0  # that were joined so far; the same number in all processes
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +116,10 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
     if not _start(flags) or count() == 1:
         yield
         return
-    _leaving.clear()
+    global _commands
+    _commands += 1
+    watch = threading.Thread(target=_watch, args=(_reasons(),), daemon=True)
+    watch.start()
     if not resumes:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the runtime's handler only takes note of it
     try:
@@ -126,7 +129,9 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
             same("the command line", typed | (overrides or {}))
             yield
             wait()
-            _leaving.set()
+            if lead():
+                distributed.global_state.client.key_value_set(_reasons(), _NONE)
+            watch.join()  # a thread inside the runtime would not survive the end of the interpreter
             wait()
     except BaseException as error:
         _fail(error)
@@ -171,19 +176,18 @@ def _start(flags: argparse.Namespace) -> bool:
         raise UserError(f"{told} ({errors.first_line(error)}); {advice}") from error
     finally:
         late.cancel()
-    threading.Thread(target=_watch, daemon=True).start()
     return True
 
 
 def _check_port(address: str, *, lead: bool) -> None:
     """Refuses a malformed address, or one at which process 0 cannot listen: the runtime would crash on it."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator is {address!r}; it must be HOST:PORT of process 0")
     if lead:
         try:
             socket.create_server(("", int(port))).close()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise UserError(
                 f"process 0 cannot listen on port {port} ({error}); choose another --coordinator"
             ) from error
@@ -196,17 +200,21 @@ def _check_devices() -> None:
         raise UserError(f"the processes have {numbers} devices; each must have the same number of them")
 
 
-def _watch() -> None:
+def _reasons() -> str:
+    """The key under which the first process to fail says why, and process 0 that none has."""
+    return f"jaxad/{_commands}/failed"
+
+
+def _watch(key: str) -> None:
     """Ends this process when another one says that it has failed, or when process 0 has gone."""
-    while True:
+    reason = None
+    while reason is None:
         try:
-            reason = distributed.global_state.client.blocking_key_value_get(_FAILED, 3_600_000)
+            reason = distributed.global_state.client.blocking_key_value_get(key, 3_600_000)
         except Exception as error:
-            if _leaving.is_set():
-                return
-            if "DEADLINE_EXCEEDED" in str(error):
-                continue
-            reason = f"process 0 has ended ({errors.first_line(error)})"
+            if "DEADLINE_EXCEEDED" not in str(error):
+                reason = f"process 0 has ended ({errors.first_line(error)})"
+    if reason != _NONE:
         _end(f"{reason}; this process ends with it", 1)
 
 
@@ -243,7 +251,7 @@ def _end(sentence: str, status: int) -> None:
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         if (client := distributed.global_state.client) is not None:
             with contextlib.suppress(Exception):  # another one has said why already, or process 0 is gone
-                client.key_value_set(_FAILED, f"process {jax.process_index()} has failed: {sentence}")
+                client.key_value_set(_reasons(), f"process {jax.process_index()} has failed: {sentence}")
             if lead():
                 time.sleep(_NOTICE_S)  # with this process the others lose where they read it
         os._exit(status)
