@@ -1,8 +1,10 @@
 """One device and eight: the same synthetic images, the same statistics, the same step."""
 
 import functools
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -241,6 +243,38 @@ def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
         assert np.abs(a - old)[clear].max() > 9e-4
         shares.append(clear.mean())
     assert np.mean(shares) > 0.9
+
+
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|collective-broadcast|all-to-all"
+
+
+def collectives(program: str) -> list[tuple[str, list[int], str]]:
+    """The collectives of a compiled program: kind, sizes of what is sent, and the groups of devices."""
+    found = []
+    for kind in re.finditer(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(.*?replica_groups=(\S+?),? ", program):
+        shapes = re.findall(r"f32\[([\d,]*)\]", kind[1])
+        sizes = [math.prod(int(side) for side in shape.split(",") if side) for shape in shapes]
+        found.append((kind[2], sizes, kind[3]))
+    return found
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_a_step_reduces_the_gradient_once_and_batch_statistics(devices: int) -> None:
+    """Weak scaling: the same three all-reduces of the same sizes on any number of devices, and nothing else.
+
+    Mean and mean square of BatchNorm's 8 channels forward, the gradients of both backward; and in one piece the
+    gradient of the kernels (3 * 3 * 3 * 8 and 3 * 3 * 8 * 1), the loss and the method's metric. The gradients of
+    BatchNorm's own parameters are made of the sums that its statistics' gradients need.
+    """
+    mesh, method, optimizer = parallel.make_mesh(devices), tiny.make(), optax.sgd(0.1)
+    state = loop.init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
+    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
+    rows = {name: np.repeat(rows, devices, axis=0)[None] for name, rows in batch_of(0).items()}
+    (batch,) = parallel.prefetch([rows], mesh)
+    found = collectives(step.lower(parallel.replicate(state, mesh), batch, None).compile().as_text())
+    assert {kind for kind, _, _ in found} == {"all-reduce"}
+    assert {groups for _, _, groups in found} == {"{{" + ",".join(map(str, range(devices))) + "}}"}
+    assert sorted(sorted(sizes) for _, sizes, _ in found) == [[1, 1, 72, 216], [8, 8], [8, 8]]
 
 
 def test_compiled_keeps_barriers_on_cpu() -> None:

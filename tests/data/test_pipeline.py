@@ -87,6 +87,14 @@ def test_resuming_slices_the_stream(nsa_stream, start: int, workers: int) -> Non
     assert_identical(stream(images, example, start=start, stop=6, workers=workers), expected[start:])
 
 
+def test_processes_make_the_rows_of_one_stream() -> None:
+    images, options = numbered(5), {"batch": 6, "start": 1, "stop": 5, "per_call": 2}
+    whole = stream(images, **options)
+    parts = zip(*(stream(images, **options, part=(k, 3)) for k in range(3)), strict=True)
+    assert_identical([{name: np.concatenate([part[name] for part in row]) for name in row[0]} for row in parts], whole)
+    assert whole[0]["index"].tolist() == [6, 7, 8, 9, 10, 11]
+
+
 def test_streaming_from_disk_equals_the_cache(nsa_stream) -> None:
     _, example, expected = nsa_stream
     source = demo.load("cap", size=64, train=7).train
