@@ -14,7 +14,7 @@ from tests.parts import ROOT
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
     ("errors",),
-    ("config", "parallel", "checkpoint", "provenance", "log", "samples"),
+    ("config", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),
     ("augment",),
     ("models",),
@@ -26,9 +26,10 @@ ORDER = (
     ("synthetic",),
     ("loop",),
     ("figures",),
-    ("page", "report"),
+    ("page", "tables", "report"),
     ("evaluate", "predict"),
     ("train", "benchmark"),
+    ("engines", "sweep"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))
