@@ -7,8 +7,8 @@ from jaxad import config as configs
 from jaxad import data, errors, evaluate, loop, parallel, provenance
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the command."""
+def main(argv: list[str] | None = None) -> bool:
+    """Runs the command; False when SIGTERM stopped the training, which the same command then resumes."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
@@ -23,11 +23,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"workdir: {workdir}", flush=True)
     detector = loop.train(config, workdir, command=provenance.command("jaxad.train", argv))
     if detector is None:
-        return
-    if not len(data.load(config).test):
+        return False
+    if len(data.load(config).test):
+        evaluate.evaluate(detector, workdir)
+    else:
         print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
-        return
-    evaluate.evaluate(detector, workdir)
+    return True
 
 
 if __name__ == "__main__":

@@ -167,5 +167,5 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    for name in ("train", "evaluate", "predict", "report", "benchmark"):
+    for name in ("train", "evaluate", "predict", "report", "benchmark", "sweep"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)
