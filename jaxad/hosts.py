@@ -167,7 +167,7 @@ def _start(flags: argparse.Namespace) -> bool:
     told = f"not all processes are at {address}" if address else "the hosts of this TPU were not found"
     advice = "start every process with the same --coordinator and --processes and a --process_id of its own"
     advice += "" if address else ", or this one alone with --processes 1"
-    late = threading.Timer(_JOIN_S, _end, (f"{told} after {_JOIN_S} s; {advice}", 2))
+    late = threading.Timer(_JOIN_S, _end, (f"{told} after {_JOIN_S} s; {advice}", 2), {"tell": False})
     late.daemon = True
     late.start()
     try:
@@ -215,7 +215,7 @@ def _watch(key: str) -> None:
             if "DEADLINE_EXCEEDED" not in str(error):
                 reason = f"process 0 has ended ({errors.first_line(error)})"
     if reason != _NONE:
-        _end(f"{reason}; this process ends with it", 1)
+        _end(f"{reason}; this process ends with it", 1, tell=False)
 
 
 def _fail(error: BaseException) -> None:
@@ -244,14 +244,16 @@ def _lost(error: BaseException | None) -> str | None:
     return None
 
 
-def _end(sentence: str, status: int) -> None:
-    """Prints a sentence, passes it on and ends the process; the first thread that comes here does."""
+def _end(sentence: str, status: int, *, tell: bool = True) -> None:
+    """Prints a sentence, may tell it to the others, and ends the process; the first thread that comes here does."""
     with _ending:
         sys.stdout.flush()
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-        if (client := distributed.global_state.client) is not None:
-            with contextlib.suppress(Exception):  # another one has said why already, or process 0 is gone
-                client.key_value_set(_reasons(), f"process {jax.process_index()} has failed: {sentence}")
-            if lead():
+        runtime = distributed.global_state
+        if runtime.client is not None:
+            if tell:
+                with contextlib.suppress(Exception):  # another one has said why already, or process 0 is gone
+                    runtime.client.key_value_set(_reasons(), f"process {runtime.process_id} has failed: {sentence}")
+            if runtime.process_id == 0:
                 time.sleep(_NOTICE_S)  # with this process the others lose where they read it
         os._exit(status)

@@ -1,25 +1,29 @@
-"""``python -m jaxad.report``: gathers the results of workdirs into one Markdown table, also inside a README.
+"""``python -m jaxad.report``: gathers results into Markdown tables, also inside a README, and into an HTML page.
 
-Of files that ``python -m jaxad.benchmark`` wrote it makes the table of their figures.
+The flat layout has a row for each experiment and category, the papers' layout (`jaxad.tables`) the published numbers
+beside ours. Of files that ``python -m jaxad.benchmark`` wrote it makes the table of their figures.
 """
 
 import argparse
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad import tables
 from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
 # Values that change no result.
 _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.device_gib", "data.lists", "steps_per_call",
-              "log_every", "evaluate.batch", "patch.chunk", "model.remat", "checkpoint.every_steps",
+              "log_every", "synthetic_every", "evaluate.batch", "patch.chunk", "model.remat", "checkpoint.every_steps",
               "checkpoint.keep")  # fmt: skip
+# What an experiment is called, and where its images lie.
+_NO_SETTING = ("experiment", "category", "data.category", "data.test", "data.ground_truth")
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 
@@ -80,17 +84,24 @@ def _mean_and_error(values: Sequence[float | None]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1) / math.sqrt(len(values)):.1f}"
 
 
-def _portable(command: str) -> str:
-    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out.
-
-    An ensemble's workdirs are called W... and its folder OUT.
-    """
-    words, kept = shlex.split(command), []
+def _flags(command: str) -> Iterator[tuple[str, str | None]]:
+    """The words of a command: a flag with its value, any other word with None."""
+    words = shlex.split(command)
     while words:
         name, equals, value = words.pop(0).partition("=")
         takes_value = name in ("--workdir", "--output") or name.startswith("--config")
         if takes_value and not equals and words:
             value = words.pop(0)
+        yield name, value if takes_value or equals else None
+
+
+def _portable(command: str) -> str:
+    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out.
+
+    An ensemble's workdirs are called W... and its folder OUT.
+    """
+    kept = []
+    for name, value in _flags(command):
         if name == "--workdir":
             continue
         if name == "--output":
@@ -101,14 +112,25 @@ def _portable(command: str) -> str:
         elif name == "--config" and value.startswith("/"):
             value = f"experiments/{Path(value).name}"
         joint = " " if name == "--config" else "="
-        kept.append(f"{name}{joint}{shlex.quote(value)}" if takes_value or equals else shlex.quote(name))
+        kept.append(shlex.quote(name) if value is None else f"{name}{joint}{shlex.quote(value)}")
     return " ".join(kept)
 
 
-def _commands(entry: dict) -> str:
-    """How a row is made: the training command, and the evaluation's where it changed the config."""
+def _typed(entry: dict) -> list[str]:
+    """The training command, and the evaluation's where it changed the config."""
     commands = [entry.get("command"), entry.get("evaluated", {}).get("command")]
-    return ", then ".join(f"`{_portable(command)}`" for command in commands if command) or "n/a"
+    return [command for command in commands if command]
+
+
+def _commands(entry: dict) -> str:
+    """How a row is made."""
+    return ", then ".join(f"`{_portable(command)}`" for command in _typed(entry)) or "n/a"
+
+
+def _changes(config: dict, base: dict) -> list[str]:
+    """In what a flat config differs from another one, but for what changes no result."""
+    changed = [key for key in sorted(config) if config[key] != base.get(key) and key not in _NO_NUMBER]
+    return [f"{key}={config[key]}" for key in changed]
 
 
 def _names(groups: Sequence[list[dict]]) -> list[str]:
@@ -117,13 +139,46 @@ def _names(groups: Sequence[list[dict]]) -> list[str]:
     for first in (group[0] for group in groups):
         config = flatten(ConfigDict(first["config"]))
         base = named.setdefault((first["experiment"], first["category"]), config)
-        changed = [key for key in sorted(config) if config[key] != base.get(key) and key not in _NO_NUMBER]
-        names.append(", ".join([str(first["experiment"]), *(f"{key}={config[key]}" for key in changed)]))
+        names.append(", ".join([str(first["experiment"]), *_changes(config, base)]))
     return names
 
 
+def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
+    """Groups of `group_seeds` by the papers' columns: the experiment with the values that its commands change.
+
+    Values that an experiment's file sets for each category are no change. Groups that their commands cannot tell apart
+    are told apart by their configs.
+
+    Raises:
+      UserError: Two groups would have the same place in the table.
+    """
+    columns, configs = {}, {}
+    for group in groups:
+        first = group[0]
+        typed = [flag for command in _typed(first) for flag in _flags(command)]
+        values = {name.removeprefix("--config."): value for name, value in typed if name.startswith("--config.")}
+        changed = [f"{key}={values[key]}" for key in values if key not in (*_NO_NUMBER, *_NO_SETTING)]
+        title = ", ".join([str(first["experiment"]), *sorted(changed)])
+        config = flatten(ConfigDict(first["config"]))
+        if base := configs.get((title, first["category"])):
+            missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
+            title = ", ".join([title, *_changes(config, base), *missing])
+            if (title, first["category"]) in configs:
+                raise UserError(
+                    f"{first['path']} and another run are both {title} of {first['category']}; leave one out"
+                )
+        configs[title, first["category"]] = config
+        columns.setdefault(title, []).append(group)
+    return columns
+
+
 def markdown(runs: Sequence[dict]) -> str:
-    """A Markdown table with a row for each experiment, category and config: mean ± standard error over seeds."""
+    """The flat table of results as Markdown."""
+    return tables.markdown([flat(runs)])
+
+
+def flat(runs: Sequence[dict]) -> tables.Table:
+    """A table with a row for each experiment, category and config: mean ± standard error over seeds."""
     titles = [
         "experiment",
         "category",
@@ -137,8 +192,7 @@ def markdown(runs: Sequence[dict]) -> str:
         "commit",
         "command",
     ]
-    lines = ["| " + " | ".join(titles) + " |", "|---|---|" + "---:|" * 5 + "---|" * 4]
-    groups = group_seeds(runs)
+    rows, groups = [], group_seeds(runs)
     for group, name in zip(groups, _names(groups), strict=True):
         first = group[0]
 
@@ -161,8 +215,8 @@ def markdown(runs: Sequence[dict]) -> str:
             each("commit"),
             _commands(first),
         ]
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([str(cell) for cell in cells])
+    return tables.Table(titles, rows, "llrrrrrllll")
 
 
 def _three_digits(value: float) -> str:
@@ -203,14 +257,16 @@ def _benchmark_rows(run: dict) -> dict[str, str]:
 
 
 def benchmarks(runs: Sequence[dict]) -> str:
-    """A Markdown table of what `jaxad.benchmark` measured: a column for each run, a row for each figure."""
+    """The table of benchmarks as Markdown."""
+    return tables.markdown([benchmark_table(runs)])
+
+
+def benchmark_table(runs: Sequence[dict]) -> tables.Table:
+    """What `jaxad.benchmark` measured: a column for each run, a row for each figure."""
     columns = [_benchmark_rows(run) for run in runs]
-    lines = ["| | " + " | ".join(f"{run['experiment']}, {run['category']}" for run in runs) + " |"]
-    lines.append("|---" * (1 + len(runs)) + "|")
-    for title in columns[0]:
-        cells = [column[title].replace("|", "\\|") for column in columns]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    heads = ["", *(f"{run['experiment']}, {run['category']}" for run in runs)]
+    rows = [[title, *(column[title] for column in columns)] for title in columns[0]]
+    return tables.Table(heads, rows, "l" * len(heads))
 
 
 def _read_benchmark(path: str) -> dict:
@@ -235,10 +291,21 @@ def insert(text: str, table: str, name: str, *, section: str = "results") -> str
     return f"{text[: start + len(first)]}\n{table}{text[end:]}"
 
 
+def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
+    """The tables of workdirs, or of benchmarks' files, which have a layout of their own."""
+    if not all(path.endswith(".json") for path in paths):
+        runs = gather(paths)
+        return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
+    if layout != "flat":
+        raise UserError(f"{paths[0]} is a benchmark's; --layout is for workdirs, leave it out")
+    return [benchmark_table([_read_benchmark(path) for path in paths])]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
-        "python -m jaxad.report", description="Gathers results.json files into a Markdown table, metrics in percent."
+        "python -m jaxad.report",
+        description="Gathers result files into Markdown and HTML tables, metrics in percent.",
     )
     parser.add_argument(
         "workdirs",
@@ -246,7 +313,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="W",
         help="directory searched for results.json, also below; or files FILE.json of jaxad.benchmark alone",
     )
-    parser.add_argument("--output", metavar="FILE.md", help="write the table to this file")
+    parser.add_argument(
+        "--layout",
+        choices=("flat", "paper"),
+        default="flat",
+        help="flat: a row for each experiment and category; paper: a table for each metric, categories as rows, the "
+        "published numbers beside ours",
+    )
+    parser.add_argument("--output", metavar="FILE.md", help="write the Markdown to this file")
+    parser.add_argument("--html", metavar="FILE.html", help="write the tables as an HTML page to this file")
     parser.add_argument("--readme", metavar="README.md", help="replace what stands between a section's markers")
     parser.add_argument(
         "--section",
@@ -254,21 +329,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"the section's name, results by default: {START.format('NAME')} and {END.format('NAME')}",
     )
     flags = parser.parse_args(argv)
-    if all(path.endswith(".json") for path in flags.workdirs):
-        table = benchmarks([_read_benchmark(path) for path in flags.workdirs])
-    else:
-        table = markdown(gather(flags.workdirs))
+    made = _make(flags.workdirs, flags.layout)
+    text = tables.markdown(made)
     try:
         if flags.output:
-            Path(flags.output).write_text(table, encoding="utf-8")
+            Path(flags.output).write_text(text, encoding="utf-8")
+        if flags.html:
+            Path(flags.html).write_text(tables.page(made), encoding="utf-8")
         if flags.readme:
             readme = Path(flags.readme)
-            text = insert(readme.read_text(encoding="utf-8"), table, flags.readme, section=flags.section)
-            readme.write_text(text, encoding="utf-8")
+            whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section)
+            readme.write_text(whole, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{error.filename or flags.output or flags.readme}: {error.strerror}") from error
-    if not flags.output and not flags.readme:
-        print(table, end="")
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+    if not (flags.output or flags.html or flags.readme):
+        print(text, end="")
 
 
 if __name__ == "__main__":

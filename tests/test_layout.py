@@ -14,7 +14,7 @@ from tests.parts import ROOT
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
     ("errors",),
-    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples"),
+    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),
     ("augment",),
     ("models",),
@@ -26,9 +26,10 @@ ORDER = (
     ("synthetic",),
     ("loop",),
     ("figures",),
-    ("page", "report"),
+    ("page", "tables", "report"),
     ("evaluate", "predict"),
     ("train", "benchmark"),
+    ("engines", "sweep"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))
@@ -166,5 +167,5 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    for name in ("train", "evaluate", "predict", "report", "benchmark"):
+    for name in ("train", "evaluate", "predict", "report", "benchmark", "sweep"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

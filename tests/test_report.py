@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import TSNE
 
-from jaxad import figures, metrics, page, report, samples
+from jaxad import figures, metrics, page, published, report, samples, tables
 from jaxad.errors import UserError
 
 ROOT = Path(report.__file__).parents[1]
@@ -374,3 +375,176 @@ def test_command_prints_one_sentence_and_exits_with_2(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def sections(text):
+    """What stands between the markers of every section that holds tables, by name."""
+    found = re.findall(r"<!-- (\w+):start -->\n(.*?)<!-- \1:end -->", text, flags=re.DOTALL)
+    return {name: inner for name, inner in found if not inner.startswith("```")}
+
+
+def spread(cell, n):
+    """`n` values whose mean and standard error are those of a cell."""
+    if cell == "n/a":
+        return [None] * n
+    mean, *error = (float(part) / 100 for part in cell.split(" ± "))
+    if n == 1:
+        assert not error
+        return [mean]
+    (error,) = error
+    steps = np.arange(n) - (n - 1) / 2
+    return mean + error * math.sqrt(n) * steps / steps.std(ddof=1)
+
+
+def nested(config):
+    """A flat config with its groups as dicts."""
+    made = {}
+    for key, value in config.items():
+        *groups, name = key.split(".")
+        inner = made
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = value
+    return made
+
+
+def write_row(folder, cells, bases):
+    """Result files of which `jaxad.report` makes a row with these cells."""
+    name, category, seeds, image, pixel, aupro, epochs, device, date, commit, command = cells
+    experiment, *changes = re.split(r", (?=[\w.]+=)", name)
+    config = bases[experiment, category] | dict(change.split("=", 1) for change in changes)
+    typed = re.findall(r"`([^`]*)`", command)
+    assert all(each.startswith("python -m jaxad.") for each in typed)
+    values = zip(*(spread(cell, int(seeds)) for cell in (image, pixel, aupro)), strict=True)
+    for seed, (image, pixel, aupro) in enumerate(values):
+        write_results(
+            folder / str(seed), seed=seed, experiment=experiment, category=category, image={"auroc": image},
+            pixel={"auroc": pixel, "aupro": aupro}, device=device, date=date, commit=commit, command=typed[0],
+            evaluated={"command": typed[1] if len(typed) > 1 else None},
+            config=nested({"seed": seed, **config} | ({} if epochs == "–" else {"epochs": int(epochs)})))
+
+
+def regenerate(section, folder):
+    """The flat table that `jaxad.report` makes of result files with what stands in a section's rows."""
+    cells, bases = [[cell.replace(r"\|", "|") for cell in row] for row in rows(section)], {}
+    for name, category, *_ in cells:
+        experiment, *changes = re.split(r", (?=[\w.]+=)", name)
+        # The values that rows do not name are those of the first row, whose config sorts before all others.
+        bases.setdefault((experiment, category), {}).update(dict.fromkeys((c.split("=")[0] for c in changes), ""))
+    for number, row in enumerate(cells):
+        write_row(folder / f"{number:03d}", row, bases)
+    return report.markdown(report.gather([folder]))
+
+
+OURS = r"–|n/a|\d+\.\d( ± (\d+\.\d|n/a)| \[(n/a|\d+\.\d, \d+\.\d)\])?( \(\d+ of \d+\)| \(n = \d+\))?"
+METRICS = {title: metric for metric, title in tables.METRICS.items()}
+
+
+def check_paper_layout(section):
+    """Every cell has its form, published numbers are the published ones, and differences are differences."""
+    found = re.findall(r"\*\*(.+?)\*\*\n\n\| category \| (.*) \|\n\|(?:---:?\|)+\n((?:\| .* \|\n)+)", section)
+    assert [METRICS[title] for title, *_ in found] == list(tables.METRICS)
+    for title, head, body in found:
+        heads = head.split(" | ")
+        for line in body.splitlines():
+            row, *cells = line.strip("| ").split(" | ")
+            assert len(cells) == len(heads)
+            for i, name in enumerate(heads):
+                if name == "published":
+                    check_comparison(METRICS[title], heads[i - 1], row, cells[i - 1:i + 3])
+                elif name not in ("difference", "within 2 s.e."):
+                    assert re.fullmatch(r".+ \((\d+ to )?\d+ runs?\)", name) and re.fullmatch(OURS, cells[i]), cells[i]
+
+
+def check_comparison(metric, name, row, cells):
+    mine, there, difference, within = cells
+    title = re.sub(r" \([^()]*\)$", "", name)
+    experiment = title.split(", ")[0] + "".join(re.findall(r", ensemble of \d+", title))
+    scopes = {heading: (scope, all_) for scope, (heading, all_) in tables.SCOPES.items()}
+    if row not in scopes:
+        value = published.value(experiment, metric, row)
+    elif "of" not in mine and there != "–":
+        value = published.average(experiment, metric, scopes[row][1], name=scopes[row][0])
+    else:
+        return  # of which categories, the table's other rows say
+    if mine != "–":
+        assert there == tables.compare(None, value)[0]
+    if difference not in ("–", "n/a"):
+        theirs, ours = (float(cell.split(" ")[0]) for cell in (there, mine))
+        assert float(difference.split(" ")[0]) == pytest.approx(ours - theirs, abs=0.11)
+        assert within in (("yes", "no") if "±" in difference else ("n/a",))
+
+
+def check_readme(text, folder):
+    """Every section with tables is what `jaxad.report` writes."""
+    for name, section in sections(text).items():
+        if section.startswith("**"):
+            check_paper_layout(section)
+            continue
+        made = regenerate(section, folder / name)
+        assert sorted(made.splitlines()) == sorted(section.splitlines()), name
+
+
+def test_readme_tables_come_out_of_the_command_only(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    assert {"results", "proxies", "dla"} <= set(sections(text))
+    check_readme(text, tmp_path)
+
+
+def test_readme_sections_are_regenerated_from_their_result_files(tmp_path):
+    readme = tmp_path / "README.md"
+    names = ("first", "second", "third")
+    readme.write_text("a\n" + "b\n".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n" for name in names) + "c\n")
+    for seed, auroc in enumerate((0.951, 0.962, 0.98)):
+        for category in ("bottle", "cable"):
+            write_results(tmp_path / f"w/{category}{seed}", seed=seed, auroc=auroc, category=category,
+                          counts=dict(zip(("good", "defective"), published.test_set_sizes()[category], strict=True)))
+        write_results(tmp_path / f"w/short{seed}", seed=seed, auroc=auroc, aupro=None, epochs=10,
+                      command="python -m jaxad.train --config e.py:bottle --config.note='a|b' --config.epochs=10")
+    write_results(tmp_path / "w/base", experiment="baseline_mean", config={"seed": 0})
+
+    def make():
+        report.main([str(tmp_path / "w"), "--readme", str(readme), "--section", "first"])
+        report.main([str(tmp_path / "w/base"), "--readme", str(readme), "--section", "second"])
+        report.main([str(tmp_path / "w"), "--readme", str(readme), "--section", "third", "--layout", "paper"])
+        return readme.read_text()
+
+    text = make()
+    assert make() == text and text.startswith("a\n<!-- first") and text.endswith("third:end -->\nc\n")
+    check_readme(text, tmp_path / "check")
+    for number, (old, new) in enumerate((
+        ("| 96.4 ± 0.8 |", "| 96.4 ± .8 |"), ("| 96.4 ± 0.8 |", "| 96.43 ± 0.8 |"), ("| 96.4 ± 0.8 |", "| 96 ± 1 |"),
+        ("| 1 | 97.0 |", "| 1 | **97.0** |"), ("| 97.7 ± 0.1 |", "| 97.8 ± 0.1 |"),
+        ("| -1.3 ± 0.9 |", "| -1.1 ± 0.9 |"),
+        ("| 2 CPU cores | 2026-11-22 |", "| 2026-11-22 | 2 CPU cores |\n| 1 |"), ("epochs=10", "ten epochs"),
+        ("pixel AUROC", "Pixel AUROC"), ("`python -m", "`PYTHONPATH=/home/me python -m"), ("| yes |", "| ok |"),
+    )):
+        assert old in text
+        try:
+            check_readme(text.replace(old, new, 1), tmp_path / f"edit{number}")
+        except (AssertionError, ValueError, UserError):
+            continue
+        pytest.fail(f"{new} was not found")
+
+
+def test_papers_layout_is_printed_and_written_as_a_page(tmp_path, capsys):
+    for seed in range(2):
+        write_results(tmp_path / f"w/{seed}", seed=seed, counts={"good": 20, "defective": 63})
+    write_results(tmp_path / "w/other", experiment="a<b", config={"seed": 0})
+    page_file = tmp_path / "tables.html"
+    report.main([str(tmp_path / "w"), "--layout", "paper", "--html", str(page_file)])
+    assert capsys.readouterr().out == ""
+    made = Page(page_file.read_text())
+    assert made.sources == [] and {"table", "th", "td"} <= made.tags
+    for text in ("Image AUROC, %", "Pixel AUROC, %", "AU-PRO, %", "nsa_logistic (2 runs)", "a<b (1 run)", "97.7 ± 0.1"):
+        assert text in made.text
+    report.main([str(tmp_path / "w"), "--layout", "paper"])
+    head = "**Image AUROC, %**\n\n| category | a<b (1 run) | nsa_logistic (2 runs) | published |"
+    assert capsys.readouterr().out.startswith(head)
+    report.main([str(tmp_path / "w"), "--html", str(page_file)])
+    assert "python -m jaxad.train --config.seed=0" in Page(page_file.read_text()).text
+
+
+def test_papers_layout_is_not_for_benchmarks():
+    with pytest.raises(UserError, match=r"b\.json is a benchmark's; --layout"):
+        report.main(["b.json", "--layout", "paper"])
