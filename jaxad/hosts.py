@@ -103,7 +103,7 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
 
     Where the body fails in one process, each prints a sentence with the reason, as far as it is known, and ends with
     a status other than 0. The runtime would abort without one, so the end is an immediate one: nothing after the body
-    is run.
+    is run. Where process 0 is killed, the runtime may be faster than the sentence, with words of its own.
 
     Args:
       flags: The command's, which must be the same everywhere but for ``process_id``.
