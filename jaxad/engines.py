@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import socket
 import threading
@@ -22,7 +23,7 @@ from jaxad.errors import UserError
 
 _TRACEBACK = 20  # lines that are kept of a failed run's
 _GPU_MEMORY = 0.75  # share of a GPU's memory that JAX takes for a process
-_RETRIES = 20  # of a run whose node was lost; each goes on from the last checkpoint
+_RETRIES = 20  # of a run whose node was lost, or whose process crashed: Ray can't tell; each goes on from a checkpoint
 _PATIENCE = 10  # seconds to reach a cluster's address
 _SHARING = 60  # seconds until this host sees what another one wrote to a network folder
 
@@ -65,7 +66,8 @@ def execute(run: Run) -> bool:
       False when SIGTERM stopped the training.
     """
     try:
-        if not train.main([*run.arguments, "--workdir", str(run.workdir)]):
+        # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
+        if not train.main([*run.arguments, "--processes=1", "--workdir", str(run.workdir)]):
             return False
         if run.results() is None:
             raise UserError("there are no test images, so the run has no place in a table of results")
@@ -161,7 +163,9 @@ def on_ray(runs: Sequence[Run], *, address: str, devices: float) -> Iterator[Run
             try:
                 ray.get(done)
             except ray.exceptions.RayError as error:
-                run.fail(f"Ray gave up: {type(error).__name__}: {error}")
+                # Ray's text ends with the reason, in colour; before it stand the worker's traceback and address.
+                reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [""]
+                run.fail(f"Ray gave up: {type(error).__name__}: {reason[-1]}")
             _wait_for(run)
             yield run
     finally:
@@ -204,6 +208,8 @@ def _needs(nodes: Sequence[dict[str, float]], devices: float) -> dict[str, Any]:
             f"--devices_per_run is {devices:g}, but no host of the Ray cluster has more than {most[kind]:g} {kind}; "
             "a run takes its devices from one host"
         )
+    if kind == "TPU" and devices not in (1, 2, 4, 8):
+        raise UserError(f"--devices_per_run is {devices:g}; Ray gives a run 1, 2, 4 or 8 TPU chips")
     options = {"GPU": {"num_gpus": devices}, "TPU": {"resources": {"TPU": devices}}, "CPU": {"num_cpus": devices}}
     return options[kind]
 

@@ -42,6 +42,7 @@ def read_test_set(config: ConfigDict) -> list[Record]:
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
     """Scores a test set once, each process its share; the images have the size for scoring."""
+    hosts.same("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
     shares = hosts.gather(found.score(images[hosts.share(len(images))], crop=found.config.evaluate.crop))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
@@ -270,11 +271,13 @@ def _write(
     history: list[dict],
     found: detector.Detector | None = None,
 ) -> None:
-    """Writes results.json, scores.csv and report.html, this with features and terms of maps of a single detector."""
+    """Writes scores.csv, report.html with features and terms of maps of a single detector, and results.json.
+
+    This one comes last and at once: where it is there, the evaluation is complete.
+    """
     if not hosts.lead():
         return
     try:
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         with open(folder / "scores.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "label", "defect", "score"])
@@ -289,6 +292,9 @@ def _write(
             features=embed_test_set(found, scores) if found else None,
             parts=example_parts(found, scores) if found else None,
         )
+        temporary = folder / "results.tmp"
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+        temporary.replace(folder / "results.json")
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"
         raise UserError(

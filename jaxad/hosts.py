@@ -6,6 +6,7 @@ writes. Where one fails, all end. A single process, the usual case, passes throu
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import pickle
 import signal
@@ -19,7 +20,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import cloud_tpu_init, distributed  # the public modules tell neither what runs here nor of failures
 from jax.experimental import multihost_utils
 
 from jaxad import errors
@@ -47,7 +47,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--coordinator", metavar="HOST:PORT", default=given("JAX_COORDINATOR_ADDRESS"), help="process 0, a free port"
     )
-    group.add_argument("--processes", type=int, metavar="N", default=given("JAX_NUM_PROCESSES"), help="how many")
+    group.add_argument(
+        "--processes", type=int, metavar="N", default=given("JAX_NUM_PROCESSES"), help="how many; 1: this one, alone"
+    )
     group.add_argument("--process_id", type=int, metavar="K", default=given("JAX_PROCESS_ID"), help="0 to N - 1")
 
 
@@ -113,15 +115,16 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
     Raises:
       UserError: The flags are inconsistent.
     """
-    if not _start(flags) or count() == 1:
+    several = _start(flags) and count() > 1
+    if not (several and resumes) and jax.distributed.is_initialized():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the runtime's handler only takes note of it
+    if not several:
         yield
         return
     global _commands
     _commands += 1
     watch = threading.Thread(target=_watch, args=(_reasons(),), daemon=True)
     watch.start()
-    if not resumes:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the runtime's handler only takes note of it
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if lead() else nowhere):
             _check_devices()
@@ -130,7 +133,7 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
             yield
             wait()
             if lead():
-                distributed.global_state.client.key_value_set(_reasons(), _NONE)
+                _runtime().client.key_value_set(_reasons(), _NONE)
             watch.join()  # a thread inside the runtime would not survive the end of the interpreter
             wait()
     except BaseException as error:
@@ -151,7 +154,7 @@ def _start(flags: argparse.Namespace) -> bool:
     if jax.distributed.is_initialized():  # by an earlier command of this process
         return True
     address, processes, process = values = flags.coordinator, flags.processes, flags.process_id
-    if values == (None, 1, None):
+    if processes == 1:
         return False
     named = [value is not None for value in values]
     if any(named) and not all(named):
@@ -162,7 +165,7 @@ def _start(flags: argparse.Namespace) -> bool:
                 f"--process_id is {process}; it must lie in 0 to {processes - 1} for --processes {processes}"
             )
         _check_port(address, lead=process == 0)
-    elif not (cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "")):
+    elif not _on_tpu_vm():
         return False
     told = f"not all processes are at {address}" if address else "the hosts of this TPU were not found"
     advice = "start every process with the same --coordinator and --processes and a --process_id of its own"
@@ -177,6 +180,21 @@ def _start(flags: argparse.Namespace) -> bool:
     finally:
         late.cancel()
     return True
+
+
+def _on_tpu_vm() -> bool:
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    from jax._src import cloud_tpu_init  # no public module tells
+
+    return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "")
+
+
+def _runtime():
+    """What JAX knows of the connected processes, with the store of keys and values that they share."""
+    from jax._src import distributed  # no public module gives access to the store
+
+    return distributed.global_state
 
 
 def _check_port(address: str, *, lead: bool) -> None:
@@ -210,7 +228,7 @@ def _watch(key: str) -> None:
     reason = None
     while reason is None:
         try:
-            reason = distributed.global_state.client.blocking_key_value_get(key, 3_600_000)
+            reason = _runtime().client.blocking_key_value_get(key, 3_600_000)
         except Exception as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 reason = f"process 0 has ended ({errors.first_line(error)})"
@@ -249,7 +267,7 @@ def _end(sentence: str, status: int, *, tell: bool = True) -> None:
     with _ending:
         sys.stdout.flush()
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-        runtime = distributed.global_state
+        runtime = _runtime()
         if runtime.client is not None:
             if tell:
                 with contextlib.suppress(Exception):  # another one has said why already, or process 0 is gone

@@ -91,6 +91,7 @@ def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str |
       UserError: An image cannot be read.
       OSError: A file cannot be written.
     """
+    hosts.same("the list of images", [str(path) for path in paths])
     if hosts.lead():
         for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
             (output / folder).mkdir(parents=True, exist_ok=True)

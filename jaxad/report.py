@@ -24,6 +24,8 @@ _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.devic
               "checkpoint.keep")  # fmt: skip
 # What an experiment is called, and where its images lie.
 _NO_SETTING = ("experiment", "category", "data.category", "data.test", "data.ground_truth")
+# What says where a command wrote, and which processes ran it together.
+_OF_THE_MACHINE = ("--workdir", "--coordinator", "--processes", "--process_id")
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
 
 
@@ -89,20 +91,20 @@ def _flags(command: str) -> Iterator[tuple[str, str | None]]:
     words = shlex.split(command)
     while words:
         name, equals, value = words.pop(0).partition("=")
-        takes_value = name in ("--workdir", "--output") or name.startswith("--config")
+        takes_value = name in (*_OF_THE_MACHINE, "--output") or name.startswith("--config")
         if takes_value and not equals and words:
             value = words.pop(0)
         yield name, value if takes_value or equals else None
 
 
 def _portable(command: str) -> str:
-    """The command without what belongs to one machine: data folders are called DIR, the workdir is left out.
+    """The command without what belongs to a machine: data folders are called DIR, workdir and processes are left out.
 
     An ensemble's workdirs are called W... and its folder OUT.
     """
     kept = []
     for name, value in _flags(command):
-        if name == "--workdir":
+        if name in _OF_THE_MACHINE:
             continue
         if name == "--output":
             kept.append("--workdir W... --output OUT")

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import engines, errors, evaluate, provenance, report
-from jaxad.data import demo
+from jaxad.data import demo, tfds
 from jaxad.engines import Run
 from jaxad.errors import UserError
 
@@ -75,6 +75,8 @@ def expand(
         raise UserError(f"config.{twice[0]} is given with --grid and alone; leave one of them out")
     if own := [key for key in (*grid, *overrides) if key in _OF_THE_SWEEP]:
         raise UserError(f"config.{own[0]} is what a sweep runs over; use --categories and --seeds")
+    if "experiment" in grid:
+        raise UserError("config.experiment is the sweep's name, one for all runs; leave it out of --grid")
     runs = []
     for category, *point, seed in itertools.product(categories, *grid.values(), range(seeds)):
         values = dict(zip(grid, point, strict=True))
@@ -92,6 +94,8 @@ def expand(
 
 def _check_category(file: str, category: str, config: ConfigDict) -> None:
     """Refuses a name that neither the experiment nor the data has; where only the data lacks it, its run will fail."""
+    if config.data.source == "tfds":
+        tfds.check_category("--categories", category, [name for names in tfds.CATEGORIES.values() for name in names])
     root = Path(config.data.root)
     if config.data.source != "folder" or not config.data.category or not root.is_dir():
         return
@@ -121,6 +125,8 @@ def _locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another sweep is running in {root}; wait for it or choose another --workdir") from error
+        except OSError as error:
+            raise UserError(f"{root} lies on a file system without locks; choose another --workdir") from error
         yield
 
 
@@ -230,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", default="local", metavar="local|ray", help="this machine, or a running Ray cluster")
     add("--processes", metavar="N", help="local: this many runs at a time; default: one, in this process")
     add("--ray_address", metavar="HOST:PORT", help="ray: the cluster; default: RAY_ADDRESS, or this machine's")
-    devices_help = "ray: GPUs (or TPU chips, or CPU cores) of a run, such as 0.5; default: 1"
+    devices_help = "ray: GPUs of a run, such as 0.5 (or TPU chips, or CPU cores); default: 1"
     add("--devices_per_run", metavar="F", help=devices_help)
     return parser
 
@@ -242,6 +248,8 @@ def main(argv: list[str] | None = None) -> None:
     names = {"all": configs.categories, "demo": lambda file: demo.CATEGORIES}
     chosen = names.get(flags.categories, lambda file: dict.fromkeys(flags.categories.split(",")))(flags.config)
     grid = read_grid(flags.grid)
+    if not all(chosen):
+        raise UserError(f"--categories {flags.categories!r} holds an empty name; write them as A,B")
     root, planned = expand(
         flags.config, list(chosen), seeds=seeds, grid=grid, overrides=overrides, workdir=flags.workdir
     )

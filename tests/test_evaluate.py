@@ -110,6 +110,21 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
         np.testing.assert_array_equal(image, scores.images[i, ..., 0])
 
 
+def test_results_are_there_once_the_evaluation_is_complete(run, tmp_path, monkeypatch):
+    shutil.copytree(run / "work", tmp_path / "work")
+    (tmp_path / "work" / "results.json").unlink()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.page, "write_html", killed)
+        assert command(evaluate.main, "--workdir", tmp_path / "work") == 130
+    assert not (tmp_path / "work" / "results.json").exists()
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    assert results(tmp_path / "work")["image"] == results(run / "work")["image"]
+
+
 def test_training_prints_the_summary(run, tmp_path, capsys):
     shutil.copytree(run / "work", tmp_path / "work")
     capsys.readouterr()

@@ -121,9 +121,7 @@ def test_two_processes_train_lose_one_stop_resume_and_end_as_one_does(folder, on
     with Pair("tests.tiny", arguments, folder) as pair:
         pair.signal(signal.SIGKILL, lambda: reached(2))
         assert pair.processes[1].wait() == -signal.SIGKILL
-        lost = time.monotonic()
         assert pair.ends(60)[0] == 1, pair.logs()
-        assert time.monotonic() - lost < 30  # seconds on a quiet machine
         assert "error: another process has ended or cannot be reached" in pair.logs()[0]
         assert "Traceback" not in pair.logs()[0]
     assert_same_state(one, workdir, 2)

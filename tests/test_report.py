@@ -357,6 +357,7 @@ def test_readme_without_markers_is_refused_and_left_alone(tmp_path, content):
 def test_commands_in_a_table_hold_no_path_of_this_machine(tmp_path):
     command = "python -m jaxad.train --config /home/me/experiments/e.py:bottle --workdir '/home/me/my w'"
     command += " '--config.data.root=/my data/mvtec' --config.epochs=9"
+    command += " --coordinator 10.0.0.7:1234 --processes=2 --process_id 0"
     write_results(tmp_path / "w", command=command)
     table = report.markdown(report.gather([tmp_path / "w"]))
     assert "`python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR --config.epochs=9`" in table

@@ -83,6 +83,8 @@ def test_a_value_with_a_slash_is_one_folder():
     ({"grid": {"seed": ["1", "2"]}}, "config.seed is what a sweep runs over; use --categories and --seeds"),
     ({"overrides": {"category": "x"}}, "config.category is what a sweep runs over"),
     ({"file": NSA, "categories": ["botle"]}, "the nearest name is 'bottle'"),
+    ({"grid": {"experiment": ["a", "b"]}}, "config.experiment is the sweep's name, one for all runs"),
+    ({"categories": ["botle"], "overrides": {"data.source": "tfds"}}, "no category 'botle'; did you mean 'bottle'?"),
 ])  # fmt: skip
 def test_what_cannot_be_a_sweep(options, words):
     with pytest.raises(UserError) as error:
@@ -259,6 +261,8 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
 
 @pytest.mark.parametrize("flags, words", [
     (["--engine=slurm"], "--engine must be local or ray, not 'slurm'"),
+    (["--categories=nut,"], "--categories 'nut,' holds an empty name"),
+    (["--categories="], "--categories '' holds an empty name"),
     (["--seeds=0"], "--seeds must be a whole number from 1 on, not '0'"),
     (["--seeds=two"], "--seeds must be a whole number from 1 on, not 'two'"),
     (["--processes=1.5"], "--processes must be a whole number from 1 on, not '1.5'"),
@@ -317,10 +321,22 @@ def test_a_run_takes_its_devices_from_one_host(nodes, words):
         engines._needs(nodes, 4)
 
 
+def test_a_run_takes_as_many_tpu_chips_as_ray_can_give():
+    with pytest.raises(UserError, match="--devices_per_run is 3; Ray gives a run 1, 2, 4 or 8 TPU chips"):
+        engines._needs([{"TPU": 4}], 3)
+
+
+def test_a_run_of_a_sweep_is_alone_where_the_environment_names_other_processes(tmp_path, monkeypatch):
+    for name, value in {"COORDINATOR_ADDRESS": "localhost:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    write_parts(tmp_path / "sets")
+    assert command(sweep.main, *arguments(tmp_path, categories="nut")) == 0
+
+
 def test_what_becomes_of_the_tasks_of_ray(tmp_path, capsys, monkeypatch, trainings):
     def get(task):
         if "seed0" in str(task.args):
-            raise RuntimeError("the node died\n20 times")
+            raise RuntimeError("\x1b[36mray::task()\x1b[39m (pid=7, ip=10.0.0.7)\nOh: the \x1b[31mnode\x1b[39m died")
         if "seed2" not in str(task.args):  # what seed2 writes is not seen on this host
             task()
 
@@ -341,7 +357,7 @@ def test_what_becomes_of_the_tasks_of_ray(tmp_path, capsys, monkeypatch, trainin
     flags = arguments(tmp_path, "--engine=ray", "--devices_per_run=2", categories="nut", seeds=3)
     assert command(sweep.main, *flags) == 1
     printed = capsys.readouterr().out
-    assert "nut/seed0: failed: Ray gave up: RuntimeError: the node died; 2 left" in printed
+    assert "nut/seed0: failed: Ray gave up: RuntimeError: Oh: the node died; 2 left" in printed
     assert "nut/seed1: image AUROC 50.00" in printed and "trained" not in printed
     assert (tmp_path / "W" / "nut" / "seed1" / "log.txt").read_text() == "trained\n"
     assert "nut/seed2: failed: its task has ended, but " in printed and "all hosts must share the folder" in printed

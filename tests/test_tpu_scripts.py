@@ -154,6 +154,13 @@ def test_dry_run_prints_what_a_run_calls_and_calls_nothing(cloud, name):
     assert expected and expected == (cloud.calls if name == "status" else cloud.changes)
 
 
+@pytest.mark.parametrize("arguments, words", [
+    (("x", "--dry-run"), "--dry-run must be the first argument"), (("--dryrun",), "takes no argument --dryrun"),
+])  # fmt: skip
+def test_a_misplaced_dry_run_starts_nothing(cloud, arguments, words):
+    assert words in refusal(cloud.run("create", *arguments)) and not cloud.calls
+
+
 def test_dry_run_needs_no_gcloud_and_a_run_says_that_it_does(cloud):
     only = cloud.folder / "only"
     only.mkdir()

@@ -26,6 +26,12 @@ if [[ ${1-} == --dry-run ]]; then
   shift
 fi
 
+for word; do
+  [[ $word != --dry-run && $word != --help ]] || fail "$word must be the first argument"
+done
+# What needs no arguments takes none: a mistyped flag must not start what costs money.
+(($# == 0)) || [[ $0 == *train.sh || $0 == *sweep.sh ]] || fail "$0 takes no argument $1"
+
 for setting in TPU_PROJECT TPU_ZONE TPU_NAME TPU_BUCKET; do
   [[ -n ${!setting-} ]] || fail "$setting is not set; export it as tpu_scripts/README.md shows"
 done
@@ -84,7 +90,10 @@ tpu_state() {
 
 # patient_state: tpu_state, which waits until the service answers: an outage of the network must not end a long run.
 patient_state() {
-  until tpu_state; do sleep "$TPU_POLL"; done
+  until tpu_state; do
+    echo "cannot look at $TPU_NAME; trying again" >&2
+    sleep "$TPU_POLL"
+  done
 }
 
 # workdir_of ARGUMENT...: prints the value of --workdir, which must lie where it outlives the VMs.
@@ -103,7 +112,7 @@ workdir_of() {
 # afresh WORKER COMMAND: like on, but first ends what an earlier connection left running. One command does both, since
 # gcloud runs a command again by itself when its connection breaks.
 afresh() {
-  on "$1" "timeout 300 sh -c 'while pkill -f \"^[^ ]*/venv/bin/python -m jaxad[.]\"; do sleep 5; done'
+  on "$1" "timeout 300 sh -c 'while pkill -f \"^[^ ]*/venv/bin/python -m jaxad[.]\"; do sleep 5; done' || exit
 $2"
 }
 
