@@ -1,5 +1,7 @@
 """The picture of views and local augmentations; that of all proxy tasks is tested beside these."""
 
+import functools
+
 import cv2
 import jax
 import numpy as np
@@ -10,11 +12,11 @@ from jaxad.augment.global_views import ViewOptions, global_views
 from jaxad.augment.local import LOCAL, LocalOptions, local_augmentation
 from tests.augment.quick import quick_jit
 
-HEIGHT, WIDTH = 64, 72
+COUNT, HEIGHT, WIDTH = 6, 64, 72
 GAP, BELOW, LABEL = 4, 16, 14
 
 
-def pictures(count):
+def pictures(count=COUNT):
     return np.random.default_rng(3).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
 
 
@@ -35,13 +37,18 @@ def names(monkeypatch):
     return drawn
 
 
+@functools.cache
+def alone(augment, options):
+    """An augmentation of one image."""
+    return quick_jit(functools.partial(augment, options=options))
+
+
 def expected(images, local):
     """Views and local augmentation of each image, with the keys of the picture."""
 
-    @quick_jit
     def make(key, image):
         views, negative = jax.random.split(key)
-        return global_views(views, image, options=ViewOptions()), local_augmentation(negative, image, options=local)
+        return alone(global_views, ViewOptions())(views, image), alone(local_augmentation, local)(negative, image)
 
     keys = jax.random.split(jax.random.key(5), len(images))
     return [make(key, image) for key, image in zip(keys, np.float32(images) / 255, strict=True)]
@@ -52,31 +59,33 @@ def same(tile, image):
     np.testing.assert_allclose(tile, 255 * np.asarray(image), atol=1)
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "static", "permutation"])
-def test_every_tile_is_what_its_label_says(names, mode):
-    images, local = pictures(2), LocalOptions(mode=mode)
-    made = grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=local)
-    tiles, labels = cells(made, rows=2)
-    alone = list(LOCAL) if mode != "permutation" else ["permutation"]
-    assert tiles.shape[1] == 3 + len(alone) + 1 and len(names) == tiles.shape[0] * tiles.shape[1]
+@pytest.mark.parametrize(("mode", "view"), [("dynamic", ViewOptions()), ("static", None), ("permutation", None)])
+def test_every_tile_is_what_its_label_says(names, mode, view):
+    images, local = pictures(), LocalOptions(mode=mode)
+    made = grid.local_grid(jax.random.key(5), images, view=view, local=local)
+    tiles, labels = cells(made, rows=COUNT)
+    kinds = list(LOCAL) if mode != "permutation" else ["permutation"]
+    first = ["image", "view", "view'"] if view else ["image"]
+    assert tiles.shape[1] == len(first) + len(kinds) + 1 and len(names) == tiles.shape[0] * tiles.shape[1]
     assert (labels < 128).any(axis=(2, 3, 4)).all()  # each tile has its own
     for row, (views, found) in enumerate(expected(images, local)):
         own = names[row * tiles.shape[1] :][: tiles.shape[1]]
-        assert own[:3] == ["image", "view", "view'"] and own[-1] == "negative sample"
-        assert own[3:-1] == [f"{name} {weight:.2f}" for name, weight in zip(alone, found.weights, strict=True)]
-        for tile, image in zip(tiles[row, 1:], (*views, *found.made, found.image), strict=True):
+        assert own[: len(first)] == first and own[-1] == "negative sample"
+        weights = zip(kinds, found.weights, strict=True)
+        assert own[len(first) : -1] == [f"{name} {weight:.2f}" for name, weight in weights]
+        for tile, image in zip(tiles[row, 1:], (*(views if view else ()), *found.made, found.image), strict=True):
             same(tile, image)
     if mode == "dynamic":
         shares = [float(name.split()[1]) for name in names[3:7]]
         assert sum(shares) == pytest.approx(1, abs=0.03) and len(set(shares)) > 1
     else:
-        assert all(name.endswith(" 1.00") for name in own[3:-1])
+        assert all(name.endswith(" 1.00") for name in own[len(first) : -1])
 
 
 def test_the_frame_lies_around_the_rectangle():
-    images = pictures(6)
-    made = grid.local_grid(jax.random.key(5), images, view=None, local=LocalOptions())
-    tiles, _ = cells(made, rows=6)
+    images = pictures()
+    made = grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=LocalOptions())  # compiled above
+    tiles, _ = cells(made, rows=COUNT)
     for tile, image, (_, found) in zip(tiles[:, 0], images, expected(images, LocalOptions()), strict=True):
         inside, (top, left, height, width) = np.zeros((HEIGHT, WIDTH), np.uint8), map(int, found.box)
         inside[top : top + height, left : left + width] = 1

@@ -49,10 +49,24 @@ def without(image, box):
     return image
 
 
-@functools.cache
+def in_all_modes(key, image):
+    """One program for every mode: they share what they draw, and compilation is most of these tests' time."""
+    return {mode: local.local_augmentation(key, image, options=DEFAULTS._replace(mode=mode)) for mode in MODES}
+
+
+compiled = quick_jit(jax.vmap(in_all_modes))
+
+
 def augment(mode):
-    options = DEFAULTS._replace(mode=mode)
-    return quick_jit(jax.vmap(lambda key, image: local.local_augmentation(key, image, options=options)))
+    return lambda keys, images: compiled(keys, images)[mode]
+
+
+@functools.cache
+def on_eight_devices():
+    mesh, spec = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    assert mesh.size == 8
+    run = jax.shard_map(jax.vmap(in_all_modes), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    return quick_jit(run)(KEYS, PICTURES)
 
 
 # --- the augmentations, against loops ---
@@ -315,10 +329,7 @@ def test_same_images_plain_vmapped_jitted_and_on_eight_devices(mode):
     atol = ATOL.get(mode, 2e-6)
     batch = augment(mode)(KEYS, PICTURES)
     plain = local.local_augmentation(KEYS[3], PICTURES[3], options=options)
-    mesh, spec = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
-    assert mesh.size == 8
-    run = jax.vmap(lambda key, image: local.local_augmentation(key, image, options=options))
-    eight = quick_jit(jax.shard_map(run, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(KEYS, PICTURES)
+    eight = on_eight_devices()[mode]
     for name in local.Local._fields[:3]:
         np.testing.assert_allclose(getattr(batch, name)[3], getattr(plain, name), rtol=0, atol=atol)
         np.testing.assert_allclose(getattr(eight, name), getattr(batch, name), rtol=0, atol=atol)

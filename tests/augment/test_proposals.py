@@ -36,10 +36,15 @@ def test_packed_overlap_is_exactly_the_hosts(window):
     patch = np.zeros(window, bool)
     height, width = window[0] - 3, max(window[1] - 2, 1)
     patch[:height, :width] = rng.random((height, width)) < 0.5
-    windows, words = proposals.bit_windows(jnp.asarray(under), window), proposals.pack(jnp.asarray(patch))
     top = np.array([0, SHAPE[0] - height, *rng.integers(0, SHAPE[0] - height, 100)])
     left = np.array([SHAPE[1] - width, 0, *rng.integers(0, SHAPE[1] - width, 100)])
-    found = jax.vmap(lambda t, x: proposals.overlap_count(words, windows, t, x))(top, left)
+
+    @quick_jit
+    def count(under, patch, top, left):
+        windows, words = proposals.bit_windows(under, window), proposals.pack(patch)
+        return jax.vmap(lambda t, x: proposals.overlap_count(words, windows, t, x))(top, left)
+
+    found = count(under, patch, top, left)
     small_patch = patch[:height, :width].astype(np.uint8)
     expected = [
         nsa.object_overlap(small_patch, under[t : t + height, x : x + width].astype(np.uint8)) * small_patch.sum()

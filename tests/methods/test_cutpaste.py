@@ -1,5 +1,6 @@
 """CutPaste's record: examples, loss, densities of features, GradCAM, patches; then the commands, on a small encoder."""
 
+import functools
 import json
 import shutil
 
@@ -27,6 +28,7 @@ from jaxad.methods import cutpaste
 from jaxad.methods.method import options_of
 from jaxad.models import classifier
 from jaxad.models.layers import BatchNorm, Conv
+from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
@@ -51,6 +53,7 @@ class SmallEncoder(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(classifier, "ResNet18", SmallEncoder)
+    monkeypatch.setattr(parallel, "compiled", quick_compiled)
 
 
 def config_of(file=WHOLE, category="texture", **overrides):
@@ -84,9 +87,10 @@ def test_the_penalty_covers_kernels_alone():
 def test_an_example_becomes_every_class_on_the_device(small, task):
     config = config_of(proxy__task=task)
     keys, images = jax.random.split(jax.random.key(3), 2), pictures(2)
-    made = jax.jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
+    made = quick_jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
     options = options_of(config.proxy, Options)
-    expected = jax.jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))(keys, images)
+    run = quick_jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))
+    expected = run(keys, images)
     np.testing.assert_allclose(made["image"], expected[0], atol=1e-6)
     assert made["label"].tolist() == sorted(2 * list(range(len(PROXIES[task]))))
     assert made["image"].min() >= 0 and 0.9 < made["image"].max() <= 1
@@ -104,7 +108,7 @@ def loss_of(method, params, batch_stats, batch):
     """The loss with the axis of devices bound, on one of them."""
     one = jax.tree.map(lambda leaf: leaf[None], batch)
     call = jax.vmap(lambda batch: method.loss(params, batch_stats, batch, None), axis_name=parallel.AXIS)
-    return jax.tree.map(lambda leaf: leaf[0], call(one))
+    return jax.tree.map(lambda leaf: leaf[0], quick_jit(call)(one))
 
 
 def test_loss_by_hand(small):
@@ -134,10 +138,10 @@ def test_one_device_and_eight_take_the_same_step(small):
     """The classes are made inside the step: with the batch on the devices nothing moves from or to the host."""
     method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
     batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
-    ends = []
+    start, ends = parallel.to_host(loop.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
-        state = parallel.replicate(loop.init_state(method, optimizer, pictures(1)[0], seed=0), mesh)
+        state = parallel.replicate(start, mesh)
         on_devices = parallel.split(batch, mesh)
         step = one_step(loop.make_step(method, optimizer, lambda step: 0.1 + 0 * step, seed=0), mesh)
         with jax.transfer_guard("disallow"):
@@ -165,15 +169,17 @@ def test_an_epoch_is_as_long_as_the_config_says():
 # Whole images
 
 
+@functools.cache
+def fit(count=10, **overrides):
+    """Fits a config to ten images: the method, its variables, its density, none of which is to be changed."""
+    method = methods.create(config_of(**overrides))
+    variables = variables_of(method)
+    return method, variables, method.fit(variables, pictures(count, seed=5), jax.random.key(0))
+
+
 @pytest.fixture
 def fitted(small):
-    """Fits a config to ten images: the method, its variables, its density."""
-
-    def fit(count=10, **overrides):
-        method = methods.create(config_of(**overrides))
-        variables = variables_of(method)
-        return method, variables, method.fit(variables, pictures(count, seed=5), jax.random.key(0))
-
+    """`fit`, of the small encoder."""
     return fit
 
 

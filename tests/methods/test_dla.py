@@ -25,6 +25,7 @@ from jaxad.methods.method import options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
+from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
 FILE = f"{ROOT}/experiments/dla.py"
@@ -59,6 +60,7 @@ class SmallBackbone(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(siamese, "ResNet18", SmallBackbone)
+    monkeypatch.setattr(parallel, "compiled", quick_compiled)
 
 
 def config_of(file=FILE, category="texture", **overrides):
@@ -70,9 +72,10 @@ def pictures(count, *, size=64, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
-def variables_of(method, *, size=64):
-    """Weights as they are drawn, with running statistics that are not those of a fresh network."""
-    variables = method.init(jax.random.key(1), jnp.zeros((1, size, size, 3)))
+@functools.cache
+def drawn():
+    """Weights of the small network as they are drawn, with running statistics that are not those of a fresh one."""
+    variables = parallel.once(methods.create(config_of()).init)(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
     generator = np.random.default_rng(2)
     stats = jax.tree.map(lambda s: jnp.asarray(generator.uniform(0.5, 2, s.shape), s.dtype), variables["batch_stats"])
     return variables | {"batch_stats": stats}
@@ -84,6 +87,12 @@ def in_axis(call, *arguments):
     return jax.tree.map(lambda leaf: leaf[0], jax.vmap(call, axis_name=parallel.AXIS)(*one))
 
 
+@functools.cache
+def augmenting(augment, options):
+    """An augmentation of one image, compiled once for all keys."""
+    return quick_jit(functools.partial(augment, options=options))
+
+
 # What an image becomes
 
 
@@ -91,7 +100,7 @@ def in_axis(call, *arguments):
 def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
     config = config_of(**{f"objective__{name}": weight for name, weight in zip(WEIGHTS, weights, strict=True)})
     keys, images = jax.random.split(jax.random.key(3), 3), pictures(3)
-    made = jax.jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(7, 10)})
+    made = quick_jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(7, 10)})
     assert made["image"].shape == (groups, 3, 64, 64, 3) and made["index"].tolist() == [7, 8, 9]
     assert made["image"].min() >= 0 and 0.9 < made["image"].max() <= 1
     floats = jnp.asarray(images) / jnp.float32(255)
@@ -99,11 +108,11 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
         view_key, local_key = jax.random.split(key)
         if weights[0] or weights[1]:
             options = options_of(config.view, global_views.ViewOptions)
-            views = jax.jit(functools.partial(global_views.global_views, options=options))(view_key, floats[number])
+            views = augmenting(global_views.global_views, options)(view_key, floats[number])
             np.testing.assert_allclose(made["image"][:2, number], views, atol=1e-5)
         if weights[2]:
             options = options_of(config.local, local.LocalOptions)
-            negative = jax.jit(functools.partial(local.local_augmentation, options=options))(local_key, floats[number])
+            negative = augmenting(local.local_augmentation, options)(local_key, floats[number])
             np.testing.assert_allclose(made["image"][-2, number], floats[number], atol=1e-7)
             np.testing.assert_allclose(made["image"][-1, number], negative.image, atol=1e-5)
             changed = (made["image"][-1, number] != made["image"][-2, number]).any(-1)
@@ -156,13 +165,13 @@ def test_without_a_term_its_weight_changes_nothing(small):
     """Each term is switched by its weight alone: gradients of heads that no term reaches are zero."""
     config = config_of(objective__dense_weight=0, objective__negative_weight=0)
     method = methods.create(config)
-    variables = variables_of(method)
+    variables = drawn()
     batch = {"image": np.float32(pictures(8).reshape(2, 4, 64, 64, 3) / 255), "index": np.arange(4, dtype=np.int32)}
 
     def value(params):
         return in_axis(lambda batch: method.loss(params, variables["batch_stats"], batch, jax.random.key(0)), batch)[0]
 
-    gradient = jax.jit(jax.grad(value))(variables["params"])
+    gradient = quick_jit(jax.grad(value))(variables["params"])
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["dense_heads"]))
     assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradient["heads"]["project3"]))
 
@@ -173,12 +182,12 @@ def test_all_images_of_a_step_share_the_statistics(small):
     images = brightness * np.float32(pictures(12).reshape(4, 3, 64, 64, 3) / 255)
     batch = {"image": images, "index": np.arange(3, dtype=np.int32)}
     method = methods.create(config_of())
-    variables = variables_of(method)
+    variables = drawn()
 
     def call(batch):
         return method.loss(variables["params"], variables["batch_stats"], batch, jax.random.key(0))
 
-    _, (updated, _) = in_axis(call, batch)
+    _, (updated, _) = quick_jit(functools.partial(in_axis, call))(batch)
     kernel, old = variables["params"]["backbone"]["conv1"]["kernel"], variables["batch_stats"]["backbone"]["bn1"]
     inputs = (images.reshape(12, 64, 64, 3) - MEAN) / STD
     first = np.asarray(Conv(3, 5, 4).apply({"params": {"kernel": kernel}}, inputs)).reshape(-1, 3)
@@ -196,10 +205,9 @@ def test_one_step_on_eight_devices_equals_one(small):
     method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
     optimizer, schedule = loop.make_optimizer(config, 1)
     images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
-    made = []
+    state, made = parallel.to_host(loop.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
-        state = loop.init_state(method, optimizer, pictures(1)[0], seed=0)
         step = one_step(loop.make_step(method, optimizer, schedule, seed=0), mesh)
         batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
         made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))
@@ -233,6 +241,7 @@ def test_variance_of_the_passes_is_stable():
     assert (dla.dropout_variance(jnp.full((4, 1, 2, 2, 3), 7.3)) == 0).all()
 
 
+@functools.partial(quick_jit, static_argnames="rate")
 def stages_by_hand(variables, images, key=None, rate=0.0):
     """All stages of images in [0, 1] in one pass."""
     thinning = None if key is None else Thinning(rate)
@@ -263,7 +272,7 @@ def test_means_over_batches_are_those_of_all_images(count):
 def test_scores_are_equations_9_to_12(small, names, channels):
     weights = {"score__uncertainty_weight": 3.0, "score__regression_weight": 0.7}
     method = methods.create(config_of(score__stages=names, score__channels=channels, **weights))
-    variables, good, images = variables_of(method), pictures(6), pictures(2, seed=5)
+    variables, good, images = drawn(), pictures(6), pictures(6, seed=5)
     density = jax.tree.map(jnp.asarray, method.fit(variables, list(good), jax.random.key(4)))
     names = [name.strip() for name in names.split(",")]
 
@@ -292,15 +301,15 @@ def test_scores_are_equations_9_to_12(small, names, channels):
     assert found["uncertainty"].max() > 1e-5
     scores = method.score(variables, density, images / np.float32(255))
     np.testing.assert_allclose(scores.map, 0.7 * error + 3 * uncertainty, rtol=1e-3, atol=1e-4)
-    highest = np.sort(np.asarray(scores.map).reshape(2, -1), axis=1)[:, -41:]  # 1 % of 64 x 64 pixels
+    highest = np.sort(np.asarray(scores.map).reshape(6, -1), axis=1)[:, -41:]  # 1 % of 64 x 64 pixels
     np.testing.assert_allclose(scores.image, highest.mean(1), rtol=1e-5)
 
 
 def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
     method = methods.create(config_of())
-    variables, good, images = variables_of(method), list(pictures(4)), pictures(3, seed=5) / np.float32(255)
+    variables, good, images = drawn(), list(pictures(4)), pictures(3, seed=5) / np.float32(255)
     first, again, other = (method.fit(variables, good, jax.random.key(seed)) for seed in (1, 1, 2))
-    score = jax.jit(method.score)
+    score = quick_jit(method.score)
     np.testing.assert_array_equal(score(variables, first, images).map, score(variables, again, images).map)
     assert not np.allclose(score(variables, first, images).map, score(variables, other, images).map, rtol=1e-4)
     together, alone = score(variables, first, images), score(variables, first, images[2:])
@@ -310,14 +319,14 @@ def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
 def test_without_uncertainty_there_is_one_pass(small):
     config = config_of(score__uncertainty_weight=0, score__passes=0, model__dropout=0)
     method = methods.create(config)
-    variables = variables_of(method)
+    variables = drawn()
     density = method.fit(variables, list(pictures(4)), jax.random.key(0))
     assert density["variances"] == {}
     assert set(method.parts(variables, density, pictures(2) / np.float32(255))) == {"regression error"}
 
 
 def flops(call, *arguments):
-    return jax.jit(call).lower(*arguments).compile().cost_analysis()["flops"]
+    return quick_jit(call).lower(*arguments).compile().cost_analysis()["flops"]
 
 
 def test_ten_passes_cost_at_most_eleven():
@@ -364,10 +373,11 @@ def assert_usable(root, workdir):
 
 
 def test_the_commands(run):
-    root, workdir = run()
+    """Six training images and a batch of 16: an epoch is one step, in which images repeat."""
+    root, workdir = run(batch=16)
     rows = read_history(workdir)
-    assert [row["epoch"] for row in rows] == [1, 2]
-    np.testing.assert_allclose(rows[0]["learning_rate"], 8 * 0.02 / 256, rtol=1e-5)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(1, 1), (2, 2)]
+    np.testing.assert_allclose(rows[0]["learning_rate"], 16 * 0.02 / 256, rtol=1e-5)
     assert all(-1 <= row[f"loss_{name}"] <= 1 for row in rows for name in ("global", "dense", "negative"))
     assert all(0 <= row["projection_spread"] <= 1 for row in rows)
     assert_usable(root, workdir)
@@ -397,12 +407,6 @@ def test_every_experiment_resumes_and_is_usable(run, tmp_path, capsys, file):
     assert_usable(root, resumed)
     assert command(evaluate.main, "--workdir", resumed) == 0 and command(report.main, resumed) == 0
     assert f"| {file.stem} | nut |" in capsys.readouterr().out
-
-
-def test_more_images_in_a_batch_than_there_are(run):
-    """Six training images and a batch of 16: an epoch is one step, in which images repeat."""
-    _, workdir = run(batch=16)
-    assert [(row["step"], row["epoch"]) for row in read_history(workdir)] == [(1, 1), (2, 2)]
 
 
 def test_a_collapse_is_told():
@@ -449,11 +453,11 @@ def test_bad_values_are_refused(given, sentence):
         methods.create(configs.load(f"{FILE}:texture", SMALL | given))
 
 
-@pytest.fixture
-def trained(small):
-    """A method, its variables, and a density of two stages and three passes."""
+@functools.cache
+def fitted():
+    """Variables of the small network, and a density of two stages and three passes."""
     method = methods.create(config_of(score__stages="layer1,layer3"))
-    variables = variables_of(method)
+    variables = drawn()
     return variables, method.fit(variables, list(pictures(4)), jax.random.key(0))
 
 
@@ -467,8 +471,8 @@ def trained(small):
     ],
     ids=str,
 )
-def test_what_a_density_was_not_fitted_for_is_refused(trained, given, sentence):
-    variables, density = trained
+def test_what_a_density_was_not_fitted_for_is_refused(small, given, sentence):
+    variables, density = fitted()
     method = methods.create(configs.load(f"{FILE}:texture", SMALL | {"score.stages": "layer1,layer3"} | given))
     images = pictures(2) / np.float32(255)
     if sentence is None:
@@ -480,7 +484,7 @@ def test_what_a_density_was_not_fitted_for_is_refused(trained, given, sentence):
 
 def test_uncertainty_needs_its_variances(small):
     method = methods.create(config_of(score__uncertainty_weight=0))
-    variables = variables_of(method)
+    variables = drawn()
     density = method.fit(variables, list(pictures(4)), jax.random.key(0))
     with pytest.raises(UserError, match=r"uncertainty_weight 0\.1, but the training fitted the variances of 0 passes"):
         methods.create(config_of()).score(variables, density, pictures(2) / np.float32(255))
@@ -502,7 +506,7 @@ def test_an_untrained_network_is_scored_alike(small):
 def test_scoring_on_eight_devices_gathers_nothing(small):
     """Each device passes its own images; what XLA makes of the passes' vmap by itself would gather all on each."""
     method, mesh = methods.create(config_of()), parallel.make_mesh(8)
-    variables = variables_of(method)
+    variables = drawn()
     weights = (variables, method.fit(variables, list(pictures(4)), jax.random.key(0)))
     call = parallel.by_rows(lambda weights, images: method.score(*weights, images), mesh)
     images = parallel.split(pictures(8) / np.float32(255), mesh)
