@@ -442,9 +442,9 @@ def test_a_damaged_threshold_file(capsys, copy, text):
 
 
 @needs_full
-@pytest.mark.parametrize("name", ["results.json", "scores.csv", "report.html"])
+@pytest.mark.parametrize("name", ["results.tmp", "scores.csv", "report.html"])
 def test_a_full_disk_when_writing_results(capsys, copy, name):
-    (copy / name).unlink()
+    (copy / name).unlink(missing_ok=True)
     (copy / name).symlink_to(FULL)
     message = refusal(capsys, evaluate.main, "--workdir", copy)
     assert "No space left on device" in message and (str(copy) in message or name in message)

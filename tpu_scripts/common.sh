@@ -29,8 +29,6 @@ fi
 for word; do
   [[ $word != --dry-run && $word != --help ]] || fail "$word must be the first argument"
 done
-# What needs no arguments takes none: a mistyped flag must not start what costs money.
-(($# == 0)) || [[ $0 == *train.sh || $0 == *sweep.sh ]] || fail "$0 takes no argument $1"
 
 for setting in TPU_PROJECT TPU_ZONE TPU_NAME TPU_BUCKET; do
   [[ -n ${!setting-} ]] || fail "$setting is not set; export it as tpu_scripts/README.md shows"
@@ -42,6 +40,8 @@ TPU_BUCKET=${TPU_BUCKET#gs://}
 for setting in TPU_RESTARTS TPU_POLL; do
   [[ ${!setting} =~ ^[0-9]+$ ]] || fail "$setting is '${!setting}'; it must be a whole number"
 done
+# What needs no arguments takes none: a mistyped flag must not start what costs money.
+(($# == 0)) || [[ $0 == *train.sh || $0 == *sweep.sh ]] || fail "$0 takes no argument $1"
 [[ -n $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud is not on the PATH; install the Google Cloud CLI"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

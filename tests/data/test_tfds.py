@@ -1,5 +1,7 @@
 """TFDS: MVTec AD from the manual download to the same records as its folders, and one class of CIFAR-10 or MNIST."""
 
+import contextlib
+import gc
 import importlib.util
 import io
 import pickle
@@ -19,6 +21,13 @@ from jaxad.errors import UserError
 from tests import parts
 from tests.parts import BASELINE, ROOT, command, refusal, write, write_parts
 from tests.shared import SHARED, needs_shared
+
+# While it is imported, imports elsewhere are lazy, those of pytest's report on other tests' garbage included.
+gc.collect()
+gc.disable()
+with contextlib.suppress(UserError):
+    tfds.library()
+gc.enable()
 
 needs_tfds = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_datasets") is None, reason="the extra tfds is not installed"
