@@ -6,12 +6,14 @@ every value is written out. Overrides change values, never add keys and never ch
 
 import argparse
 import ast
+import contextlib
 import copy
 import difflib
 import importlib.util
 import inspect
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -82,14 +84,10 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
         raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
-    try:
+    with _told(file):
         if category and not inspect.signature(get_config).parameters:
             raise UserError(f"config file {file} takes no category, but {category!r} was given")
         config = get_config(category) if category else get_config()
-    except UserError:
-        raise
-    except Exception as error:  # the file is the user's own program, which may fail in any way
-        raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
     if missing := [key for key in _REQUIRED if key not in config]:
@@ -105,15 +103,22 @@ def _module(file: str | Path) -> ModuleType:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
         raise UserError(f"config file {file} does not exist{hint}")
-    try:
+    with _told(file):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _told(file: str | Path) -> Iterator[None]:
+    """Turns what an experiment file raises into a sentence: it is the user's own program, which may fail in any way."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # the file is the user's own program, which may fail in any way
+    except Exception as error:
         raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
 
 
 def categories(file: str | Path) -> tuple[str, ...]:
@@ -249,11 +254,16 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=1) + "\n")
-        temporary.replace(path)
+        write_json(path, json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a file at once: a kill or a full disk leaves what was there before. Raises OSError."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def channels(config: ConfigDict) -> int:

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxad import train
+from jaxad.data import pipeline
 from jaxad.errors import UserError
 
 _TRACEBACK = 20  # lines that are kept of a failed run's
@@ -119,14 +119,9 @@ def side_by_side(runs: Sequence[Run], *, processes: int) -> Iterator[Run]:
 
 def _child(run: Run, share: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets ctrl-C too, ends its children by SIGTERM
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Two processes must not train in one workdir: a sweep that is killed and restarted must not meet its children.
+    pipeline.end_with_parent()
     _execute_logged(run, share)
-
-
-def _end_with_parent() -> None:
-    """Two processes must not train in one workdir: a sweep that is killed and restarted must not meet its children."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _execute_logged(run: Run, share: float) -> bool:

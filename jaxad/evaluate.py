@@ -292,9 +292,7 @@ def _write(
             features=embed_test_set(found, scores) if found else None,
             parts=example_parts(found, scores) if found else None,
         )
-        temporary = folder / "results.tmp"
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-        temporary.replace(folder / "results.json")
+        configs.write_json(folder / "results.json", results)
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"
         raise UserError(

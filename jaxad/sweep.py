@@ -95,7 +95,7 @@ def expand(
 def _check_category(file: str, category: str, config: ConfigDict) -> None:
     """Refuses a name that neither the experiment nor the data has; where only the data lacks it, its run will fail."""
     if config.data.source == "tfds":
-        tfds.check_category("--categories", category, [name for names in tfds.CATEGORIES.values() for name in names])
+        tfds.dataset_of(category, where="--categories")
     root = Path(config.data.root)
     if config.data.source != "folder" or not config.data.category or not root.is_dir():
         return
@@ -148,9 +148,7 @@ def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> 
     for run, config in runs:
         if (run.workdir / "config.json").exists():
             configs.claim(run.workdir, config)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"command": command, "runs": now}, indent=1) + "\n")
-    temporary.replace(path)
+    configs.write_json(path, {"command": command, "runs": now})
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -106,8 +106,8 @@ class _MakeExample:
         return {**example, "index": np.int32(position)}
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Lets a worker process end when the training process was killed and could not stop it."""
+def end_with_parent(*_: int) -> None:
+    """Lets a process end when the one that started it was killed and could not stop it; takes Grain's arguments."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -161,5 +161,5 @@ def batches(
             flags.FLAGS.mark_as_parsed()
         workers = min(workers, (stop - start) // per_call)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        stream = stream.mp_prefetch(options, worker_init_fn=end_with_parent)
     return iter(stream)

@@ -82,7 +82,7 @@ def load(root: str | os.PathLike, category: str, *, channels: int = 3) -> Datase
     """
     if not os.fspath(root):
         raise UserError("config.data.root is empty; name the data_dir of TFDS: --config.data.root=DIR")
-    dataset = _dataset_of(category)
+    dataset = dataset_of(category)
     name = f"{dataset}/{category}" if dataset == MVTEC_AD else dataset
     tfds = library()
     list_folder(root)
@@ -124,9 +124,9 @@ def check_category(where: str, category: str, known: Sequence[str]) -> None:
         raise UserError(f"{where}: there is no category '{category}'; {hint}choose one of {', '.join(known)}")
 
 
-def _dataset_of(category: str) -> str:
-    """The dataset that has the category."""
-    check_category("config.data.category", category, [name for names in CATEGORIES.values() for name in names])
+def dataset_of(category: str, *, where: str = "config.data.category") -> str:
+    """The dataset that has the category; raises a UserError that says where it was named if none has."""
+    check_category(where, category, [name for names in CATEGORIES.values() for name in names])
     return next(dataset for dataset, names in CATEGORIES.items() if category in names)
 
 
