@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, loop, methods, metrics, parallel, provenance, report
+from jaxad import data, detector, errors, evaluate, methods, metrics, parallel, provenance, report, training
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
@@ -141,7 +141,7 @@ def missing(reason: str) -> Figure:
     return {"images_per_s": None, "fraction": None, "reason": reason}
 
 
-def training_operations(method: Method, state: loop.TrainState, batch: dict[str, np.ndarray]) -> int:
+def training_operations(method: Method, state: training.TrainState, batch: dict[str, np.ndarray]) -> int:
     """Operations of one training step, gradients included, on a batch of host examples."""
 
     def forward(params, batch_stats, batch):
@@ -199,11 +199,11 @@ def _memory_of(compiled: jax.stages.Compiled) -> dict[str, int] | None:
     return found and {name: getattr(found, f"{name}_size_in_bytes") for name in names}
 
 
-def _run(step: Callable, state: loop.TrainState, calls: Iterator[Any], resident: jax.Array | None) -> Iterator[None]:
+def _run(step: Callable, state: training.TrainState, calls: Iterator[Any], shared: training.Shared) -> Iterator[None]:
     """The training loop: yields when a call's metrics are on the host, while the devices already run the next."""
     waiting = None
     for batches in calls:
-        state, made = step(state, batches, resident)
+        state, made = step(state, batches, shared)
         if waiting is not None:
             parallel.to_host(waiting)
             yield
@@ -214,44 +214,45 @@ def _run(step: Callable, state: loop.TrainState, calls: Iterator[Any], resident:
 
 def _training(config: ConfigDict, method: Method, images: pipeline.Images, yardstick: Yardstick) -> dict[str, Any]:
     """Measures synthesis and training: the part of the results that tells of them, and the trained ``variables``."""
-    plan = loop.plan(config, len(images))
+    plan = training.plan(config, method, len(images))
     first = next(pipeline.batches(images, method.example, seed=config.seed, batch=config.batch, start=0, stop=1))
     first = {name: rows[0] for name, rows in first.items()}
     figures = {"host synthesis": _host_synthesis(config, method, images, yardstick)}
     figures["device synthesis"], made = _device_synthesis(config, method, first, plan.mesh, yardstick)
-    state = loop.init_state(method, plan.optimizer, first["image"][0], seed=config.seed)
+    state = training.init_state(method, plan.optimizer, first["image"][0], seed=config.seed)
     operations = training_operations(method, state, first) // config.batch
     state = parallel.replicate(state, plan.mesh)
 
     def feed():
-        return loop.feed(config, method, images, plan.mesh, start=0, stop=plan.steps)
+        numbers = np.arange(len(images))
+        return training.feed([config], method, images, [numbers], plan.mesh, start=0, stop=plan.steps)
 
-    def compiled(method, batches, resident):
-        step = loop.make_step(method, plan.optimizer, plan.schedule, seed=config.seed)
-        return parallel.pmapped(step, plan.mesh).lower(state, batches, resident).compile()
+    def compiled(method, batches, shared):
+        step = training.make_step(method, plan.optimizer, plan.schedule)
+        return parallel.pmapped(step, plan.mesh).lower(state, batches, shared).compile()
 
-    resident, calls = feed()
+    shared, calls = feed()
     batches, start = next(calls), time.perf_counter()
-    whole = compiled(method, batches, resident)
+    whole = compiled(method, batches, shared)
     compile_s = time.perf_counter() - start
     alone = whole
     if made is not None:  # the step without its synthesis, on as many batches in a call
         count = len(batches["index"])
         repeated = {name: np.broadcast_to(rows, (count, *rows.shape)) for name, rows in made.items()}
-        batches, resident = next(parallel.prefetch([repeated], plan.mesh)), None
-        alone = compiled(method._replace(corrupt=lambda keys, batch: batch), batches, resident)
+        batches, shared = next(parallel.prefetch([repeated], plan.mesh)), shared._replace(images=None)
+        alone = compiled(method._replace(corrupt=lambda keys, batch: batch), batches, shared)
 
     def call():
         nonlocal state
-        state, metrics = alone(state, batches, resident)  # the state is donated, as in training
+        state, metrics = alone(state, batches, shared)  # the state is donated, as in training
         return metrics
 
     work = {"images": len(batches["index"]) * config.batch, "operations": operations}
     figures["training step"] = yardstick.measure(call, **work)
     variables = parallel.to_host({"params": state.params, "batch_stats": state.batch_stats})
     # A new stream: of the old one, batches have been made ahead in the meantime.
-    resident, calls = feed()
-    figures["training loop"] = yardstick.measure_loop(_run(whole, state, calls, resident), **work)
+    shared, calls = feed()
+    figures["training loop"] = yardstick.measure_loop(_run(whole, state, calls, shared), **work)
     return {
         "image": (first if made is None else made)["image"].shape[-3:],
         "steps_per_call": len(batches["index"]),

@@ -98,16 +98,19 @@ class Checkpoints:
         Returns:
           Its step and state, or None where there is no checkpoint to start from.
         """
-        step = hosts.gather(self._newest() if hosts.lead() else None)[0]
-        return None if step is None else (step, self._read(step, like))
+        step = self.newest()
+        return None if step is None else (step, self.read(step, like))
 
-    def _newest(self) -> int | None:
-        """The newest intact step; removes damaged newer ones."""
+    def newest(self, *, last: int | None = None) -> int | None:
+        """The newest intact step, up to `last`; says which ones after it are damaged, and removes those."""
+        return hosts.gather(self._newest(last) if hosts.lead() else None)[0]
+
+    def _newest(self, last: int | None) -> int | None:
         # A save that was cut off leaves a directory that was never sealed.
         unsealed = [p for p in self._directory.glob("*") if p.is_dir() and not p.with_name(f"{p.name}.sha256").exists()]
         for path in unsealed:
             shutil.rmtree(path)
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if last is None or step <= last]):
             path = self._directory / str(step)
             damage = inspect(path)
             if damage is None:
@@ -116,7 +119,12 @@ class Checkpoints:
             _remove(path)
         return None
 
-    def _read(self, step: int, like):
+    def read(self, step: int, like):
+        """The state of a sealed step, with the structure, shapes and shardings of `like`.
+
+        Raises:
+          UserError: It was written by a network of other parts.
+        """
         try:
             return read(self._directory / str(step), like)
         except (ValueError, KeyError, TypeError) as error:

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -67,12 +67,13 @@ _REQUIRED = ("experiment", "category", "method", "seed", "epochs", "data", "scor
 _OPTIONAL = ("synthesis.background",)  # may be none
 
 
-def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+def load(spec: str, overrides: dict[str, str] | None = None, *, required: Sequence[str] = _REQUIRED) -> ConfigDict:
     """Reads an experiment and applies overrides.
 
     Args:
       spec: ``FILE`` or ``FILE:CATEGORY``; without a category the file's own default is used.
       overrides: Text values by dotted key, as typed after ``--config.``.
+      required: Keys that it must have; by default those of a training.
 
     Returns:
       The locked config.
@@ -90,7 +91,7 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
         config = get_config(category) if category else get_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
-    if missing := [key for key in _REQUIRED if key not in config]:
+    if missing := [key for key in required if key not in config]:
         raise UserError(f"the config of {file} lacks {', '.join(missing)}; see experiments/ for examples")
     config.lock()
     return override(config, overrides or {})

@@ -4,6 +4,7 @@ An engine takes runs and yields each when it has ended; what became of it lies i
 """
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -59,24 +60,32 @@ class Run(NamedTuple):
         (self.workdir / "error.txt").write_text(f"{text}\n")
 
 
-def execute(run: Run) -> bool:
+def execute(*runs: Run) -> bool:
     """Runs to the end what ``python -m jaxad.train`` would; an error is kept with the run.
+
+    Several runs, which differ in their seed, are one program, and what fails fails them all.
 
     Returns:
       False when SIGTERM stopped the training.
     """
+    # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
+    argvs = [[*run.arguments, "--processes=1", "--workdir", str(run.workdir)] for run in runs]
     try:
-        # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
-        if not train.main([*run.arguments, "--processes=1", "--workdir", str(run.workdir)]):
+        if not (train.main(*argvs) if len(runs) == 1 else train.together(argvs)):
             return False
-        if run.results() is None:
+        if any(run.results() is None for run in runs):
             raise UserError("there are no test images, so the run has no place in a table of results")
     except UserError as error:
-        run.fail(str(error))
+        failure = str(error)
     except Exception as error:  # whatever it is, the other runs go on
         summary = traceback.format_exception_only(error)[0].splitlines()[0]
         lines = "".join(traceback.format_exception(error)).splitlines()
-        run.fail("\n".join([summary, "", *lines[-_TRACEBACK:]]))
+        failure = "\n".join([summary, "", *lines[-_TRACEBACK:]])
+    else:
+        return True
+    for run in runs:
+        if run.results() is None:
+            run.fail(failure)
     return True
 
 
@@ -90,6 +99,19 @@ def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
         if not execute(run):
             raise KeyboardInterrupt
         yield run
+
+
+def seeds_together(runs: Sequence[Run]) -> Iterator[Run]:
+    """Runs in this process, those that differ in nothing but their seed as one program.
+
+    Raises:
+      KeyboardInterrupt: SIGTERM stopped a training.
+    """
+    for _, seeds in itertools.groupby(runs, key=lambda run: run.workdir.parent):
+        seeds = list(seeds)
+        if not execute(*seeds):
+            raise KeyboardInterrupt
+        yield from seeds
 
 
 def side_by_side(runs: Sequence[Run], *, processes: int) -> Iterator[Run]:

@@ -1,4 +1,4 @@
-"""The training loop: ``train(config, workdir)``.
+"""The training loop: ``train(config, workdir)``, or several seeds of a training as one program.
 
 It knows a method by its record alone. The step is compiled once; nothing moves between host and devices inside the loop
 but what is fed and the metrics that are logged. Where the training images fit on the devices they stay there, and what
@@ -8,99 +8,26 @@ is fed are their numbers.
 import contextlib
 import functools
 import itertools
-import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, hosts, methods, parallel, provenance, samples, synthetic
+from jaxad import data, hosts, methods, parallel, provenance, samples, synthetic, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
 from jaxad.log import Log, NoLog
-from jaxad.methods.method import Method
+from jaxad.training import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught
-
-
-class TrainState(NamedTuple):
-    """Everything that a step changes; this is what a checkpoint holds."""
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-
-
-def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of ``config.optim`` and its learning rate by step.
-
-    The rate follows one cosine from ``learning_rate`` to ``final_learning_rate``, constant within an epoch.
-    """
-    settings = config.optim
-
-    def schedule(step):
-        progress = (step // steps_per_epoch) / config.epochs
-        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
-        return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine
-
-    momentum = settings.momentum if "momentum" in settings else None  # without the key, plain SGD
-    optimizers = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=momentum)}
-    if settings.name not in optimizers:
-        raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
-    optimizer = optimizers[settings.name](schedule)
-    if "weight_decay" in settings:  # of all parameters, added to the gradient, as in PyTorch's SGD
-        optimizer = optax.chain(optax.add_decayed_weights(settings.weight_decay), optimizer)
-    return optimizer, schedule
-
-
-def make_step(
-    method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int
-) -> Callable:
-    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch, images) -> (state, metrics)``.
-
-    With `images`, all training images as uint8 (n, h, w, c), the batch holds numbers of them where it has images
-    otherwise. Keys are folded from seed, step and the examples' positions in the stream, so what an example becomes
-    does not depend on the number of devices.
-    """
-
-    def step(state: TrainState, batch, images: jax.Array | None):
-        if images is not None:
-            batch = batch | {name: images[batch[name]] for name in ("image", "partner")}
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        batch = method.corrupt(keys, batch)
-
-        def global_loss(params):
-            loss, (batch_stats, metrics) = method.loss(params, state.batch_stats, batch, key)
-            return jax.lax.pmean(loss, parallel.AXIS), (batch_stats, metrics)
-
-        (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
-        metrics["learning_rate"] = schedule(state.step)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
-
-    return step
-
-
-def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
-    """A fresh state for images like `image`, (h, w, c)."""
-    shape = jnp.zeros((1, *image.shape), jnp.float32)
-    variables = parallel.once(method.init)(jax.random.key(seed), shape)
-    params = variables["params"]
-    return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
 @contextlib.contextmanager
@@ -118,181 +45,256 @@ def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _checked(done: int, metrics, checkpoints: Checkpoints) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Fetches the metrics (k,) of the k steps that ended with step `done`, and yields each step with its own.
-
-    Raises:
-      UserError: The loss is not finite, or its gradient, which would spoil the state that is saved next.
-    """
-    metrics = parallel.to_host(metrics)
-    count = len(metrics["loss"])
-    for row in range(count):
-        step, values = done - count + 1 + row, {name: value[row] for name, value in metrics.items()}
-        for name, words in (("loss", "the loss"), ("gradient_norm", "the norm of the gradient")):
-            if not np.isfinite(values[name]):
-                checkpoints.settle(wait=True)
-                kept = checkpoints.steps()
-                where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
-                advice = "start again with a lower config.optim.learning_rate and another --workdir"
-                raise UserError(f"{words} is {values[name]} at step {step}; {where}; {advice}")
-        yield step, values
-
-
-class Plan(NamedTuple):
-    """What a training run will do, settled before anything is written.
-
-    Attributes:
-      mesh: The devices.
-      per_epoch: Steps in an epoch.
-      steps: Steps in all.
-      optimizer: The optimiser.
-      schedule: Its learning rate by step.
-    """
-
-    mesh: jax.sharding.Mesh
-    per_epoch: int
-    steps: int
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-
-
-def plan(config: ConfigDict, images: int) -> Plan:
-    """The plan of a training with a number of images.
-
-    Raises:
-      UserError: The batch cannot be split over the devices, or there is no such optimiser.
-    """
-    mesh = parallel.make_mesh()
-    if config.batch % mesh.size:
-        raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
-    if config.batch > images:
-        print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
-    per_epoch = configs.steps_per_epoch(config, images)
-    return Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch))
-
-
-def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
-    """How many steps are handed to the devices at once: what divides everything that happens at a certain step.
-
-    On a CPU a call costs nothing beside a step, and a loop of steps is slow there. Accelerators would wait for the host
-    between steps.
-    """
-    most = config.steps_per_call or (1 if jax.default_backend() == "cpu" else 16)
-    common = math.gcd(done, steps, config.log_every, config.checkpoint.every_steps, config.synthetic_every)
-    return max(count for count in range(1, most + 1) if common % count == 0)
-
-
-def stay(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
-    """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
-    return method.example is None and images.nbytes <= config.data.device_gib * 2**30
-
-
-def feed(
-    config: ConfigDict, method: Method, images: pipeline.Images, mesh: jax.sharding.Mesh, *, start: int, stop: int
-) -> tuple[jax.Array | None, Iterator[dict[str, jax.Array]]]:
-    """What the steps from `start` to `stop` work on, put on the devices ahead of them.
-
-    Returns:
-      All training images, uint8 (n, h, w, c) on every device, or None where they don't `stay` there; and what each
-      call takes, see `parallel.pmapped`. Of both, each process makes its part.
-    """
-    resident = parallel.collect(images.stack, len(images), mesh) if stay(config, method, images) else None
-    # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
-    # those of several steps could take gigabytes.
-    source = images if resident is None else np.arange(len(images), dtype=np.int32)
-    per_call = 1 if resident is None else steps_per_call(config, done=start, steps=stop)
-    calls = pipeline.batches(
-        source,
-        method.example,
-        seed=config.seed,
-        batch=config.batch,
-        start=start,
-        stop=stop,
-        per_call=per_call,
-        part=(jax.process_index(), hosts.count()),
-        workers=config.data.workers if resident is None else 0,
-    )
-    return resident, parallel.prefetch(calls, mesh)
-
-
 def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def _fit_weights(
-    config: ConfigDict,
-    workdir: Path,
-    method: Method,
-    images: pipeline.Images,
-    settled: Plan,
-    command: str,
-    measure: Callable[[dict[str, Any]], dict[str, float]] | None,
-) -> TrainState | None:
-    """Runs the steps that are left, and logs what `measure` says of the variables; None when SIGTERM stopped them."""
-    mesh, per_epoch, steps, optimizer, schedule = settled
-    first = next(pipeline.batches(images, method.example, seed=config.seed, batch=_SHOWN, start=0, stop=1))
-    first = {name: rows[0] for name, rows in first.items()}
-    state = parallel.replicate(init_state(method, optimizer, first["image"][0], seed=config.seed), mesh)
-    saved = workdir / "checkpoints"
-    with Checkpoints(saved, keep=config.checkpoint.keep) as checkpoints, _stop_on_sigterm() as stopping:
-        done = 0
-        if restored := checkpoints.restore(state):
-            done, state = restored
-            print(f"resuming at step {done} of {steps}")
-        if done == steps:
-            return state
-        provenance.record(workdir, command)
-        if not done and method.samples is not None and hosts.lead():  # so that a user sees what is taught
-            samples.write(workdir / "samples.png", method.samples(first))
-        train_steps = parallel.pmapped(make_step(method, optimizer, schedule, seed=config.seed), mesh)
-        resident, calls = feed(config, method, images, mesh, start=done, stop=steps)
-        log = NoLog()
+class _Run:
+    """One seed of a training: its config, its workdir, its part of the images, and the detectors made of it.
+
+    Raises:
+      UserError: The config or the data cannot be used.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str | Path, source: Source):
+        self.config, self.workdir, self.method = config, Path(workdir), methods.create(config)
+        self._source, self._scorer = source, None
+        self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+        if len(self.fitted) < self.method.least:
+            raise UserError(
+                f"the density of {config.method} needs at least {self.method.least} good images besides the held-out "
+                f"part, and there are {len(self.fitted)}; add images or choose another density"
+            )
+
+    def claim(self) -> None:
+        """`jaxad.config.claim` for all processes, which must see the same config, number of images and workdir."""
+        config = self.config
+        hosts.same("the config, or the number of training images,", (config.to_json(), len(self._source)))
         if hosts.lead():
-            log = Log(workdir, config, start=done, steps=steps, per_epoch=per_epoch, warn=method.warn)
-        with contextlib.closing(log), jax.transfer_guard("disallow"):
+            configs.claim(self.workdir, config)
+        hosts.wait()
+        if not (self.workdir / "config.json").exists():
+            raise UserError(
+                f"process 0 has made the workdir {self.workdir}, which is not seen here; choose one that all share"
+            )
+
+    def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
+        """The state that the training starts from."""
+        [image] = self.first(images, 1)["image"]
+        return training.init_state(self.method, plan.optimizer, image, seed=self.config.seed)
+
+    def first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
+        """The first host examples of the stream."""
+        chosen = pipeline.Chosen(images, self.fitted)
+        [made] = pipeline.batches(chosen, self.method.example, seed=self.config.seed, batch=batch, start=0, stop=1)
+        return {name: rows[0] for name, rows in made.items()}
+
+    def open_log(self, plan: Plan, *, start: int) -> Log | NoLog:
+        """Where the steps after `start` are logged."""
+        if not hosts.lead():
+            return NoLog()
+        return Log(
+            self.workdir, self.config, start=start, steps=plan.steps, per_epoch=plan.per_epoch, warn=self.method.warn
+        )
+
+    def _good(self, numbers: np.ndarray) -> pipeline.Images:
+        # Each is looked at a few times at most.
+        return pipeline.Images(self._source, numbers, size=self.config.score.size, cache_bytes=0)
+
+    @functools.cached_property
+    def _made(self) -> synthetic.SyntheticSet | None:
+        return synthetic.make(self._good(self.held).stack(), self._good(self.fitted)) if len(self.held) else None
+
+    @property
+    def watched(self) -> bool:
+        """Whether synthetic defects are scored in the course of the training."""
+        return bool(self.config.synthetic_every and self._made is not None and self._made.labels.any())
+
+    def detector(self, variables: dict[str, Any]) -> Detector:
+        """A detector with the density fitted, and without a threshold."""
+        # From here on one device holds the weights; scoring spreads images, not weights.
+        variables = parallel.to_host(variables)
+        density = self.method.fit(variables, self._good(self.fitted), jax.random.key(self.config.seed))
+        if self._scorer is None:
+            self._scorer = Detector(self.config, variables, density)
+        else:
+            self._scorer = self._scorer.with_weights(variables, density)
+        return self._scorer
+
+    def measure(self, detector: Detector) -> dict[str, float]:
+        """How well it finds synthetic defects in good images that were held out."""
+        return synthetic.measure(detector.score(self._made.images), self._made)
+
+    def finish(self, variables: dict[str, Any]) -> Detector:
+        """Makes the complete detector and writes it to the workdir."""
+        detector = self.detector(variables)
+        # A sample of the training images shows how good images score where none were held out.
+        scores = detector.score(self._good(self.held if len(self.held) else self.fitted[:32]).stack())
+        detector.fit_ranges(scores)
+        if len(self.held):
+            rate = self.config.threshold.false_alarm_rate
+            detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
+        if hosts.lead():
+            detector.save(self.workdir)
+            if len(self.held):
+                # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
+                synthetic.write(self.workdir, self.measure(detector))
+        hosts.wait()
+        return detector
+
+
+class _Keeper:
+    """The checkpoints and the log of the steps of several runs, whose states are one (see `training.pack`)."""
+
+    def __init__(self, runs: Sequence[_Run]):
+        self._runs = runs
+        # A kill between two seeds' saves leaves them at two steps, and they resume at one that all have.
+        least = min(len(runs), 2)
+        self._checkpoints = [
+            Checkpoints(run.workdir / "checkpoints", keep=max(run.config.checkpoint.keep, least)) for run in runs
+        ]
+        self._logs: list[Log | NoLog] = []
+
+    def __enter__(self) -> "_Keeper":
+        with contextlib.ExitStack() as stack:
+            for checkpoints in self._checkpoints:
+                stack.enter_context(checkpoints)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        for log in self._logs:
+            log.close()
+        self._open.__exit__(*error)
+
+    def restore(self, state: TrainState, mesh: jax.sharding.Mesh) -> tuple[int, TrainState]:
+        """The newest step that all runs have, and its state; 0 and `state` itself where there is none."""
+        last = None
+        while True:
+            newest = [checkpoints.newest(last=last) for checkpoints in self._checkpoints]
+            if None in newest:
+                return 0, state
+            if len(set(newest)) == 1:
+                break
+            last = min(newest)
+        likes = training.unpack(state, len(self._runs))
+        found = [kept.read(newest[0], like) for kept, like in zip(self._checkpoints, likes, strict=True)]
+        return newest[0], found[0] if len(found) == 1 else parallel.replicate(training.pack(found), mesh)
+
+    def open_logs(self, plan: Plan, *, start: int) -> None:
+        """Begins to log the steps after `start`."""
+        self._logs = [run.open_log(plan, start=start) for run in self._runs]
+
+    def log(self, done: int, metrics: dict[str, jax.Array]) -> None:
+        """Fetches and logs the metrics of the steps of a call that ended with step `done`."""
+        metrics = parallel.to_host(metrics)
+        for number in range(len(self._runs)):
+            own = metrics if len(self._runs) == 1 else {name: value[:, number] for name, value in metrics.items()}
+            self._logs[number].add_all(self._checked(number, done, own))
+
+    def _checked(
+        self, number: int, done: int, metrics: dict[str, np.ndarray]
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields each step of a call with its own metrics, which are (k,) for k steps.
+
+        Raises:
+          UserError: The loss is not finite, or its gradient, which would spoil the state that is saved next.
+        """
+        count = len(metrics["loss"])
+        for row in range(count):
+            step, values = done - count + 1 + row, {name: value[row] for name, value in metrics.items()}
+            for name, words in (("loss", "the loss"), ("gradient_norm", "the norm of the gradient")):
+                if not np.isfinite(values[name]):
+                    self.settle(wait=True)
+                    kept = self._checkpoints[number].steps()
+                    where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
+                    advice = "start again with a lower config.optim.learning_rate and another --workdir"
+                    seed = f" of seed {self._runs[number].config.seed}" if len(self._runs) > 1 else ""
+                    raise UserError(f"{words}{seed} is {values[name]} at step {step}; {where}; {advice}")
+            yield step, values
+
+    def save(self, done: int, state: TrainState) -> None:
+        """Starts to write the state after step `done` as a checkpoint of each run."""
+        for checkpoints, own in zip(self._checkpoints, training.unpack(state, len(self._runs)), strict=True):
+            checkpoints.save(done, own)
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Seals the saves that have finished."""
+        for checkpoints in self._checkpoints:
+            checkpoints.settle(wait=wait)
+
+    def measure(self, done: int, state: TrainState) -> None:
+        """Logs how the detector of each run finds synthetic defects after step `done`."""
+        for run, log, own in zip(self._runs, self._logs, training.unpack(state, len(self._runs)), strict=True):
+
+            def figures(run=run, own=own):
+                return run.measure(run.detector(_variables(own)))
+
+            if run.watched:
+                log.add_synthetic(done, figures)
+
+
+def _fit_weights(
+    runs: Sequence[_Run], images: pipeline.Images, plan: Plan, command: str
+) -> list[dict[str, Any]] | None:
+    """Runs the steps that are left; the variables of each run, or None when SIGTERM stopped them."""
+    config, method = runs[0].config, runs[0].method
+    state = parallel.replicate(training.pack([run.fresh(plan, images) for run in runs]), plan.mesh)
+    with _Keeper(runs) as keeper, _stop_on_sigterm() as stopping:
+        done, state = keeper.restore(state, plan.mesh)
+        if done:
+            print(f"resuming at step {done} of {plan.steps}")
+        if done < plan.steps:
+            _record(runs, images, command, pictures=not done)
+            step = training.make_step(method, plan.optimizer, plan.schedule, seeds=len(runs))
+            train_steps = parallel.pmapped(step, plan.mesh)
+            given = [run.config for run in runs], method, images, [run.fitted for run in runs], plan.mesh
+            shared, calls = training.feed(*given, start=done, stop=plan.steps)
+            keeper.open_logs(plan, start=done)
+        else:
+            calls = ()
+        with jax.transfer_guard("disallow"):
             waiting = None
             for batches in calls:
-                state, metrics = train_steps(state, batches, resident)
+                state, metrics = train_steps(state, batches, shared)
                 # Metrics are fetched one call late, so that the devices never wait for the host.
                 if waiting is not None:
-                    log.add_all(_checked(done, waiting, checkpoints))
+                    keeper.log(done, waiting)
                 waiting, done = metrics, done + len(batches["index"])
                 stop = stopping()
-                due = done == steps or done % config.checkpoint.every_steps == 0 or stop
-                # The last figures are those of the complete detector, see `train`.
-                measured = measure is not None and done < steps and done % config.synthetic_every == 0
+                due = done == plan.steps or done % config.checkpoint.every_steps == 0 or stop
+                # The last figures are those of the complete detector, see `_Run.finish`.
+                measured = config.synthetic_every and done < plan.steps and done % config.synthetic_every == 0
                 if due or measured:
-                    log.add_all(_checked(done, waiting, checkpoints))
+                    keeper.log(done, waiting)
                     waiting = None
                 with jax.transfer_guard("allow"):  # both copy the state to the host on purpose
                     if due:
-                        checkpoints.save(done, state)
-                    if stop and done < steps:
-                        print(f"stopped at step {done} of {steps}; the same command resumes there")
+                        keeper.save(done, state)
+                    if stop and done < plan.steps:
+                        print(f"stopped at step {done} of {plan.steps}; the same command resumes there")
                         return None
                     if measured:
-                        log.add_synthetic(done, functools.partial(measure, _variables(state)))
-                checkpoints.settle()
-    return state
+                        keeper.measure(done, state)
+                keeper.settle()
+    return [_variables(own) for own in training.unpack(state, len(runs))]
 
 
-def _training_images(config: ConfigDict, method: Method, source: Source, numbers: np.ndarray) -> pipeline.Images:
-    """The images of a training, kept in the host's memory if they fit there and don't `stay` on the devices."""
-    open_images = functools.partial(pipeline.Images, source, numbers, size=config.data.size)
+def _record(runs: Sequence[_Run], images: pipeline.Images, command: str, *, pictures: bool) -> None:
+    """Keeps the command and the machine with every run, and `pictures` of what is taught, for the user to see."""
+    for run in runs:
+        provenance.record(run.workdir, command)
+        if pictures and run.method.samples is not None and hosts.lead():
+            samples.write(run.workdir / "samples.png", run.method.samples(run.first(images, _SHOWN)))
+
+
+def _training_images(config: ConfigDict, method, source: Source) -> pipeline.Images:
+    """All images, kept in the host's memory if they fit there and don't `stay` on the devices."""
+    open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), size=config.data.size)
     images = open_images(cache_bytes=0)
-    if stay(config, method, images):
+    if training.stay(config, method, images):
         return images
     return open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers))
-
-
-def _claim(workdir: Path, config: ConfigDict, images: int) -> None:
-    """`jaxad.config.claim` for all processes, which must see the same config, number of images and workdir."""
-    hosts.same("the config, or the number of training images,", (config.to_json(), images))
-    if hosts.lead():
-        configs.claim(workdir, config)
-    hosts.wait()
-    if not (workdir / "config.json").exists():
-        raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")
 
 
 def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
@@ -310,63 +312,49 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
       UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or
         the loss is no longer finite.
     """
-    workdir = Path(workdir)
-    method = methods.create(config)
-    dataset = data.load(config)
-    fitted, held = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
-    if len(fitted) < method.least:
-        raise UserError(
-            f"the density of {config.method} needs at least {method.least} good images besides the held-out part, and "
-            f"there are {len(fitted)}; add images or choose another density"
-        )
-    settled = None if method.loss is None else plan(config, len(fitted))
+    detectors = train_seeds([config], [workdir], command=command)
+    return detectors and detectors[0]
+
+
+def train_seeds(
+    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, command: str = "jaxad.loop.train_seeds"
+) -> list[Detector] | None:
+    """Trains detectors that differ in their seed as one program, in which their parameters are stacked.
+
+    Each is what `train` makes of its config up to rounding, with checkpoints and logs of its own. They resume together,
+    at the newest checkpoint that all of them have.
+
+    Args:
+      several: Locked configs that differ in nothing but ``seed``.
+      workdirs: One for each.
+      command: As in `train`.
+
+    Returns:
+      The detectors; None when SIGTERM stopped the training, which the same call then resumes.
+
+    Raises:
+      UserError: As in `train`; a loss that is no longer finite ends the training of all.
+      ValueError: The configs differ in more than their seed.
+    """
+    first = configs.flatten(several[0])
+    if any(configs.flatten(config) | {"seed": first["seed"]} != first for config in several):
+        raise ValueError("the configs differ in more than their seed")
+    source = data.load(several[0]).train
+    runs = [_Run(config, workdir, source) for config, workdir in zip(several, workdirs, strict=True)]
+    config, method = runs[0].config, runs[0].method
+    plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
-    _claim(workdir, config, len(dataset.train))
+    for run in runs:
+        run.claim()
     parallel.use_compilation_cache()
-    # Each is looked at a few times at most.
-    good = functools.partial(pipeline.Images, dataset.train, size=config.score.size, cache_bytes=0)
-    # A sample of the training images shows how good images score where none were held out.
-    seen = good(held if len(held) else fitted[:32]).stack()
-    made = synthetic.make(seen, good(fitted)) if len(held) else None
-    scorer = None
-
-    def fit(variables: dict[str, Any]) -> Detector:
-        nonlocal scorer
-        # From here on one device holds the weights; scoring spreads images, not weights.
-        variables = parallel.to_host(variables)
-        density = method.fit(variables, good(fitted), jax.random.key(config.seed))
-        scorer = scorer.with_weights(variables, density) if scorer else Detector(config, variables, density)
-        return scorer
-
-    def measure(detector: Detector) -> dict[str, float]:
-        return synthetic.measure(detector.score(made.images), made)
-
-    variables = {}
-    if settled is None:
-        provenance.record(workdir, command)
+    variables = [{}] * len(runs)
+    if plan is None:
+        for run in runs:
+            provenance.record(run.workdir, command)
     else:
-        during = None
-        if config.synthetic_every and made is None:
+        if config.synthetic_every and not len(runs[0].held):
             print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
-        elif config.synthetic_every and made.labels.any():
-
-            def during(variables: dict[str, Any]) -> dict[str, float]:
-                return measure(fit(variables))
-
-        images = _training_images(config, method, dataset.train, fitted)
-        state = _fit_weights(config, workdir, method, images, settled, command, during)
-        if state is None:
+        variables = _fit_weights(runs, _training_images(config, method, source), plan, command)
+        if variables is None:
             return None
-        variables = _variables(state)
-    detector = fit(variables)
-    scores = detector.score(seen)
-    detector.fit_ranges(scores)
-    if len(held):
-        detector.threshold = fit_threshold(scores.image, false_alarm_rate=config.threshold.false_alarm_rate)
-    if hosts.lead():
-        detector.save(workdir)
-        if len(held):
-            # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
-            synthetic.write(workdir, measure(detector))
-    hosts.wait()
-    return detector
+    return [run.finish(own) for run, own in zip(runs, variables, strict=True)]

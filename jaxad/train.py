@@ -1,6 +1,7 @@
 """``python -m jaxad.train``: trains a detector, evaluates it, and writes both to a workdir."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import config as configs
@@ -9,6 +10,11 @@ from jaxad import data, errors, evaluate, hosts, loop, parallel, provenance
 
 def main(argv: list[str] | None = None) -> bool:
     """Runs the command; False when SIGTERM stopped the training, which the same command then resumes."""
+    return together([argv])
+
+
+def together(argvs: Sequence[list[str] | None]) -> bool:
+    """Runs commands that differ in nothing but seed and workdir as one program, see `loop.train_seeds`; as `main`."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
@@ -16,24 +22,30 @@ def main(argv: list[str] | None = None) -> bool:
     parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
     hosts.add_flags(parser)
-    flags, overrides = configs.arguments(parser, argv)
+    given = [configs.arguments(parser, argv) for argv in argvs]
     parallel.keep_freed_memory()
-    with hosts.joined(flags, overrides, resumes=True):
-        return _run(flags, overrides, provenance.command("jaxad.train", argv))
+    with hosts.joined(*given[0], resumes=True):
+        return _run(given, provenance.command("jaxad.train", argvs[0]))
 
 
-def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> bool:
-    config = configs.load(flags.config, overrides)
-    name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
-    workdir = Path(flags.workdir or f"runs/{name}")
-    print(f"workdir: {workdir}", flush=True)
-    detector = loop.train(config, workdir, command=command)
-    if detector is None:
+def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], command: str) -> bool:
+    several, workdirs = [], []
+    for flags, overrides in given:
+        config = configs.load(flags.config, overrides)
+        name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
+        several.append(config)
+        workdirs.append(Path(flags.workdir or f"runs/{name}"))
+        print(f"workdir: {workdirs[-1]}", flush=True)
+    if len(several) > 1:
+        command += f" (seeds {', '.join(str(config.seed) for config in several)} as one program)"
+    detectors = loop.train_seeds(several, workdirs, command=command)
+    if detectors is None:
         return False
-    if len(data.load(config).test):
-        evaluate.evaluate(detector, workdir)
-    else:
-        print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
+    for detector, workdir in zip(detectors, workdirs, strict=True):
+        if len(data.load(detector.config).test):
+            evaluate.evaluate(detector, workdir)
+        else:
+            print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
     return True
 
 

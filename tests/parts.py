@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxad import errors, parallel
+from jaxad import errors, parallel, training
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = f"{ROOT}/experiments/baseline_mean.py"
@@ -53,15 +53,16 @@ def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
     return ["--config", f"{BASELINE}:nut", "--workdir", str(workdir), *flags]
 
 
-def one_step(step, mesh):
+def one_step(step, mesh, *, seed: int = 0):
     """A training step as `parallel.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
-    steps = parallel.pmapped(step, mesh)
+    compiled = parallel.pmapped(step, mesh)
+    shared = training.Shared(parallel.replicate(np.uint32(seed), mesh), None)
     # Jitted, so that tests can forbid transfers.
     as_first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[None], tree))
     first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[0], tree))
 
     def call(state, batch):
-        state, metrics = steps(state, as_first(batch), None)
+        state, metrics = compiled(state, as_first(batch), shared)
         return state, first(metrics)
 
     return call

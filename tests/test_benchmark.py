@@ -269,7 +269,7 @@ def test_training_operations_do_not_depend_on_the_devices(root):
     method = tiny.make()
     batch = {"image": np.zeros((BATCH, SIZE, SIZE, 3), np.uint8), "label": np.zeros((BATCH, SIZE, SIZE), np.float32)}
     batch["index"] = np.arange(BATCH, dtype=np.int32)
-    state = benchmark.loop.init_state(method, benchmark.loop.optax.sgd(0.1), batch["image"][0], seed=0)
+    state = benchmark.training.init_state(method, benchmark.training.optax.sgd(0.1), batch["image"][0], seed=0)
     assert benchmark.training_operations(method, state, batch) == BATCH * TRAINING
     assert flops.forward(method.score, {"params": state.params, "batch_stats": state.batch_stats}, {},
                          np.zeros((1, SIZE, SIZE, 3), np.float32)) == FORWARD  # fmt: skip

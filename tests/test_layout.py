@@ -24,6 +24,7 @@ ORDER = (
     ("detector",),
     ("metrics",),
     ("synthetic",),
+    ("training",),
     ("loop",),
     ("figures",),
     ("page", "tables", "report"),

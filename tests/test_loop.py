@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxad import config as configs
-from jaxad import data, detector, loop, methods, parallel, synthetic
+from jaxad import data, detector, loop, methods, parallel, synthetic, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import demo, pipeline
 from jaxad.errors import UserError
@@ -103,9 +103,9 @@ def fail() -> None:
 def test_steps_of_a_call_end_where_something_happens(config_of, done: int, steps: int, most: int, count: int) -> None:
     """A line of the log every 10 steps and a checkpoint every 100; 0 lets a CPU take one step at a time."""
     config = config_of(log_every=10, checkpoint__every_steps=100, steps_per_call=most)
-    assert loop.steps_per_call(config, done=done, steps=steps) == count
+    assert training.steps_per_call(config, done=done, steps=steps) == count
     watched = config_of(log_every=10, checkpoint__every_steps=100, steps_per_call=most, synthetic_every=5)
-    assert loop.steps_per_call(watched, done=done, steps=steps) == math.gcd(count, 5)
+    assert training.steps_per_call(watched, done=done, steps=steps) == math.gcd(count, 5)
 
 
 def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, tmp_path) -> None:
@@ -137,7 +137,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     method, source = methods.create(config), data.load(config).train
     fitted, held = pipeline.split_holdout(IMAGES, holdout=0.1, seed=0)
     good = [pipeline.Images(source, part, size=64, cache_bytes=0) for part in (held, fitted)]
-    state = loop.init_state(method, loop.plan(config, len(fitted)).optimizer, good[1][0], seed=0)
+    state = training.init_state(method, training.plan(config, method, len(fitted)).optimizer, good[1][0], seed=0)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
         step, kept = checkpoints.restore(parallel.replicate(state, parallel.make_mesh()))
@@ -160,13 +160,16 @@ def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None
     gib = images.nbytes / 2**30
     for changes, stays in (({}, True), ({"data__device_gib": gib}, True), ({"data__device_gib": 0.99 * gib}, False)):
         config = config_of(data__synthesis="device", **changes)
-        resident, calls = loop.feed(config, tiny.create(config), images, parallel.make_mesh(), start=2, stop=4)
+        fitted = [np.arange(IMAGES)]
+        shared, calls = training.feed(
+            [config], tiny.create(config), images, fitted, parallel.make_mesh(), start=2, stop=4
+        )
         call = next(calls)
-        assert (resident is not None) == stays
+        assert (shared.images is not None) == stays and shared.seed == 0
         assert call["image"].shape == ((1, 8) if stays else (1, 8, 64, 64, 3))
         if stays:
-            np.testing.assert_array_equal(resident, images.stack())
-            assert resident.sharding.is_fully_replicated
+            np.testing.assert_array_equal(shared.images, images.stack())
+            assert shared.images.sharding.is_fully_replicated
 
 
 def test_steps_of_an_epoch_reach_over_its_end(config_of) -> None:
@@ -177,7 +180,7 @@ def test_steps_of_an_epoch_reach_over_its_end(config_of) -> None:
 def test_learning_rate_is_one_cosine_constant_within_an_epoch(config_of) -> None:
     """Epochs 0 to 3 of 4: cos(0), cos(pi / 4), cos(pi / 2), cos(3 pi / 4), from 1 down to 0.2."""
     config = config_of(optim__learning_rate=1.0, optim__final_learning_rate=0.2)
-    _, schedule = loop.make_optimizer(config, 3)
+    _, schedule = training.make_optimizer(config, 3)
     half = math.sqrt(0.5)
     by_hand = [1.0, 0.2 + 0.4 * (1 + half), 0.6, 0.2 + 0.4 * (1 - half)]
     np.testing.assert_allclose([schedule(step) for step in range(12)], np.repeat(by_hand, 3), rtol=1e-6)
@@ -198,8 +201,8 @@ def test_complete_run_leaves_its_records(complete) -> None:
 
 def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, config_of) -> None:
     method = tiny.create(config_of())
-    optimizer, _ = loop.make_optimizer(config_of(), 2)
-    fresh = loop.init_state(method, optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
+    optimizer, _ = training.make_optimizer(config_of(), 2)
+    fresh = training.init_state(method, optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
     with Checkpoints(complete / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps() == [6, 8]
         step, state = checkpoints.restore(fresh)
@@ -262,6 +265,86 @@ def test_complete_run_called_again_trains_no_further(complete, config_of, tmp_pa
     assert_ends_as(complete, workdir)
 
 
+# Several seeds as one program
+
+
+@pytest.fixture(scope="module")
+def alone(root, complete, tmp_path_factory) -> list[Path]:
+    """The workdirs of seeds 0 to 2, each trained by itself; not to be changed."""
+    folder = tmp_path_factory.mktemp("alone")
+    for seed in (1, 2):
+        assert loop.train(make_config(root, seed=seed), folder / str(seed)) is not None
+    return [complete, folder / "1", folder / "2"]
+
+
+def train_together(config_of, folder: Path, **changes):
+    """Seeds 0 to 2 as one program; their workdirs, and what `loop.train_seeds` says."""
+    workdirs = [folder / f"seed{seed}" for seed in range(3)]
+    return workdirs, loop.train_seeds([config_of(seed=seed, **changes) for seed in range(3)], workdirs)
+
+
+def assert_is(workdir: Path, one: Path) -> None:
+    """The same records as those of a run by itself, with figures that differ by rounding."""
+    tolerance = {"rtol": 1e-4, "atol": 1e-6}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), variables_of(workdir), variables_of(one))
+    rows, expected = ({row["step"]: row["loss"] for row in read_history(path)} for path in (workdir, one))
+    assert rows == pytest.approx(expected, rel=1e-5)
+    fitted = [json.loads((path / "detector.json").read_text()) for path in (workdir, one)]
+    assert fitted[0]["threshold"] == pytest.approx(fitted[1]["threshold"], rel=1e-4)
+    for name in ("samples.png", "config.json", "synthetic.json", "detector.sha256", "provenance.json"):
+        assert (workdir / name).exists(), name
+    assert (workdir / "samples.png").read_bytes() == (one / "samples.png").read_bytes()
+
+
+def test_seeds_as_one_program_are_the_separate_trainings(alone, config_of, tmp_path) -> None:
+    """Of images that are streamed, made into examples on the host, with other images held out for each seed."""
+    workdirs, detectors = train_together(config_of, tmp_path)
+    for workdir, one, found in zip(workdirs, alone, detectors, strict=True):
+        assert_is(workdir, one)
+        assert found.threshold == detector.load(workdir).threshold
+    assert len({found.threshold for found in detectors}) == 3
+    with Checkpoints(workdirs[1] / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.steps() == [6, 8]
+    # A seed's checkpoints are those of a training by itself, which goes on from them.
+    shutil.rmtree(workdirs[1] / "detector")
+    assert loop.train(config_of(seed=1), workdirs[1]) is not None
+    assert_is(workdirs[1], alone[1])
+
+
+def test_seeds_whose_images_stay_on_the_devices(config_of, tmp_path) -> None:
+    """Each trains on the images that its own seed has not held out; two steps a call."""
+    changes = {"data__synthesis": "device", "steps_per_call": 2, "checkpoint__every_steps": 4, "log_every": 2}
+    workdirs, _ = train_together(config_of, tmp_path, **changes)
+    for seed in (0, 2):
+        assert loop.train(config_of(seed=seed, **changes), tmp_path / "one" / str(seed)) is not None
+        assert_is(workdirs[seed], tmp_path / "one" / str(seed))
+
+
+def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
+    """SIGTERM at step 5; then one seed's save of that step is lost, as by a kill between two saves."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        workdirs, detectors = train_together(config_of, tmp_path)
+    assert detectors is None and "stopped at step 6 of 8" in capsys.readouterr().out
+    (workdirs[2] / "checkpoints" / "6.sha256").unlink()
+    train_together(config_of, tmp_path)
+    assert "resuming at step 3 of 8" in capsys.readouterr().out
+    for workdir, one in zip(workdirs, alone, strict=True):
+        assert_is(workdir, one)
+
+
+def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
+    with pytest.raises(UserError, match="^the loss of seed 0 is nan at step 1; there was no checkpoint yet"):
+        train_together(config_of, tmp_path)
+
+
+def test_seeds_of_different_configs_are_refused(config_of, tmp_path) -> None:
+    with pytest.raises(ValueError, match="the configs differ in more than their seed"):
+        loop.train_seeds([config_of(), config_of(seed=1, epochs=3)], [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "a").exists()
+
+
 def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> None:
     workdir = shutil.copytree(complete, tmp_path / "run")
     with pytest.raises(UserError) as caught:
@@ -305,9 +388,9 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of,
     assert str(caught.value) == f"{sentence}; start again with a lower config.optim.learning_rate and another --workdir"
     kept = int(sentence.split()[-1])
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
-        step, state = checkpoints.restore(
-            loop.init_state(falling(value), loop.make_optimizer(config, 2)[0], np.zeros((64, 64, 3), np.uint8), seed=0)
-        )
+        optimizer, _ = training.make_optimizer(config, 2)
+        fresh = training.init_state(falling(value), optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
+        step, state = checkpoints.restore(fresh)
     assert (step, float(state.params["w"])) == (kept, 3 - kept)
 
 

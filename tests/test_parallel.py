@@ -15,10 +15,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxad import loop, parallel
+from jaxad import parallel
 from jaxad.methods.method import Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
+from jaxad.training import Shared, TrainState, init_state, make_step, pack, unpack
 from tests import tiny
 from tests.parts import one_step
 
@@ -39,11 +40,11 @@ def batch_of(step: int, *, side: int = SIDE, dtype=np.float32) -> dict[str, np.n
 def run(method: Method, optimizer, devices: int, *, steps: int = 1, side: int = SIDE, dtype=np.float32):
     """Trains on `devices` devices; returns states and metrics of every step on the host, the fresh state first."""
     mesh = parallel.make_mesh(devices)
-    state = loop.init_state(method, optimizer, np.zeros((side, side, 3), np.uint8), seed=SEED)
+    state = init_state(method, optimizer, np.zeros((side, side, 3), np.uint8), seed=SEED)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
     state = state._replace(params=params, opt_state=optimizer.init(params))
     state = parallel.replicate(state, mesh)
-    step = one_step(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
+    step = one_step(make_step(method, optimizer, lambda step: 0.0 * step), mesh, seed=SEED)
     states, found = [parallel.to_host(state)], []
     for number in range(steps):
         batch = parallel.split(batch_of(number, side=side, dtype=dtype), mesh)
@@ -173,8 +174,8 @@ def test_gradient_is_that_of_the_mean_loss_by_hand(devices: int) -> None:
     )
     mesh, optimizer = parallel.make_mesh(devices), optax.sgd(0.5)
     params = {"w": jnp.float32(2)}
-    state = parallel.replicate(loop.TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
-    step = one_step(loop.make_step(method, optimizer, lambda step: step + 0.25, seed=0), mesh)
+    state = parallel.replicate(TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
+    step = one_step(make_step(method, optimizer, lambda step: step + 0.25), mesh)
     batch = {"x": np.arange(8, dtype=np.float32), "index": np.arange(8, dtype=np.int32)}
     state, metrics = step(state, parallel.split(batch, mesh))
     assert float(state.params["w"]) == 0.25
@@ -214,6 +215,50 @@ def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
     assert one[-1].batch_stats["bn"]["var"].dtype == np.float64
     assert_close(one[-1], eight[-1], atol=1e-9)
     assert largest(subtract(one[-1].params, one[0].params)) > 5e-3
+
+
+def of_seeds(seeds: list[int], count: int, *, dtype=np.float32):
+    """The states, on the host, after each step of several seeds as one program on two devices, fresh ones first.
+
+    Each has examples and initial parameters of its own.
+    """
+    mesh, optimizer = parallel.make_mesh(2), OPTIMIZERS["sgd"]
+    method = tiny.make(dtype=dtype)
+    starts = []
+    for seed in seeds:
+        state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=seed)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
+        starts.append(parallel.to_host(state._replace(params=params, opt_state=optimizer.init(params))))
+    step = parallel.pmapped(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
+    keys = np.array(seeds, np.uint32)
+    shared = Shared(parallel.replicate(keys if len(seeds) > 1 else keys[0], mesh), None)
+    found, state = [starts], parallel.replicate(pack(starts), mesh)
+    for number in range(count):
+        each = [batch_of(1000 * seed + number, side=SIDE, dtype=dtype) for seed in seeds]
+        batch = {name: np.stack([rows[name] for rows in each], 1) for name in each[0]} if len(seeds) > 1 else each[0]
+        (rows,) = parallel.prefetch([{name: value[None] for name, value in batch.items()}], mesh)
+        state, _ = step(state, rows, shared)
+        found.append(parallel.to_host(unpack(state, len(seeds))))
+    return found
+
+
+def test_first_step_in_float32_of_three_seeds_as_one_program() -> None:
+    together, alone = of_seeds([1, 2, 5], 1), [of_seeds([seed], 1) for seed in (1, 2, 5)]
+    for number, own in enumerate(alone):
+        assert_close(together[0][number], own[0][0], atol=0)
+        assert_close(together[1][number], own[1][0], atol=1e-6)
+        assert largest(subtract(own[1][0].params, own[0][0].params)) > 5e-4
+    assert largest(subtract(together[1][0].params, together[1][1].params)) > 0.01
+
+
+def test_twenty_steps_in_float64_of_three_seeds_as_one_program() -> None:
+    with jax.enable_x64(True):
+        together = of_seeds([1, 2, 5], 20, dtype=np.float64)
+        alone = [of_seeds([seed], 20, dtype=np.float64) for seed in (1, 2, 5)]
+    assert together[20][0].params["conv1"]["kernel"].dtype == np.float64
+    for number, own in enumerate(alone):
+        assert_close(together[20][number], own[20][0], atol=1e-9)
+        assert largest(subtract(own[20][0].params, own[0][0].params)) > 5e-3
 
 
 @pytest.mark.slow
@@ -267,11 +312,12 @@ def test_a_step_reduces_the_gradient_once_and_batch_statistics(devices: int) -> 
     BatchNorm's own parameters are made of the sums that its statistics' gradients need.
     """
     mesh, method, optimizer = parallel.make_mesh(devices), tiny.make(), optax.sgd(0.1)
-    state = loop.init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
-    step = parallel.pmapped(loop.make_step(method, optimizer, lambda step: 0.0 * step, seed=SEED), mesh)
+    state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
+    step = parallel.pmapped(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
     rows = {name: np.repeat(rows, devices, axis=0)[None] for name, rows in batch_of(0).items()}
     (batch,) = parallel.prefetch([rows], mesh)
-    found = collectives(step.lower(parallel.replicate(state, mesh), batch, None).compile().as_text())
+    program = step.lower(parallel.replicate(state, mesh), batch, Shared(np.uint32(SEED), None)).compile()
+    found = collectives(program.as_text())
     assert {kind for kind, _, _ in found} == {"all-reduce"}
     assert {groups for _, _, groups in found} == {"{{" + ",".join(map(str, range(devices))) + "}}"}
     assert sorted(sorted(sizes) for _, sizes, _ in found) == [[1, 1, 72, 216], [8, 8], [8, 8]]

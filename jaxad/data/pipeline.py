@@ -73,6 +73,19 @@ class Images:
             return np.stack(list(pool.map(self.__getitem__, np.arange(len(self))[rows])))
 
 
+class Chosen:
+    """Those of `Images` that have some numbers."""
+
+    def __init__(self, images: Images, numbers: np.ndarray):
+        self._images, self._numbers = images, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._images[int(self._numbers[index])]
+
+
 def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits image numbers at random into a training part and a held-out part (a fraction `holdout`, rounded).
 

@@ -52,6 +52,11 @@ class Method(NamedTuple):
       warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
         wrong. None where nothing is watched.
       least: How many good images `fit` needs.
+      start: ``variables -> variables``, which puts published weights in place of what `init` has drawn, on the host.
+        None where training starts from what was drawn.
+      groups: ``params -> labels``, a pytree of the same structure that says of each parameter whether it is ``new``
+        (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. None
+        where all are trained alike.
     """
 
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
@@ -65,6 +70,14 @@ class Method(NamedTuple):
     parts: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
     warn: Callable[[dict[str, float]], str | None] | None = None
     least: int = 1
+    start: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    groups: Callable[[Any], Any] | None = None
+
+
+def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
+    """The variables that a training starts from, for images like `image`, (h, w, c)."""
+    variables = parallel.once(method.init)(key, jnp.zeros((1, *image.shape), jnp.float32))
+    return variables if method.start is None else method.start(parallel.to_host(variables))
 
 
 def options_of(section: ConfigDict, kind: type) -> Any:
@@ -146,16 +159,16 @@ def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
 
 
 def untrained(method: Method) -> Method:
-    """The same scoring by the network as it is drawn, which `fit` does: what a method's training has to beat."""
+    """The same scoring by the network as a training starts, which `fit` makes: what the training has to beat."""
 
     def fit(variables, good_images, key):
-        drawn = parallel.once(method.init)(key, jnp.zeros((1, *good_images[0].shape), jnp.float32))
-        drawn = parallel.to_host(drawn)
+        drawn = parallel.to_host(begin(key, method, good_images[0]))
         return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
 
     def of(function):
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     taken = {name: of(f) for name in ("score", "embed", "parts") if (f := getattr(method, name)) is not None}
-    nothing = {"init": lambda key, image: {}, "corrupt": lambda keys, batch: batch, "loss": None, "samples": None}
+    nothing = {"init": lambda key, image: {}, "corrupt": lambda keys, batch: batch}
+    nothing |= dict.fromkeys(("loss", "samples", "start", "groups"))
     return method._replace(**nothing, fit=fit, **taken)

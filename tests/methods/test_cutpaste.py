@@ -18,7 +18,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import density as densities
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, loop, methods, parallel, predict, report, train
+from jaxad import evaluate, localize, methods, parallel, predict, report, train, training
 from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.augment.proxies import PROXIES, proxy_batch
 from jaxad.augment.regions import Options
@@ -138,12 +138,12 @@ def test_one_device_and_eight_take_the_same_step(small):
     """The classes are made inside the step: with the batch on the devices nothing moves from or to the host."""
     method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
     batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
-    start, ends = parallel.to_host(loop.init_state(method, optimizer, pictures(1)[0], seed=0)), []
+    start, ends = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
         state = parallel.replicate(start, mesh)
         on_devices = parallel.split(batch, mesh)
-        step = one_step(loop.make_step(method, optimizer, lambda step: 0.1 + 0 * step, seed=0), mesh)
+        step = one_step(training.make_step(method, optimizer, lambda step: 0.1 + 0 * step), mesh)
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, on_devices)
         ends.append(jax.device_get((state.params, state.batch_stats, metrics)))
@@ -152,14 +152,14 @@ def test_one_device_and_eight_take_the_same_step(small):
 
 def test_momentum_by_hand():
     """Two gradients of 1 at a rate of 0.1: the second step is 1.9 times the first; without the key both are alike."""
-    for file, steps in ((WHOLE, [-0.1, -0.19]), (f"{ROOT}/experiments/nsa_logistic.py", [-0.1, -0.1])):
+    for file, expected in ((WHOLE, [-0.1, -0.19]), (f"{ROOT}/experiments/nsa_logistic.py", [-0.1, -0.1])):
         overrides = {"optim.name": "sgd", "optim.learning_rate": "0.1"}
-        optimizer, _ = loop.make_optimizer(configs.load(file, overrides), 100)
+        optimizer, _ = training.make_optimizer(configs.load(file, overrides), 100)
         state, made = optimizer.init(jnp.zeros(())), []
         for _ in range(2):
             update, state = optimizer.update(jnp.ones(()), state)
             made.append(update)
-        np.testing.assert_allclose(made, steps, rtol=1e-6)
+        np.testing.assert_allclose(made, expected, rtol=1e-6)
 
 
 def test_an_epoch_is_as_long_as_the_config_says():

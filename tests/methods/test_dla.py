@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, loop, methods, parallel, predict, report, train
+from jaxad import evaluate, localize, methods, parallel, predict, report, train, training
 from jaxad.augment import global_views, local
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -203,12 +203,12 @@ def test_one_step_on_eight_devices_equals_one(small):
     config = config_of(batch=8, objective__dense_weight=0, optim__weight_decay=0.01, optim__learning_rate=0.1)
     method = methods.create(config)
     method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
-    optimizer, schedule = loop.make_optimizer(config, 1)
+    optimizer, schedule = training.make_optimizer(config, 1)
     images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
-    state, made = parallel.to_host(loop.init_state(method, optimizer, pictures(1)[0], seed=0)), []
+    state, made = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
-        step = one_step(loop.make_step(method, optimizer, schedule, seed=0), mesh)
+        step = one_step(training.make_step(method, optimizer, schedule), mesh)
         batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
         made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))
     (one, metrics), (eight, others) = made
@@ -220,7 +220,7 @@ def test_one_step_on_eight_devices_equals_one(small):
 def test_weight_decay_is_that_of_all_parameters(small):
     """The first step of SGD with momentum is -rate (gradient + decay parameter), of biases and scales too."""
     config = config_of(optim__learning_rate=0.5, optim__weight_decay=0.01)
-    optimizer, _ = loop.make_optimizer(config, 1)
+    optimizer, _ = training.make_optimizer(config, 1)
     params, gradient = {"scale": jnp.array([2.0, -4.0])}, {"scale": jnp.array([1.0, 1.0])}
     updates, state = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(updates["scale"], [-0.5 * 1.02, -0.5 * 0.96], rtol=1e-6)

@@ -1,0 +1,258 @@
+"""The training step: its state, its optimiser, and what it is fed.
+
+Several seeds of one training can be one program: their states are stacked, and so are their examples, while the images
+that they train on are there once.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import hosts, parallel
+from jaxad.data import pipeline
+from jaxad.errors import UserError
+from jaxad.methods.method import Method, begin
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes; this is what a checkpoint holds."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def make_optimizer(
+    config: ConfigDict, steps_per_epoch: int, *, groups: Callable[[Any], Any] | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of ``config.optim`` and its learning rate by step.
+
+    The rate follows one cosine from ``learning_rate`` to ``final_learning_rate``, constant within an epoch. With
+    `groups`, new parameters alone are trained in the first ``head_epochs`` epochs, by a cosine of their own from
+    ``head_learning_rate``; then all that are not frozen (CutPaste, Appendix A.4).
+
+    Args:
+      config: The config.
+      steps_per_epoch: Optimiser steps in an epoch.
+      groups: `Method.groups`.
+
+    Raises:
+      UserError: There is no such optimiser, or the first epochs are all there are.
+    """
+    settings = config.optim
+    first = settings.head_epochs if groups else 0
+    if first >= max(config.epochs, 1):
+        raise UserError(f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}")
+
+    def cosine(rate: float, progress: jax.Array) -> jax.Array:
+        return (
+            settings.final_learning_rate + (rate - settings.final_learning_rate) * (1 + jnp.cos(jnp.pi * progress)) / 2
+        )
+
+    def schedule(step):
+        epoch = step // steps_per_epoch
+        later = cosine(settings.learning_rate, (epoch - first) / (config.epochs - first))
+        return jnp.where(epoch < first, cosine(settings.head_learning_rate, epoch / first), later) if first else later
+
+    momentum = settings.momentum if "momentum" in settings else None  # without the key, plain SGD
+    optimizers = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=momentum)}
+    if settings.name not in optimizers:
+        raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
+
+    def make(schedule: optax.Schedule) -> optax.GradientTransformation:
+        optimizer = optimizers[settings.name](schedule)
+        if "weight_decay" in settings:  # of all parameters, added to the gradient, as in PyTorch's SGD
+            optimizer = optax.chain(optax.add_decayed_weights(settings.weight_decay), optimizer)
+        return optimizer
+
+    if groups is None:
+        return make(schedule), schedule
+    start = first * steps_per_epoch
+    # What waits has neither momentum nor a step of its own until it is trained.
+    waiting = optax.transforms.conditionally_mask(make(lambda step: schedule(step + start)), lambda step: step >= start)
+    by_group = {"new": make(schedule), "loaded": waiting, "frozen": optax.set_to_zero()}
+    return optax.partition(by_group, groups), schedule
+
+
+class Shared(NamedTuple):
+    """What all steps of a training share.
+
+    Attributes:
+      seed: uint32 (), or (s,) for s seeds in one program.
+      images: All training images, uint8 (n, h, w, c), where batches hold numbers of them; else None.
+    """
+
+    seed: jax.Array
+    images: jax.Array | None
+
+
+def make_step(
+    method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seeds: int = 1
+) -> Callable:
+    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch, shared) -> (state, metrics)``.
+
+    With `Shared.images`, the batch holds numbers of images where it has images otherwise. Keys are folded from seed,
+    step and the examples' positions in the stream, so what an example becomes does not depend on the number of devices.
+
+    Args:
+      method: What is trained.
+      optimizer: See `make_optimizer`.
+      schedule: Its learning rate, to be logged.
+      seeds: With more than one, leaves of the state and of the metrics have a first axis of this length, and those of
+        the batch a second one.
+    """
+
+    def step(state: TrainState, batch, shared: Shared):
+        if shared.images is not None:
+            batch = batch | {name: shared.images[batch[name]] for name in ("image", "partner")}
+        key = jax.random.fold_in(jax.random.key(shared.seed), state.step)
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        batch = method.corrupt(keys, batch)
+
+        def global_loss(params):
+            loss, (batch_stats, metrics) = method.loss(params, state.batch_stats, batch, key)
+            return jax.lax.pmean(loss, parallel.AXIS), (batch_stats, metrics)
+
+        (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
+        metrics["learning_rate"] = schedule(state.step)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return step if seeds == 1 else jax.vmap(step, in_axes=(0, 1, Shared(0, None)))
+
+
+def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
+    """A fresh state for images like `image`, (h, w, c)."""
+    variables = begin(jax.random.key(seed), method, image)
+    params = variables["params"]
+    return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+def pack(trees: Sequence[Any]) -> Any:
+    """The pytrees of several seeds as one on the host, each leaf with a first axis for them; a single one as it is."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def unpack(tree: Any, seeds: int) -> list[Any]:
+    """What `pack` has made one, or what a step has made of it, as one pytree for each seed, on the devices."""
+    return _parts(tree, seeds) if seeds > 1 else [tree]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _parts(tree: Any, count: int) -> list[Any]:
+    return [jax.tree.map(itemgetter(number), tree) for number in range(count)]
+
+
+class Plan(NamedTuple):
+    """What a training run will do, settled before anything is written.
+
+    Attributes:
+      mesh: The devices.
+      per_epoch: Steps in an epoch.
+      steps: Steps in all.
+      optimizer: The optimiser.
+      schedule: Its learning rate by step.
+    """
+
+    mesh: jax.sharding.Mesh
+    per_epoch: int
+    steps: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def plan(config: ConfigDict, method: Method, images: int) -> Plan:
+    """The plan of a training of a method with a number of images.
+
+    Raises:
+      UserError: The batch cannot be split over the devices, or there is no such optimiser.
+    """
+    mesh = parallel.make_mesh()
+    if config.batch % mesh.size:
+        raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
+    if config.batch > images:
+        print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
+    per_epoch = configs.steps_per_epoch(config, images)
+    return Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch, groups=method.groups))
+
+
+def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
+    """How many steps are handed to the devices at once: what divides everything that happens at a certain step.
+
+    On a CPU a call costs nothing beside a step, and a loop of steps is slow there. Accelerators would wait for the host
+    between steps.
+    """
+    most = config.steps_per_call or (1 if jax.default_backend() == "cpu" else 16)
+    common = math.gcd(done, steps, config.log_every, config.checkpoint.every_steps, config.synthetic_every)
+    return max(count for count in range(1, most + 1) if common % count == 0)
+
+
+def stay(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
+    """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
+    return method.example is None and images.nbytes <= config.data.device_gib * 2**30
+
+
+def feed(
+    several: Sequence[ConfigDict],
+    method: Method,
+    images: pipeline.Images,
+    fitted: Sequence[np.ndarray],
+    mesh: jax.sharding.Mesh,
+    *,
+    start: int,
+    stop: int,
+) -> tuple[Shared, Iterator[dict[str, jax.Array]]]:
+    """What the steps from `start` to `stop` work on, put on the devices ahead of them.
+
+    Args:
+      several: One config, or several that differ in their seed.
+      method: What is trained.
+      images: All training images.
+      fitted: For each config, the numbers of the images that it trains on.
+      mesh: The devices.
+      start: First step.
+      stop: One past the last step.
+
+    Returns:
+      What all steps share, with all images on every device where they `stay` there; and what each call takes, see
+      `parallel.pmapped` and `make_step`. Of both, each process makes its part.
+    """
+    config, resident = several[0], None
+    if stay(config, method, images):
+        resident = parallel.collect(images.stack, len(images), mesh)
+    # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
+    # those of several steps could take gigabytes.
+    streams = [
+        pipeline.batches(
+            pipeline.Chosen(images, numbers) if resident is None else numbers.astype(np.int32),
+            method.example,
+            seed=own.seed,
+            batch=own.batch,
+            start=start,
+            stop=stop,
+            per_call=1 if resident is None else steps_per_call(own, done=start, steps=stop),
+            part=(jax.process_index(), hosts.count()),
+            workers=own.data.workers if resident is None else 0,
+        )
+        for own, numbers in zip(several, fitted, strict=True)
+    ]
+    calls = streams[0]
+    if len(streams) > 1:
+        calls = (
+            {name: np.stack([call[name] for call in at], 2) for name in at[0]} for at in zip(*streams, strict=True)
+        )
+    seeds = np.array([own.seed for own in several], np.uint32)
+    seeds = parallel.replicate(seeds if len(several) > 1 else seeds[0], mesh)
+    return Shared(seeds, resident), parallel.prefetch(calls, mesh)
