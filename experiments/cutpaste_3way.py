@@ -78,17 +78,26 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.proxy.image_jitter = 0.1
 
     config.model = ConfigDict()
+    config.model.backbone = "resnet18"
+    config.model.weights = ""  # a published file, see efficientnet_finetune.py; empty to train from scratch
+    config.model.sha256 = ""
+    config.model.frozen_norm = False
+    config.model.stochastic_depth = 0.0
     config.model.head_depth = 2
     config.model.head_width = 512
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"
     config.optim.momentum = 0.9
+    config.optim.head_epochs = 0
+    config.optim.head_learning_rate = 0.03
     config.optim.learning_rate = 0.03
     config.optim.final_learning_rate = 0.0
     config.optim.l2 = 3e-5  # of the kernels of convolutions and fully connected layers
 
     config.density = ConfigDict()
+    config.density.levels = "pool"  # separated by commas: the pooled last stage, or stages such as layer3
+    config.density.per_location = False
     config.density.name = "gaussian"
     config.density.l2_normalize = False
     config.density.shrinkage = "ledoit_wolf"  # needs no number that fits the features' scale
@@ -100,6 +109,7 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.score = ConfigDict()
     config.score.size = config.data.get_ref("size").identity()  # follows data.size
+    config.score.level = "pool"  # one of density.levels
     config.score.gradcam = "density"
 
     config.threshold = ConfigDict()

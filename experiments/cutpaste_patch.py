@@ -32,5 +32,5 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.patch.chunk = 256  # patches computed together
     config.patch.per_location = category in ALIGNED
 
-    del config.score.gradcam
+    del config.density.levels, config.density.per_location, config.score.level, config.score.gradcam
     return config

@@ -44,6 +44,7 @@ _AT_LEAST = {
     "objective.dense_weight": 0,
     "objective.negative_weight": 0,
     "optim.l2": 0,
+    "optim.head_epochs": 0,
     "optim.weight_decay": 0,
     "patch.chunk": 1,
     "score.size": 1,
@@ -57,6 +58,7 @@ _AT_LEAST = {
 _SHARES = {
     "data.holdout": "[0, 1)",
     "model.dropout": "[0, 1)",
+    "model.stochastic_depth": "[0, 1)",
     "optim.momentum": "[0, 1)",
     "score.top": "(0, 1]",
     "threshold.false_alarm_rate": "[0, 1)",

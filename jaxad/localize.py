@@ -184,16 +184,17 @@ def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
     return jax.nn.relu((alpha * activations).sum(axis=-1))
 
 
-def upsample_stage(maps: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+def upsample_stage(maps: jax.Array, *, size: tuple[int, int], first: tuple[int, int] = (0, 0)) -> jax.Array:
     """Interpolates maps at the positions of a stage linearly to the input's size.
 
     Convolutions and poolings of stride 2 that pad by half their kernel centre cell i of a stage of stride s on pixel
     s i, so that is where it is laid: resizing by half pixels, which assumes s i + (s - 1) / 2, would shift the map of a
-    stage of stride 32 by 15.5 pixels down and to the right. Past the last cell its value is held.
+    stage of stride 32 by 15.5 pixels down and to the right. Before the first and past the last cell the value is held.
 
     Args:
         maps: (b, ceil(height / s), ceil(width / s)), of a stage whose stride s is a power of two.
         size: height and width of the network's input in pixels.
+        first: row and column of the pixel on which the first cell is centred, where the network pads otherwise.
 
     Returns:
         (b, *size)
@@ -202,11 +203,18 @@ def upsample_stage(maps: jax.Array, *, size: tuple[int, int]) -> jax.Array:
         ValueError: No stride makes maps of this size from the input.
     """
     stride = _stride(maps.shape[1:], size)
-    matrices = (_interpolation(n, stride=stride, pixels=side) for n, side in zip(maps.shape[1:], size, strict=True))
+    axes = zip(maps.shape[1:], size, first, strict=True)
+    matrices = (_interpolation(n, stride=stride, pixels=side, first=start) for n, side, start in axes)
     return _upsample(maps, *matrices)
 
 
-def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+def gradcam_maps(
+    head: Callable[[jax.Array], jax.Array],
+    activations: jax.Array,
+    *,
+    size: tuple[int, int],
+    first: tuple[int, int] = (0, 0),
+) -> jax.Array:
     """GradCAM of a score that is a function of one stage, as a map of the input's size (see ``upsample_stage``).
 
     Args:
@@ -214,6 +222,7 @@ def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array,
             classifier's abnormal logit, say, or the Gaussian score of the pooled features.
         activations: (b, ceil(height / s), ceil(width / s), c), of a stage whose stride s is a power of two.
         size: height and width of the network's input in pixels.
+        first: see ``upsample_stage``.
 
     Returns:
         (b, *size), at least 0.
@@ -228,7 +237,7 @@ def gradcam_maps(head: Callable[[jax.Array], jax.Array], activations: jax.Array,
             f"{activations.shape}: choose an earlier stage of the network or a larger input size"
         )
     gradients = jax.grad(lambda a: head(a).sum())(activations)
-    return upsample_stage(gradcam(activations, gradients), size=size)
+    return upsample_stage(gradcam(activations, gradients), size=size, first=first)
 
 
 def _stride(cells: tuple[int, int], size: tuple[int, int]) -> int:
@@ -239,7 +248,7 @@ def _stride(cells: tuple[int, int], size: tuple[int, int]) -> int:
     raise ValueError(f"no stride of a power of two makes {cells} cells of {size} pixels")
 
 
-def _interpolation(cells: int, *, stride: int, pixels: int) -> np.ndarray:
-    """The matrix (pixels, cells) of linear interpolation with cell i on pixel stride * i, constant past the last."""
-    position = np.minimum(np.arange(pixels) / stride, cells - 1)
+def _interpolation(cells: int, *, stride: int, pixels: int, first: int) -> np.ndarray:
+    """The matrix (pixels, cells) of linear interpolation with cell i on pixel first + stride * i, constant outside."""
+    position = np.clip((np.arange(pixels) - first) / stride, 0, cells - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))

@@ -343,6 +343,9 @@ def train_seeds(
     runs = [_Run(config, workdir, source) for config, workdir in zip(several, workdirs, strict=True)]
     config, method = runs[0].config, runs[0].method
     plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
+    if method.start is not None:  # weights that cannot be used are refused before anything is written
+        image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
+        method.start(jax.eval_shape(method.init, jax.random.key(0), image))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
     for run in runs:
         run.claim()

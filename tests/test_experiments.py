@@ -15,7 +15,12 @@ from jaxad.data import demo
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, ROOT
 
-FILES = sorted(ROOT.glob("experiments/*.py"))
+# The settings of synthetic anomalies are no training, and CIFAR-10 has categories of its own.
+FILES = [
+    file
+    for file in sorted(ROOT.glob("experiments/*.py"))
+    if file.stem not in ("cifar10_oneclass", "synthetic_anomalies")
+]
 OWN = ("object", "texture")
 PUBLISHED = tuple(category for category in SETTINGS if category not in (*OWN, *demo.CATEGORIES))
 MVTEC_AD = {

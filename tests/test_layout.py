@@ -28,7 +28,7 @@ ORDER = (
     ("loop",),
     ("figures",),
     ("page", "tables", "report"),
-    ("evaluate", "predict"),
+    ("evaluate", "predict", "synthetic_anomalies"),
     ("train", "benchmark"),
     ("engines", "sweep"),
 )

@@ -23,10 +23,12 @@ from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, compute_dtype, in_batches, normalizer, options_of
+from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
+from jaxad.models import weights
+from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
 
-STRIDE, WIDTH = 32, 512  # of the encoder's last stage: pixels between positions, and channels
+POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged
 
 
 class RandomCrop:
@@ -50,8 +52,14 @@ def l2_penalty(params: Any) -> jax.Array:
     return 0.5 * sum(jnp.square(leaf).sum() for path, leaf in leaves if path[-1].key == "kernel")
 
 
-def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array], int]:
+def density_functions(
+    config: ConfigDict, channels: int
+) -> tuple[Callable[..., Any], Callable[[Any, jax.Array], jax.Array], int]:
     """``fit(key, features)`` and ``score(density, features)`` of ``config.density``, and how many features it needs.
+
+    Args:
+      config: The config.
+      channels: Length of a feature.
 
     Raises:
       UserError: The name or an option is none that a density takes.
@@ -64,7 +72,7 @@ def density_functions(config: ConfigDict) -> tuple[Callable[..., Any], Callable[
     points = 1000 * np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
     few = {"components": min(options["components"], 4)} if "components" in options else {}
     density.fit(jax.random.key(0), points, **options | few | {"l2_normalize": False})
-    return functools.partial(density.fit, **options), density.score, density.needed(WIDTH, **options)
+    return functools.partial(density.fit, **options), density.score, density.needed(channels, **options)
 
 
 def _number(text: str) -> float | str:
@@ -84,13 +92,66 @@ def _try_proxy(task: str, options: Options, side: int) -> None:
     )
 
 
+def _backbone(config: ConfigDict) -> Backbone:
+    """The network of ``config.model.backbone``.
+
+    Raises:
+      UserError: There is no such network, or an option of it is out of place.
+    """
+    settings = config.model
+    check_choices({"model.backbone": (settings.backbone, tuple(BACKBONES))})
+    backbone = BACKBONES[settings.backbone]
+    if settings.stochastic_depth and not backbone.drops:
+        raise UserError(
+            f"config.model.stochastic_depth is {settings.stochastic_depth}, but {settings.backbone} has no blocks to "
+            "skip; set it to 0"
+        )
+    if settings.sha256 and not settings.weights:
+        raise UserError("config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both")
+    if config.optim.head_epochs and not settings.weights:
+        raise UserError(
+            "config.optim.head_epochs trains a head on published weights, but config.model.weights is empty; name "
+            "them, or set config.optim.head_epochs=0"
+        )
+    return backbone
+
+
+def _groups(params: Any, *, frozen_norm: bool) -> Any:
+    """`Method.groups`: the head is new, the backbone loaded, and its BatchNorm frozen with `frozen_norm`."""
+
+    def group(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
+        part, *_, layer, _ = (key.key for key in path)
+        if part == "head":
+            return "new"
+        return "frozen" if frozen_norm and "bn" in layer else "loaded"
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _published(config: ConfigDict) -> dict[str, Callable]:
+    """What every record has of ``config.model.weights``: how they are put in place."""
+    settings = config.model
+    if not settings.weights:
+        return {}
+
+    def start(variables):
+        encoder = {name: tree["encoder"] for name, tree in variables.items()}
+        encoder = weights.load(settings.weights, encoder, model=settings.backbone, sha256=settings.sha256)
+        return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
+
+    return {"start": start}
+
+
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
     """The network, the normalisation of images in [0, 1], and what every record has of a training."""
-    task, options = config.proxy.task, options_of(config.proxy, Options)
+    task, options, settings = config.proxy.task, options_of(config.proxy, Options), config.model
     model = Classifier(
         classes=len(classes(task)),
-        depth=config.model.head_depth,
-        width=config.model.head_width,
+        depth=settings.head_depth,
+        width=settings.head_width,
+        backbone=settings.backbone,
+        frozen_norm=settings.frozen_norm,
+        stochastic_depth=settings.stochastic_depth,
         axis_name=parallel.AXIS,
         dtype=compute_dtype(config),
     )
@@ -98,12 +159,18 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
 
     def corrupt(keys, batch):
         images, labels = proxy_batch(keys, batch["image"] / jnp.float32(255), proxy=task, options=options)
-        return {"image": images, "label": labels}
+        return {"image": images, "label": labels, "index": jnp.tile(batch["index"], len(classes(task)))}
 
     def loss(params, batch_stats, batch, key):
-        variables = {"params": params, "batch_stats": batch_stats}
-        made, updated = model.apply(variables, normalized(batch["image"]), train=True, mutable=["batch_stats"])
-        labels = batch["label"]
+        variables, labels = {"params": params, "batch_stats": batch_stats}, batch["label"]
+        made, updated = model.apply(
+            variables,
+            normalized(batch["image"]),
+            train=True,
+            examples=batch["index"] * len(classes(task)) + labels,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(made["logits"], labels).mean()
         accuracy = (made["logits"].argmax(axis=-1) == labels).mean()
         return cross_entropy + config.optim.l2 * l2_penalty(params), (updated["batch_stats"], {"accuracy": accuracy})
@@ -111,30 +178,33 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
     def samples(batch):
         return augmentation_grid(jax.random.key(config.seed), batch["image"][:4], options=options)
 
-    init = functools.partial(model.init, train=False)
-    return model, normalized, {"init": init, "corrupt": corrupt, "loss": loss, "samples": samples}
+    record = {"init": functools.partial(model.init, train=False), "corrupt": corrupt, "loss": loss, "samples": samples}
+    if config.optim.head_epochs or settings.frozen_norm:
+        record["groups"] = functools.partial(_groups, frozen_norm=settings.frozen_norm)
+    return model, normalized, record | _published(config)
 
 
 def extract(
-    features: Callable[[Any, jax.Array], jax.Array], variables: Any, images: Sequence[np.ndarray], *, batch: int
-) -> np.ndarray:
+    features: Callable[[Any, jax.Array], Any], variables: Any, images: Sequence[np.ndarray], *, batch: int
+) -> Any:
     """Features of every image, computed on all devices.
 
     Args:
-      features: ``(variables, images) -> features`` for float32 (b, h, w, 3) images in [0, 1], jittable.
+      features: ``(variables, images) -> features``, a pytree, for float32 (b, h, w, 3) images in [0, 1], jittable.
       variables: Parameters and batch statistics.
       images: uint8 (h, w, 3) each.
       batch: Images in one call, whose last is padded.
 
     Returns:
-      float32 (n, ...)
+      The pytree of NumPy arrays float32 (n, ...).
     """
     found, start = None, 0
     for made in in_batches(features, variables, images, batch=batch):
         if found is None:  # one array from the start: a patch model's features take over a gigabyte
-            found = np.empty((len(images), *made.shape[1:]), np.float32)
-        found[start : start + len(made)] = made
-        start += len(made)
+            found = jax.tree.map(lambda leaf: np.empty((len(images), *leaf.shape[1:]), np.float32), made)
+        for whole, part in zip(jax.tree.leaves(found), jax.tree.leaves(made), strict=True):
+            whole[start : start + len(part)] = part
+        start += len(part)
     return found
 
 
@@ -148,43 +218,55 @@ def create(config: ConfigDict) -> Method:
 
 
 def _whole_images(config: ConfigDict) -> Method:
-    """Density of pooled features and GradCAM maps (Sections 2.1 to 2.3, 4.2).
+    """Density of the features of whole images (Sections 2.1 to 2.3, 4.2, 4.3).
 
-    ``config.score.gradcam`` chooses what the map explains: ``density``, the image score (of a Gaussian its square root,
-    a distance), or ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
+    ``config.density.levels`` are those that a density is fitted on: ``pool``, or stages of the backbone by name; by
+    ``config.score.level`` images are scored. With ``config.density.per_location`` every position of the stage has a
+    density of its own, whose scores are the map, and their maximum is the image score (as in Defard et al., ICPR
+    2021, there with several stages). Else the features are averaged over the positions, and the map is GradCAM of
+    what ``config.score.gradcam`` chooses: ``density``, the image score (of a Gaussian its square root, a distance), or
+    ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
     _try_proxy(config.proxy.task, options_of(config.proxy, Options), config.data.size)
-    if config.score.gradcam not in ("density", "classifier"):
-        raise UserError(f"config.score.gradcam must be density or classifier, not {config.score.gradcam!r}")
-    key = "evaluate.crop" if config.evaluate.crop else "score.size"
-    if (side := config.evaluate.crop or config.score.size) <= STRIDE:
-        raise UserError(
-            f"config.{key} is {side}, but GradCAM needs more than {STRIDE} pixels: the network's last stage has one "
-            "position for up to so many; choose a larger size"
-        )
+    backbone, per_location = _backbone(config), config.density.per_location
+    stages = _levels(config, backbone)
+    stage = stages[config.score.level]
+    mapped = backbone.last if config.score.gradcam == "classifier" and not per_location else stage
     model, normalized, training = _training(config)
-    fit_density, density_score, least = density_functions(config)
+    made = {level: density_functions(config, backbone.stages[name].channels) for level, name in stages.items()}
+    _, density_score, _ = made[config.score.level]
+
+    def distance(scores):
+        # A Gaussian's squared distance would give an image twice as far away a map four times as high: within an image
+        # nothing changes, but maps of several images could not be compared.
+        tiny = jnp.finfo(scores.dtype).tiny  # no gradient where the distance is zero
+        return jnp.sqrt(jnp.maximum(scores, tiny)) if config.density.name == "gaussian" else scores
+
+    def features(variables, images):
+        found = model.apply(variables, normalized(images), train=False)
+        return {level: _summary(found[name], per_location) for level, name in stages.items()}
 
     def fit(variables, good_images, key):
-        def pooled(variables, images):
-            return model.apply(variables, normalized(images), train=False)["features"]
-
-        return fit_density(key, extract(pooled, variables, good_images, batch=config.evaluate.batch))
+        found = extract(features, variables, good_images, batch=config.evaluate.batch)
+        placed = {level: np.moveaxis(values, 0, -2) for level, values in found.items()}
+        return {level: fit_density(key, placed[level]) for level, (fit_density, _, _) in made.items()}
 
     def score(variables, density, images):
-        def explained(stage):
+        found, own = model.apply(variables, normalized(images), train=False), density[config.score.level]
+        seen = found[mapped].astype(jnp.float32)
+        grid = {"size": images.shape[1:3], "first": tuple(backbone.first(mapped, side) for side in images.shape[1:3])}
+        if per_location:
+            _check_places(own, seen.shape[1:3], images.shape[1:3])
+            scores = distance(density_score(own, seen))
+            return Scores(scores.max(axis=(1, 2)), localize.upsample_stage(scores, **grid))
+
+        def explained(values):
             if config.score.gradcam == "density":
-                found = density_score(density, pool(stage))
-                # A Gaussian's squared distance would give an image twice as far away a map four times as high: within
-                # an image nothing changes, but maps of several images could not be compared.
-                tiny = jnp.finfo(found.dtype).tiny  # no gradient where the distance is zero
-                return jnp.sqrt(jnp.maximum(found, tiny)) if config.density.name == "gaussian" else found
-            logits = model.apply(variables, pool(stage), method="logits")
+                return distance(density_score(own, pool(values)))
+            logits = model.apply(variables, pool(values), method="logits")
             return jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0]
 
-        stages = model.apply(variables, normalized(images), train=False)
-        maps = localize.gradcam_maps(explained, stages["layer4"].astype(jnp.float32), size=images.shape[1:3])
-        return Scores(density_score(density, stages["features"]), maps)
+        return Scores(density_score(own, pool(found[stage])), localize.gradcam_maps(explained, seen, **grid))
 
     def embed(variables, density, keys, images):
         """Features of the classes of the proxy task (Figure 3), made of images as they are."""
@@ -192,9 +274,49 @@ def _whole_images(config: ConfigDict) -> Method:
             name: jax.vmap(functools.partial(make, options=options_of(config.proxy, Options)))(keys, images)
             for name, make in classes(config.proxy.task).items()
         }
-        return {name: model.apply(variables, normalized(made[name]), train=False)["features"] for name in made}
+        return {name: pool(model.apply(variables, normalized(made[name]), train=False)[stage]) for name in made}
 
+    least = max(needed for _, _, needed in made.values())
     return Method(**training, fit=fit, score=score, embed=embed, least=least)
+
+
+def _summary(stage: jax.Array, per_location: bool) -> jax.Array:
+    """What a density is fitted on: float32 (b, h, w, c) as it is, or averaged over the positions, (b, c)."""
+    return stage.astype(jnp.float32) if per_location else pool(stage)
+
+
+def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
+    """The stage of each of ``config.density.levels``.
+
+    Raises:
+      UserError: There is no such level, or the map that is asked for cannot be made of it.
+    """
+    known = (POOL, *backbone.stages)
+    levels = config.density.levels.split(",")
+    check_choices({"density.levels": (next((level for level in levels if level not in known), levels[0]), known)})
+    check_choices({"score.level": (config.score.level, levels)})
+    stages = {level: backbone.last if level == POOL else level for level in levels}
+    if config.density.per_location:
+        return stages
+    check_choices({"score.gradcam": (config.score.gradcam, ("density", "classifier"))})
+    name = backbone.last if config.score.gradcam == "classifier" else stages[config.score.level]
+    key, stride = "evaluate.crop" if config.evaluate.crop else "score.size", backbone.stages[name].stride
+    if (side := config.evaluate.crop or config.score.size) <= stride:
+        raise UserError(
+            f"config.{key} is {side}, but GradCAM needs more than {stride} pixels: the network's stage {name} has one "
+            "position for up to so many; choose a larger size"
+        )
+    return stages
+
+
+def _check_places(density: Any, made: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuses a density that was fitted for other places than those of an image of this size."""
+    fitted = max((leaf.shape for leaf in jax.tree.leaves(density)), key=len)[:2]
+    if fitted != made:
+        raise UserError(
+            f"the density was fitted for each of {fitted[0]} x {fitted[1]} places, but an image of {size[0]} pixels "
+            f"has {made[0]} x {made[1]}; leave config.score.size and config.evaluate.crop as they were"
+        )
 
 
 def _patches(config: ConfigDict) -> Method:
@@ -206,7 +328,8 @@ def _patches(config: ConfigDict) -> Method:
     grid = {"patch": settings.size, "stride": settings.stride}
     places = math.prod(_check_patches(config))
     model, normalized, training = _training(config)
-    fit_density, density_score, least = density_functions(config)
+    backbone = _backbone(config)
+    fit_density, density_score, least = density_functions(config, backbone.stages[backbone.last].channels)
 
     def features(variables, images):
         def apply(patches):
@@ -221,13 +344,8 @@ def _patches(config: ConfigDict) -> Method:
 
     def score(variables, density, images):
         made = localize.grid_size(images.shape[1:3], **grid)
-        fitted = max((leaf.shape for leaf in jax.tree.leaves(density)), key=len)[:2]
-        if settings.per_location and fitted != made:
-            raise UserError(
-                f"the density was fitted for each of {fitted[0]} x {fitted[1]} places, but an image of "
-                f"{images.shape[1]} pixels has {made[0]} x {made[1]}; leave config.score.size and config.evaluate.crop "
-                "as they were"
-            )
+        if settings.per_location:
+            _check_places(density, made, images.shape[1:3])
         scores = density_score(density, features(variables, images))
         maps = localize.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
         return Scores(scores.max(axis=(1, 2)), maps)

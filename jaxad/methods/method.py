@@ -52,8 +52,8 @@ class Method(NamedTuple):
       warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
         wrong. None where nothing is watched.
       least: How many good images `fit` needs.
-      start: ``variables -> variables``, which puts published weights in place of what `init` has drawn, on the host.
-        None where training starts from what was drawn.
+      start: ``variables -> variables``, which puts published weights in place of what `init` has drawn, on the host;
+        abstract arrays do as well, so that the weights can be tried. None where training starts from what was drawn.
       groups: ``params -> labels``, a pytree of the same structure that says of each parameter whether it is ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. None
         where all are trained alike.
@@ -169,6 +169,5 @@ def untrained(method: Method) -> Method:
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     taken = {name: of(f) for name in ("score", "embed", "parts") if (f := getattr(method, name)) is not None}
-    nothing = {"init": lambda key, image: {}, "corrupt": lambda keys, batch: batch}
-    nothing |= dict.fromkeys(("loss", "samples", "start", "groups"))
+    nothing = {"corrupt": lambda keys, batch: batch, **dict.fromkeys(("loss", "samples", "groups"))}
     return method._replace(**nothing, fit=fit, **taken)

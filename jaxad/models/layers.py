@@ -194,12 +194,14 @@ class ConvTranspose(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation as PyTorch's: running averages move by 0.1 a step and hold the unbiased variance.
+    """Batch normalisation as PyTorch's: running averages move by ``momentum`` a step and hold the unbiased variance.
 
     With ``axis_name`` the statistics in training are those of the global batch. They are computed in at least float32.
     """
 
     axis_name: str | None = None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -214,8 +216,9 @@ class BatchNorm(nn.Module):
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 for average, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
-                    average.value = (0.9 * average.value + 0.1 * new).astype(average.value.dtype)
-        factor = scale * lax.rsqrt(var + 1e-5)
+                    moved = (1 - self.momentum) * average.value + self.momentum * new
+                    average.value = moved.astype(average.value.dtype)
+        factor = scale * lax.rsqrt(var + self.epsilon)
         return (x * factor + (bias - mean * factor)).astype(x.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:

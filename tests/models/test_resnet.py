@@ -1,4 +1,5 @@
-"""Residual networks: dropout in training and inference, stages that are left out, and blocks computed again."""
+"""Residual networks: kinds of blocks and stems, frozen BatchNorm, dropout in training and inference, stages that are
+left out, and blocks computed again. Their stages are compared with plain NumPy in test_weights.py."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxad import parallel
-from jaxad.models.resnet import ResNet, Thinning
+from jaxad.models.resnet import Bottleneck, ResNet, ResNet18, ResNet34, ResNet50, Thinning
 
 BLOCKS = (1, 1, 1, 1)
 RATE = 0.3
@@ -95,7 +96,104 @@ def test_stages_have_the_stated_shapes() -> None:
     }  # fmt: skip
 
 
+def shapes(model: ResNet, *sides: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables and stages without computing anything."""
+    images = jax.ShapeDtypeStruct(sides, jnp.float32)
+    made = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    return made, jax.eval_shape(functools.partial(model.apply, train=False), made, images)
+
+
+@pytest.mark.parametrize(("model", "published", "features"), [
+    (ResNet18(), 11_689_512, 512), (ResNet34(), 21_797_672, 512), (ResNet50(), 25_557_032, 2048),
+], ids=["18", "34", "50"])  # fmt: skip
+def test_parameters_are_as_many_as_torchvisions(model: ResNet, published: int, features: int) -> None:
+    """Of which those of the classifier of 1,000 classes are not here."""
+    made, stages = shapes(model, 2, 224, 192, 3)
+    assert sum(leaf.size for leaf in jax.tree.leaves(made["params"])) == published - 1000 * (features + 1)
+    assert stages["layer4"].shape == (2, 7, 6, features)
+
+
+def test_a_bottleneck_by_hand() -> None:
+    """A 3x3 sum at every second pixel, times 1, 2, 3 and 4, beside the pixels there, a hundredfold, on channel 0.
+
+    The sums reach all pixels, where a stride in the first convolution would leave only every second one.
+    """
+    kernels = {"conv1": np.ones((1, 1, 1, 1)), "conv2": np.ones((3, 3, 1, 1))}
+    kernels |= {"conv3": np.float32([[[[1, 2, 3, 4]]]]), "downsample_conv": np.float32([[[[100, 0, 0, 0]]]])}
+    norms = {"bn1": 1, "bn2": 1, "bn3": 4, "downsample_bn": 4}
+    params = {name: {"kernel": kernel} for name, kernel in kernels.items()}
+    params |= {name: {"scale": np.ones(channels), "bias": np.zeros(channels)} for name, channels in norms.items()}
+    statistics = {name: {"mean": np.zeros(channels), "var": np.ones(channels)} for name, channels in norms.items()}
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    apply = jax.jit(functools.partial(Bottleneck(1, 2).apply, train=False), compiler_options=QUICK)
+    found = apply({"params": params, "batch_stats": statistics}, image)
+    sums, pixels = np.float32([[10, 24], [51, 90]]), np.float32([[0, 2], [8, 10]])
+    expected = sums[..., None] * [1, 2, 3, 4] + pixels[..., None] * [100, 0, 0, 0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)  # variances get 1e-5
+
+
+def test_the_small_stem_keeps_the_size() -> None:
+    """Strides 1, 1, 2, 4 and 8; only the first kernel has another shape."""
+    small, stages = shapes(ResNet(BLOCKS, small_stem=True), 3, 32, 20, 3)
+    assert {name: stage.shape for name, stage in stages.items()} == {
+        "stem": (3, 32, 20, 64), "layer1": (3, 32, 20, 64), "layer2": (3, 16, 10, 128), "layer3": (3, 8, 5, 256),
+        "layer4": (3, 4, 3, 512),
+    }  # fmt: skip
+    assert small["params"]["conv1"]["kernel"].shape == (3, 3, 3, 64)
+    small["params"]["conv1"] = {"kernel": variables()["params"]["conv1"]["kernel"]}
+    assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, variables())
+
+
+def test_frozen_norm_is_inference_in_training() -> None:
+    """Nothing is updated, and gradients still reach all parameters, scales and biases among them."""
+    made = {kind: {path: leaf for path, leaf in tree.items() if path < "layer2"} for kind, tree in variables().items()}
+    made["batch_stats"] = jax.tree.map(lambda leaf: leaf - 0.3, made["batch_stats"])
+
+    def run(params: dict, **options: bool) -> tuple[dict, dict]:
+        given = {"params": params, "batch_stats": made["batch_stats"]}
+        return NETWORK.apply(given, IMAGES, stages=1, mutable=["batch_stats"], **options)
+
+    def everything(params: dict) -> tuple:
+        def loss(params: dict) -> jax.Array:
+            return run(params, train=True, frozen_norm=True)[0]["layer1"].mean()
+
+        modes = [{"train": True, "frozen_norm": True}, {"train": False}, {"train": True}]
+        return *(run(params, **mode) for mode in modes), jax.grad(loss)(params)
+
+    frozen, inference, training, gradients = jax.jit(everything, compiler_options=QUICK)(made["params"])
+    assert_equal(frozen[0], inference[0])
+    assert differing(frozen[0]["layer1"], training[0]["layer1"]) > 0.3
+    jax.tree.map(np.testing.assert_array_equal, frozen[1]["batch_stats"], made["batch_stats"])
+    for path, moved in flatten_dict(training[1]["batch_stats"]).items():
+        assert (np.asarray(moved) != flatten_dict(made["batch_stats"])[path]).any(), path
+    for path, gradient in flatten_dict(gradients).items():
+        assert np.abs(gradient).max() > 0, path
+
+
 # Dropout
+
+
+def test_an_unknown_place_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"thinning.place must be one of blocks, stages, not 'block'"):
+        NETWORK.apply(variables(), IMAGES, train=False, thinning=Thinning(RATE, place="block"))
+
+
+def test_a_bottleneck_is_thinned_before_its_last_convolution() -> None:
+    """There half of what was positive is zeroed, over thousands of values, and the rest is doubled."""
+    model = Bottleneck(16)
+    init = functools.partial(model.init, train=False)
+    made = jax.jit(init, compiler_options=QUICK)(jax.random.key(0), IMAGES[:1])
+
+    def inside(images: jax.Array) -> dict[str, Any]:
+        options = {"capture_intermediates": lambda module, _: module.name in ("bn2", "dropout")}
+        options |= {"mutable": ["intermediates"], "rngs": {"dropout": jax.random.key(1)}}
+        return model.apply(made, images, train=False, thinning=Thinning(0.5), **options)[1]["intermediates"]
+
+    values = jax.jit(inside, compiler_options=QUICK)(IMAGES[:1])
+    behind, found = (np.asarray(values[name]["__call__"][0]) for name in ("bn2", "dropout"))
+    kept = found > 0
+    assert abs(kept[behind > 0].mean() - 0.5) < 0.03 and not kept[behind <= 0].any()
+    np.testing.assert_allclose(found[kept], 2 * behind[kept], rtol=1e-5)
 
 
 @pytest.mark.parametrize("place", ["blocks", "stages"])

@@ -1,0 +1,89 @@
+"""The networks that turn images into features, by name, with what the methods must know of their stages."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from jaxad.models import efficientnet
+from jaxad.models.resnet import ResNet18, ResNet34, ResNet50
+
+
+class Stage(NamedTuple):
+    """One stage of a network.
+
+    Attributes:
+      stride: Pixels between its positions.
+      channels: Features at each position.
+    """
+
+    stride: int
+    channels: int
+
+
+class Backbone(NamedTuple):
+    """A network.
+
+    Attributes:
+      make: ``(*, axis_name, dtype) -> module``, which is called as ``(images, *, train, frozen_norm) -> stages`` and
+        gives its stages (b, h / stride, w / stride, channels), rounded up, by name.
+      stages: What they are, in the order of the computation; the last is pooled for the classifier.
+      first: ``(stage, side) -> pixel``, on which its first position is centred in an image of so many pixels.
+      drops: Whether `make` takes ``stochastic_depth`` and the module ``examples``, see `efficientnet.EfficientNet`.
+    """
+
+    make: Callable[..., nn.Module]
+    stages: dict[str, Stage]
+    first: Callable[[str, int], int]
+    drops: bool = False
+
+    @property
+    def last(self) -> str:
+        """The stage that is pooled for the classifier."""
+        return list(self.stages)[-1]
+
+
+def _resnet(make: Callable[..., nn.Module], *, expansion: int = 1, small_stem: bool = False) -> Backbone:
+    """Its convolutions pad by half their kernel, so that the first position is always on the first pixel."""
+    stem = 1 if small_stem else 4
+    stages = {"stem": Stage(stem, 64)}
+    stages |= {f"layer{n + 1}": Stage(stem * 2**n, 64 * 2**n * expansion) for n in range(4)}
+    return Backbone(functools.partial(make, small_stem=small_stem), stages, lambda stage, side: 0)
+
+
+def _efficientnet(variant: str) -> Backbone:
+    make, width = functools.partial(efficientnet.EfficientNet, variant), efficientnet.SCALES[variant].width
+    stride, stages = 2, {"stem": Stage(2, efficientnet.scaled(32, width))}
+    for level, stage in zip(efficientnet.LEVELS, efficientnet.scaled_stages(variant), strict=False):
+        stride *= stage.stride
+        stages[level] = Stage(stride, stage.features)
+    stages["top"] = Stage(stride, efficientnet.scaled(1280, width))
+    return Backbone(make, stages, _first_of_efficientnet, drops=True)
+
+
+def _first_of_efficientnet(stage: str, side: int) -> int:
+    """TensorFlow pads a convolution of stride 2 by less before the image than after it where the sizes ask for it."""
+    first, stride, convolutions = 0, 1, [("stem", 3, 2), *zip(efficientnet.LEVELS, *_sizes(), strict=False)]
+    for name, size, step in convolutions:
+        cells = -(-side // step)
+        before = max((cells - 1) * step + size - side, 0) // 2
+        first += stride * ((size - 1) // 2 - before)
+        stride, side = stride * step, cells
+        if name == stage:
+            break
+    return first
+
+
+def _sizes() -> tuple[list[int], list[int]]:
+    """The size and the stride of the first depthwise convolution of every stage; the others have stride 1."""
+    return [stage.size for stage in efficientnet.STAGES], [stage.stride for stage in efficientnet.STAGES]
+
+
+BACKBONES = {
+    "resnet18": _resnet(ResNet18),
+    "resnet34": _resnet(ResNet34),
+    "resnet50": _resnet(ResNet50, expansion=4),
+    "resnet18_small": _resnet(ResNet18, small_stem=True),
+    **{f"efficientnet_{variant}": _efficientnet(variant) for variant in efficientnet.SCALES},
+}

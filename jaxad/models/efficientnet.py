@@ -1,0 +1,269 @@
+"""EfficientNet (Tan and Le, ICML 2019) without the classifier, with the padding of its TensorFlow weights."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxad.models.depthwise import depthwise_conv
+from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out, materialized
+
+
+class Scale(NamedTuple):
+    """How a variant scales the widths and depths of B0 (section 3.3), and the side in pixels of its images."""
+
+    width: float
+    depth: float
+    pixels: int
+
+
+SCALES = {
+    "b0": Scale(1.0, 1.0, 224),
+    "b1": Scale(1.0, 1.1, 240),
+    "b2": Scale(1.1, 1.2, 260),
+    "b3": Scale(1.2, 1.4, 300),
+    "b4": Scale(1.4, 1.8, 380),
+    "b5": Scale(1.6, 2.2, 456),
+    "b6": Scale(1.8, 2.6, 528),
+    "b7": Scale(2.0, 3.1, 600),
+}
+
+
+class Stage(NamedTuple):
+    """A row of table 1: factor of the expansion, size and first stride of the depthwise convolution, output, blocks."""
+
+    expansion: int
+    size: int
+    stride: int
+    features: int
+    blocks: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 16, 1),
+    Stage(6, 3, 2, 24, 2),
+    Stage(6, 5, 2, 40, 2),
+    Stage(6, 3, 2, 80, 3),
+    Stage(6, 5, 1, 112, 3),
+    Stage(6, 5, 2, 192, 4),
+    Stage(6, 3, 1, 320, 1),
+)
+LEVELS = (*(f"level{i + 1}" for i in range(len(STAGES))), "top")
+
+
+def input_size(variant: str) -> int:
+    """The side in pixels of the images that a variant was scaled for and its published weights were trained with."""
+    return SCALES[variant].pixels
+
+
+def scaled_stages(variant: str) -> list[Stage]:
+    """The seven stages of a variant: widths and depths scaled, depths rounded up."""
+    width, depth, _ = SCALES[variant]
+    return [s._replace(features=scaled(s.features, width), blocks=math.ceil(s.blocks * depth)) for s in STAGES]
+
+
+def scaled(features: int, width: float) -> int:
+    """Scales a number of channels and rounds it to a multiple of 8, but not down by more than 10 %."""
+    scaled = features * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution as a matrix product: ``nn.Conv`` with the same parameters."""
+
+    features: int
+    bias: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (..., in) to (..., features)."""
+        kernel = self.param("kernel", he_normal_fan_out, (1, 1, x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype)
+        if self.bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution without bias: ``nn.Conv`` with as many groups as channels and the same parameters."""
+
+    size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c)."""
+        init = nn.initializers.normal(math.sqrt(2) / self.size)  # He et al. 2015: one channel fans out to one
+        kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]))
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+
+
+class Block(nn.Module):
+    """Mobile inverted bottleneck with squeeze and excitation (Sandler et al. 2018, Hu et al. 2018).
+
+    Attributes:
+        stage: what the block is built as; its stride is that of the first block of a stage.
+        axis_name: see `EfficientNet`.
+        dtype: see `EfficientNet`.
+    """
+
+    stage: Stage
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, drop: float, examples: jax.Array) -> jax.Array:
+        """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features).
+
+        Args:
+            x: (b, h, w, in)
+            train: whether BatchNorm takes the batch's statistics.
+            drop: probability with which an example skips the block, where there is a shortcut.
+            examples: see ``layers.Dropout``.
+        """
+        expansion, size, stride, features, _ = self.stage
+        pointwise = functools.partial(Pointwise, dtype=self.dtype)
+        norm = functools.partial(_Norm, self.axis_name)
+        channels, y = x.shape[-1], x
+        if expansion > 1:
+            y = pointwise(channels * expansion, name="expand_conv")(y)
+            y = nn.swish(norm(name="expand_bn")(y, train=train))
+        y = Depthwise(size, stride, self.dtype, name="depthwise_conv")(y)
+        y = materialized(nn.swish(norm(name="depthwise_bn")(y, train=train)))
+        gate = y.mean((1, 2), keepdims=True)
+        gate = nn.swish(pointwise(channels // 4, bias=True, name="reduce")(gate))
+        y *= nn.sigmoid(pointwise(y.shape[-1], bias=True, name="expand")(gate))
+        y = norm(name="project_bn")(pointwise(features, name="project_conv")(y), train=train)
+        if x.shape != y.shape:
+            return y
+        if drop > 0:
+            y *= Dropout(name="stochastic_depth")(jnp.ones((len(y), 1, 1, 1), y.dtype), drop, examples)
+        return x + y
+
+
+_Norm = functools.partial(BatchNorm, momentum=0.01, epsilon=1e-3)  # as the published weights were trained
+
+
+class EfficientNet(nn.Module):
+    """A variant of EfficientNet that returns its levels by name.
+
+    Attributes:
+        variant: "b0" to "b7".
+        axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
+        dtype: dtype of the computation; parameters are float32.
+        stochastic_depth: probability with which an example skips the last block in training, growing linearly over the
+            blocks (Huang et al. 2016, equation 4).
+    """
+
+    variant: str
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+    stochastic_depth: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        frozen_norm: bool = False,
+        examples: jax.Array | None = None,
+        stages: int = len(LEVELS),
+    ) -> dict[str, jax.Array]:
+        """Computes the levels of normalised images.
+
+        Args:
+            x: (b, h, w, 3)
+            train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``), and
+                whether blocks are skipped, which draws from the stream ``dropout``.
+            frozen_norm: whether BatchNorm keeps to its running averages all the same.
+            examples: int32 (b,), numbers by which each example draws which blocks it skips; None for its place in the
+                batch.
+            stages: how many of the eight levels behind the stem are computed.
+
+        Returns:
+            "stem" (b, h/2, w/2, c), the outputs of the seven stages "level1" (b, h/2, w/2, c), "level2" (h/4),
+            "level3" (h/8), "level4" (h/16), "level5" (h/16), "level6" (h/32), "level7" (h/32), and "top" (h/32), the
+            1x1 convolution behind them; sizes are rounded up.
+        """
+        examples = jnp.arange(len(x)) if examples is None else examples
+        update = train and not frozen_norm
+        width, (blocks, done) = SCALES[self.variant].width, (scaled_stages(self.variant), 0)
+        count = sum(stage.blocks for stage in blocks)
+        norm = functools.partial(_Norm, self.axis_name)
+        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
+        x = conv(scaled(32, width), (3, 3), 2, name="stem_conv")(x)
+        found = {"stem": nn.swish(norm(name="stem_bn")(x, train=update))}
+        x = found["stem"]
+        for level, stage in zip(LEVELS[:stages], blocks, strict=False):
+            for j in range(stage.blocks):
+                done += 1
+                drop = self.stochastic_depth * done / count if train else 0.0
+                shape = stage._replace(stride=stage.stride if j == 0 else 1)
+                block = Block(shape, self.axis_name, self.dtype, name=f"{level}_{j}")
+                x = block(x, train=update, drop=drop, examples=examples)
+            found[level] = x
+        if stages == len(LEVELS):
+            x = Pointwise(scaled(1280, width), dtype=self.dtype, name="top_conv")(x)
+            found["top"] = nn.swish(norm(name="top_bn")(x, train=update))
+        return found
+
+
+def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
+    """Where each tensor of a Hugging Face ``EfficientNetModel`` belongs in the variables of `EfficientNet`.
+
+    Returns:
+        From a tensor's name, without the prefix "efficientnet.", to its path in {"params": ..., "batch_stats": ...}.
+        Kernels are (out, in, h, w) there and (h, w, in, out) here, also the depthwise ones, whose `in` is 1. Counters
+        of batches (``num_batches_tracked``) and the classifier have no place here.
+    """
+    names = {}
+
+    def conv(theirs: str, *ours: str, bias: bool = False) -> None:
+        names[f"{theirs}.weight"] = ("params", *ours, "kernel")
+        if bias:
+            names[f"{theirs}.bias"] = ("params", *ours, "bias")
+
+    def norm(theirs: str, *ours: str) -> None:
+        for name, path in _NORM.items():
+            names[f"{theirs}.{name}"] = (path[0], *ours, path[1])
+
+    conv("embeddings.convolution", "stem_conv")
+    norm("embeddings.batchnorm", "stem_bn")
+    for n, (block, expansion) in enumerate(_blocks(variant)):
+        prefix = f"encoder.blocks.{n}"
+        if expansion > 1:
+            conv(f"{prefix}.expansion.expand_conv", block, "expand_conv")
+            norm(f"{prefix}.expansion.expand_bn", block, "expand_bn")
+        conv(f"{prefix}.depthwise_conv.depthwise_conv", block, "depthwise_conv")
+        norm(f"{prefix}.depthwise_conv.depthwise_norm", block, "depthwise_bn")
+        conv(f"{prefix}.squeeze_excite.reduce", block, "reduce", bias=True)
+        conv(f"{prefix}.squeeze_excite.expand", block, "expand", bias=True)
+        conv(f"{prefix}.projection.project_conv", block, "project_conv")
+        norm(f"{prefix}.projection.project_bn", block, "project_bn")
+    conv("encoder.top_conv", "top_conv")
+    norm("encoder.top_bn", "top_bn")
+    return names
+
+
+_NORM = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+
+
+def _blocks(variant: str) -> Iterator[tuple[str, int]]:
+    """Name and expansion of each block in order."""
+    for i, stage in enumerate(scaled_stages(variant)):
+        for j in range(stage.blocks):
+            yield f"level{i + 1}_{j}", stage.expansion
