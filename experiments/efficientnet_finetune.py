@@ -12,12 +12,12 @@ seventh stage, "Level-7", for which a density was fitted too.
 
 The weights are those of Hugging Face's google/efficientnet-b4, fetched once and checked by their SHA-256. Without a
 network, `--config.model.weights=FILE` names a copy of its model.safetensors. The images have the size and the
-normalisation of these weights; the paper's appendix leaves the size open, and its other models take
-`--config.data.size=256`. Weights of other networks:
+normalisation of these weights (whose processor divides twice by the root of the usual deviations); the paper's appendix
+leaves the size open, and its other models take `--config.data.size=256`. Other networks, such as a ResNet-18 by
+torchvision's names:
 
-    --config.model.backbone=resnet18 --config.model.weights=FILE, torchvision's ResNet-18, -34 or -50 as safetensors,
-    --config.model.stochastic_depth=0 --config.data.size=224 --config.normalize.std=0.229,0.224,0.225
-    --config.density.levels=pool
+    --config.model.backbone=resnet18 --config.model.weights=FILE --config.model.stochastic_depth=0
+    --config.data.size=224 --config.density.levels=pool
 
 What the paper leaves open: how the rates fall within the two phases (each follows a cosine), stochastic depth.
 Everything else is written out in cutpaste_3way.py.
@@ -36,8 +36,6 @@ CHANGES = {
     "batch": "8",  # source images; with the classes of the task the paper's 24
     "epochs": "74",
     "data.size": "380",
-    # What the published weights were trained with; the deviations are roots of the usual ones.
-    "normalize.std": "(0.47853944, 0.4732864, 0.47434163)",
     "model.backbone": "efficientnet_b4",
     "model.weights": "hf:google/efficientnet-b4",
     "model.frozen_norm": "true",

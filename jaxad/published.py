@@ -50,6 +50,15 @@ def test_set_sizes() -> dict[str, tuple[int, int]]:
     return {category: tuple(counts) for category, counts in _content()["test_images"].items()}
 
 
+@functools.cache
+def synthetic_anomalies() -> dict[str, list[float]]:
+    """The rows of CutPaste's Table 6 by the names that it gives its models: its seven columns and their average.
+
+    Image AUROC in percent; the paper does not say of which categories.
+    """
+    return _content()["synthetic_anomalies"]["rows"]
+
+
 def standard_error(printed: float | None, kind: str | None, runs: int | None) -> float | None:
     """The standard error of a mean over `runs` seeds from what a paper prints behind ±, by its kind.
 

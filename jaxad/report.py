@@ -1,7 +1,8 @@
 """``python -m jaxad.report``: gathers results into Markdown tables, also inside a README, and into an HTML page.
 
 The flat layout has a row for each experiment and category, the papers' layout (`jaxad.tables`) the published numbers
-beside ours. Of files that ``python -m jaxad.benchmark`` wrote it makes the table of their figures.
+beside ours. Of files that ``python -m jaxad.benchmark`` or ``python -m jaxad.synthetic_anomalies`` wrote it makes the
+table of their figures.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import tables
+from jaxad import published, tables
 from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
@@ -271,10 +272,34 @@ def benchmark_table(runs: Sequence[dict]) -> tables.Table:
     return tables.Table(heads, rows, "l" * len(heads))
 
 
-def _read_benchmark(path: str) -> dict:
+def anomaly_table(runs: Sequence[dict]) -> tables.Table:
+    """What `jaxad.synthetic_anomalies` measured, below the published rows: image AUROC by column, and both averages."""
+    sets = list(runs[0]["columns"])
+    origin = ["good images", "epochs", "device", "date", "commit", "command"]
+    heads = ["model", "category", *sets, "average", "average pixel AUROC", *origin]
+    rows = [
+        [f"{name}, published", "not stated", *map(str, values), *["–"] * (1 + len(origin))]
+        for name, values in published.synthetic_anomalies().items()
+    ]
+    for entry in runs:
+        values = [entry["columns"][name]["image_auroc"] for name in sets] + list(entry["average"].values())
+        known = [str(entry[key] or "n/a") for key in ("device", "date", "commit")]
+        rows.append([
+            f"{entry['experiment']}, {entry['task']}", entry["category"], *(f"{100 * value:.1f}" for value in values),
+            str(entry["images"]), str(entry["config"].get("epochs") or "–"), *known, _commands(entry),
+        ])  # fmt: skip
+    digits = {"digits": "scikit-learn's digits where the paper has MNIST", "mnist": "MNIST"}
+    used = dict.fromkeys(digits[entry["settings"]["digits"]] for entry in runs)
+    note = f"Image AUROC, %. Digit: {' or '.join(used)}. +: filled with patches of natural images instead of a colour."
+    return tables.Table(heads, rows, "ll" + "r" * (len(sets) + 4) + "llll", notes=[note])
+
+
+def _read_figures(path: str) -> dict:
+    """A file of `jaxad.benchmark`, or of `jaxad.synthetic_anomalies`, which has columns."""
     try:
         run = json.loads(Path(path).read_text(encoding="utf-8"))
-        run["figures"], run["memory"], run["command"]
+        for key in ("columns", "average", "settings") if "columns" in run else ("figures", "memory", "command"):
+            run[key]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not what python -m jaxad.benchmark --output writes ({error})") from error
     return run
@@ -300,7 +325,11 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
         return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
     if layout != "flat":
         raise UserError(f"{paths[0]} is a benchmark's; --layout is for workdirs, leave it out")
-    return [benchmark_table([_read_benchmark(path) for path in paths])]
+    figures = [_read_figures(path) for path in paths]
+    anomalies = ["columns" in run for run in figures]
+    if len(set(anomalies)) > 1:
+        raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
+    return [anomaly_table(figures) if anomalies[0] else benchmark_table(figures)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -313,7 +342,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "workdirs",
         nargs="+",
         metavar="W",
-        help="directory searched for results.json, also below; or files FILE.json of jaxad.benchmark alone",
+        help="directory searched for results.json, also below; or files FILE.json of jaxad.benchmark or "
+        "jaxad.synthetic_anomalies alone",
     )
     parser.add_argument(
         "--layout",

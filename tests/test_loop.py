@@ -335,7 +335,7 @@ def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkey
 
 def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
-    with pytest.raises(UserError, match="^the loss of seed 0 is nan at step 1; there was no checkpoint yet"):
+    with pytest.raises(UserError, match=r"^the loss of seed 0 is nan at step 1; there was no checkpoint yet"):
         train_together(config_of, tmp_path)
 
 

@@ -473,6 +473,28 @@ def regenerate_benchmark(section):
     }])  # fmt: skip
 
 
+def regenerate_anomalies(section):
+    """The table that `jaxad.report` makes of synthetic anomalies with what stands in a section's rows."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    sets, runs = lines[0].strip("| ").split(" | ")[2:9], []
+    for model, category, *cells in rows("\n".join(lines)):
+        if model.endswith(", published"):
+            continue
+        values, (images, epochs, device, date, commit, typed) = [float(cell) / 100 for cell in cells[:9]], cells[9:]
+        train, measured = re.fullmatch(r"`(python -m jaxad\.train .*)`, then `(.*)`", typed).groups()
+        assert np.mean(values[:7]) == pytest.approx(values[7], abs=0.0011)
+        experiment, task = model.split(", ")
+        digits = "mnist" if "--config.digits=mnist" in measured else "digits"
+        runs.append({
+            "experiment": experiment, "task": task, "category": category, "images": images, "device": device,
+            "columns": {name: {"image_auroc": v} for name, v in zip(sets, values, strict=False)},
+            "average": {"image_auroc": values[7], "pixel_auroc": values[8]}, "settings": {"digits": digits},
+            "config": {} if epochs == "–" else {"epochs": int(epochs)}, "date": date, "commit": commit,
+            "command": train, "evaluated": {"command": measured},
+        })
+    return tables.markdown([report.anomaly_table(runs)])
+
+
 OURS = r"–|n/a|\d+\.\d( ± (\d+\.\d|n/a)| \[(n/a|\d+\.\d, \d+\.\d)\])?( \(\d+ of \d+\)| \(n = \d+\))?"
 METRICS = {title: metric for metric, title in tables.METRICS.items()}
 
@@ -520,6 +542,9 @@ def check_readme(text, folder):
             continue
         if section.startswith("| | "):
             assert regenerate_benchmark(section) == section
+            continue
+        if section.startswith("| model | "):
+            assert regenerate_anomalies(section) == section
             continue
         made = regenerate(section, folder / name)
         assert sorted(made.splitlines()) == sorted(section.splitlines()), name

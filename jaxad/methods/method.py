@@ -52,8 +52,8 @@ class Method(NamedTuple):
       warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
         wrong. None where nothing is watched.
       least: How many good images `fit` needs.
-      start: ``variables -> variables``, which puts published weights in place of what `init` has drawn, on the host;
-        abstract arrays do as well, so that the weights can be tried. None where training starts from what was drawn.
+      start: ``shapes -> variables``, which puts published weights in the place of some of the variables that `init`
+        would draw, given as ``jax.ShapeDtypeStruct``. None where training starts from what is drawn.
       groups: ``params -> labels``, a pytree of the same structure that says of each parameter whether it is ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. None
         where all are trained alike.
@@ -76,8 +76,16 @@ class Method(NamedTuple):
 
 def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
     """The variables that a training starts from, for images like `image`, (h, w, c)."""
-    variables = parallel.once(method.init)(key, jnp.zeros((1, *image.shape), jnp.float32))
-    return variables if method.start is None else method.start(parallel.to_host(variables))
+    given = key, jnp.zeros((1, *image.shape), jnp.float32)
+    if method.start is None:
+        return parallel.once(method.init)(*given)
+    leaves, tree = jax.tree.flatten(method.start(jax.eval_shape(method.init, *given)))
+    left = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    # To draw all would take a minute to compile for EfficientNet-B4.
+    drawn = parallel.once(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
+    for n, leaf in zip(left, drawn, strict=True):
+        leaves[n] = leaf
+    return jax.tree.unflatten(tree, leaves)
 
 
 def options_of(section: ConfigDict, kind: type) -> Any:

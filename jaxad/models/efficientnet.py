@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxad.models.depthwise import depthwise_conv
-from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out, materialized
+from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out
 
 
 class Scale(NamedTuple):
@@ -137,7 +137,7 @@ class Block(nn.Module):
             y = pointwise(channels * expansion, name="expand_conv")(y)
             y = nn.swish(norm(name="expand_bn")(y, train=train))
         y = Depthwise(size, stride, self.dtype, name="depthwise_conv")(y)
-        y = materialized(nn.swish(norm(name="depthwise_bn")(y, train=train)))
+        y = nn.swish(norm(name="depthwise_bn")(y, train=train))
         gate = y.mean((1, 2), keepdims=True)
         gate = nn.swish(pointwise(channels // 4, bias=True, name="reduce")(gate))
         y *= nn.sigmoid(pointwise(y.shape[-1], bias=True, name="expand")(gate))

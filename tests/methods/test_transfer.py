@@ -61,7 +61,7 @@ def small():
 
 def config_of(root="", **changes):
     given = {"data__root": root, "data__size": 32, "model__head_width": 8, "model__head_depth": 1, "batch": 8}
-    given |= {"model__backbone": "resnet18", "model__stochastic_depth": 0.0, "normalize__std": "0.229,0.224,0.225"}
+    given |= {"model__backbone": "resnet18", "model__stochastic_depth": 0.0}
     given |= {"density__levels": "pool,early", "epochs": 4, "optim__head_epochs": 2, "steps_per_epoch": 3}
     given |= {"checkpoint__every_steps": 1, "checkpoint__keep": 20, "log_every": 1, "evaluate__batch": 4}
     given |= {"optim__learning_rate": 0.01, "data__holdout": 0.0} | changes
@@ -98,6 +98,9 @@ def test_training_starts_from_the_published_weights(root):
     start, _ = states_of(root, root)
     shapes = {"params": start.params["encoder"], "batch_stats": start.batch_stats["encoder"]}
     assert_same(shapes, published("", shapes, model="resnet18"))
+    drawn = methods.create(config_of(root, model__weights="", optim__head_epochs=0))
+    drawn = drawn.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), start.params["head"], drawn["params"]["head"])
 
 
 def test_the_first_phase_changes_the_head_alone(complete, root):

@@ -1,0 +1,272 @@
+"""``python -m jaxad.synthetic_anomalies``: how well trained detectors find pasted shapes (Li et al. 2021, Table 6).
+
+Digits, squares, ellipses and hearts are pasted on the good images of a test set, filled with one random colour or with
+a patch of a natural image, and scored against the images as they are. No training makes such shapes on purpose, which
+is what the figures are for: how far a detector carries beyond what it was taught. (`jaxad.synthetic` is another thing:
+defects on held-out training images, to compare settings while no test image may be looked at.)
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import data, detector, errors, evaluate, metrics, parallel, provenance, report, samples, tables
+from jaxad.augment import shapes
+from jaxad.data import pipeline, tfds
+from jaxad.data.image import find_images, read_image, resize_image, to_grey
+from jaxad.data.record import Record
+from jaxad.errors import UserError
+
+FILE, PICTURE = "synthetic_anomalies.json", "synthetic_anomalies.png"
+SETTINGS = ("seed", "size", "digits", "mnist_root", "natural_root", "data_root")
+# The columns of Table 6 by name: what is pasted, and whether natural images fill it.
+COLUMNS = {
+    "Digit": ("digit", False),
+    "Square": ("square", False),
+    "Ellipse": ("ellipse", False),
+    "Heart": ("heart", False),
+    "Square+": ("square", True),
+    "Ellipse+": ("ellipse", True),
+    "Heart+": ("heart", True),
+}
+_SHOWN = 3  # images of each column in the picture
+
+
+class Source(NamedTuple):
+    """What anomalies are made of.
+
+    Attributes:
+      shapes: ``(rng, side) -> mask`` by name, see `jaxad.augment.shapes`.
+      photos: uint8 (h, w, 3) natural images of any size.
+    """
+
+    shapes: dict[str, Callable[[np.random.Generator, int], np.ndarray]]
+    photos: list[np.ndarray]
+
+
+def glyphs(digits: str, mnist_root: str) -> np.ndarray:
+    """Handwritten digits (n, h, w), 0 without ink: scikit-learn's 1,797 of 8 x 8 pixels, or MNIST's test images.
+
+    Args:
+      digits: "digits" or "mnist".
+      mnist_root: TFDS's data_dir with MNIST in it, for "mnist".
+
+    Raises:
+      UserError: The name is another one, or MNIST cannot be read (see `jaxad.data.tfds`).
+    """
+    if digits == "digits":
+        from sklearn.datasets import load_digits  # half a second, as below
+
+        return load_digits().images
+    if digits != "mnist":
+        raise UserError(f"config.digits must be digits or mnist, not {digits!r}")
+    if not mnist_root:
+        raise UserError("config.mnist_root is empty; name the data_dir of TFDS with MNIST: --config.mnist_root=DIR")
+    test = tfds.load(mnist_root, "0", channels=1).test  # digits of every class
+    return np.stack([test[index].image[..., 0] for index in range(len(test))])
+
+
+def natural_images(root: str) -> list[np.ndarray]:
+    """The images of a folder, or where `root` is empty the two photos that come with scikit-learn.
+
+    Raises:
+      UserError: The folder holds no images, or one cannot be read.
+    """
+    if not root:
+        from sklearn.datasets import load_sample_image
+
+        return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    if not (paths := find_images(root)):
+        raise UserError(f"config.natural_root: folder {root} holds no images")
+    return [read_image(path) for path in paths]
+
+
+def source(settings: ConfigDict) -> Source:
+    """What the settings name; raises UserError as `glyphs`, `natural_images` and `shapes.square`."""
+    size = tuple(settings.size)
+    shapes.check_size(size)
+    digit = partial(shapes.digit, glyphs=glyphs(settings.digits, settings.mnist_root))
+    made = {"digit": digit, "square": shapes.square, "ellipse": shapes.ellipse, "heart": shapes.heart}
+    return Source({name: partial(f, size=size) for name, f in made.items()}, natural_images(settings.natural_root))
+
+
+def natural_patch(rng: np.random.Generator, photos: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    """A random square of a random photo, as wide as the photo's shorter side and as large as an image.
+
+    So a shape shows of a photo the share that it covers of an image.
+
+    Args:
+      rng: Source of randomness.
+      photos: uint8 (h, w, 3).
+      shape: (s, s, c), c = 3 or 1.
+
+    Returns:
+      uint8 of `shape`.
+    """
+    photo = photos[int(rng.integers(len(photos)))]
+    least = min(photo.shape[:2])
+    top, left = (int(rng.integers(length - least + 1)) for length in photo.shape[:2])
+    patch = resize_image(photo[top : top + least, left : left + least], shape[:2])
+    return to_grey(patch) if shape[2] == 1 else patch
+
+
+def paste(
+    rng: np.random.Generator, image: np.ndarray, given: Source, *, shape: str, natural: bool, crop: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes one shape on an image.
+
+    Args:
+      rng: Source of randomness; the shape is drawn before what fills it.
+      image: uint8 (s, s, c).
+      given: What there is to paste.
+      shape: A name in ``given.shapes``.
+      natural: Whether a natural image fills it; otherwise one colour, uniform over all.
+      crop: Side of the central square in which the shape lies, what its size is a share of; 0 for the whole image.
+
+    Returns:
+      The image, uint8 (s, s, c), and the mask, uint8 (s, s) of 0 and 1: outside of it nothing has changed, inside of
+      it everything is pasted.
+    """
+    side = crop or len(image)
+    mask = np.pad(given.shapes[shape](rng, side), (len(image) - side) // 2)
+    fill = natural_patch(rng, given.photos, image.shape) if natural else rng.integers(0, 256, image.shape[2])
+    return np.where(mask[..., None], fill, image).astype(np.uint8), mask.astype(np.uint8)
+
+
+def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> list[Record]:
+    """Every column's anomalies on every good image, column by column.
+
+    Those of image number i depend on i, on this image and on the arguments, not on other images. A shape filled with
+    colour and the same shape filled with a natural image have the same mask.
+
+    Args:
+      good: Good test images at the size for scoring.
+      given: What there is to paste.
+      seed: Of everything random.
+      crop: As in `paste`.
+
+    Returns:
+      Records whose defect is the name of the column.
+    """
+    made = []
+    for name, (shape, natural) in COLUMNS.items():
+        for number, record in enumerate(good):
+            rng = np.random.default_rng((seed, list(given.shapes).index(shape), number))
+            image, mask = paste(rng, record.image, given, shape=shape, natural=natural, crop=crop)
+            made.append(Record(image, 1, mask, f"{name}/{record.id}", name))
+    return made
+
+
+def good_images(config: ConfigDict, workdir: str | Path) -> list[Record]:
+    """The good test images of a detector's config, at the size for scoring; raises UserError where there are none."""
+    test = data.load(config).test
+    good = [index for index, label in enumerate(test.labels) if label == 0]
+    if not good:
+        raise UserError(
+            f"the test set of {workdir} holds no good images, on which anomalies are pasted; add some to it, or name "
+            "another folder with --config.data_root=DIR"
+        )
+    return [pipeline.resized(test[index], config.score.size) for index in good]
+
+
+def measure(found: detector.Detector, records: Sequence[Record]) -> dict:
+    """AUROC in [0, 1] of each column against the good images, all among `records`.
+
+    Returns:
+      {"columns": {name: {"image_auroc", "pixel_auroc"}}, "average": {"image_auroc", "pixel_auroc"}, "images": int},
+      where images counts the good ones.
+    """
+    scores = metrics.evaluate(evaluate.score_records(found, records))
+    columns = {
+        name: {f"{level}_auroc": scores["by_defect"][name][level]["auroc"] for level in ("image", "pixel")}
+        for name in COLUMNS
+    }
+    average = {key: float(np.mean([row[key] for row in columns.values()])) for key in ("image_auroc", "pixel_auroc")}
+    return {"columns": columns, "average": average, "images": scores["counts"]["good"]}
+
+
+def picture(made: Sequence[Record]) -> np.ndarray:
+    """The first anomalies, one column of the picture for each of `COLUMNS`, each beside its mask: uint8 RGB."""
+    each = [[record for record in made if record.defect == name][:_SHOWN] for name in COLUMNS]
+    shown = [record for row in zip(*each, strict=True) for record in row]
+    images, masks = (np.stack(arrays) for arrays in ([r.image for r in shown], [r.mask for r in shown]))
+    return samples.label_grid(images, masks, columns=len(COLUMNS), rows=_SHOWN)
+
+
+def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> dict:
+    """Measures one detector; writes the figures and the picture into its workdir.
+
+    Args:
+      workdir: Where it was trained.
+      settings: As in experiments/synthetic_anomalies.py.
+      given: What `source` made of them.
+      command: That makes these figures.
+
+    Returns:
+      What the file holds.
+
+    Raises:
+      UserError: The detector cannot be loaded, or its test set has no good images.
+    """
+    found = detector.load(workdir, {"data.root": settings.data_root} if settings.data_root else None)
+    config, now, trained = found.config, provenance.collect(), provenance.recorded(workdir)
+    good = good_images(config, workdir)
+    made = make(good, given, seed=settings.seed, crop=config.evaluate.crop)
+    results = {
+        "experiment": config.experiment,
+        "task": config.proxy.task if "proxy" in config else config.method,
+        "category": evaluate.category_of(config),
+        "seed": config.seed,
+        **measure(found, [*good, *made]),
+        "settings": json.loads(settings.to_json()),
+        "command": trained[-1]["command"] if trained else None,
+        "trained": trained,
+        "evaluated": {"command": command, **now},
+        "commit": provenance.every(trained, "commit"),
+        "device": provenance.every(trained, "device"),
+        "date": now["date"],
+        "versions": now["versions"],
+        "config": json.loads(config.to_json()),
+    }
+    samples.write(workdir / PICTURE, picture(made))
+    configs.write_json(workdir / FILE, results)
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "python -m jaxad.synthetic_anomalies",
+        description=f"Scores good test images with and without pasted shapes: {FILE} and {PICTURE} in each workdir, "
+        "and a table of AUROCs.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="experiments/synthetic_anomalies.py")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="W",
+        help="a directory that jaxad.train completed; each is a row of the table",
+    )
+    flags, overrides = configs.arguments(parser, argv)
+    parallel.keep_freed_memory()
+    settings = configs.load(flags.config, overrides, required=SETTINGS)
+    given, rows = source(settings), []
+    typed = ["--config", flags.config, *(f"--config.{key}={value}" for key, value in overrides.items())]
+    for workdir in map(Path, flags.workdir):
+        command = provenance.command("jaxad.synthetic_anomalies", [*typed, f"--workdir={workdir}"])
+        rows.append(run(workdir, settings, given, command=command))
+        print(f"{workdir}: image AUROC {100 * rows[-1]['average']['image_auroc']:.1f}, {workdir / FILE}", flush=True)
+    print("\n" + tables.markdown([report.anomaly_table(rows)]), end="")
+
+
+if __name__ == "__main__":
+    errors.run(main)
