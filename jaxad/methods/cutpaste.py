@@ -327,8 +327,8 @@ def _patches(config: ConfigDict) -> Method:
     settings = config.patch
     grid = {"patch": settings.size, "stride": settings.stride}
     places = math.prod(_check_patches(config))
-    model, normalized, training = _training(config)
     backbone = _backbone(config)
+    model, normalized, training = _training(config)
     fit_density, density_score, least = density_functions(config, backbone.stages[backbone.last].channels)
 
     def features(variables, images):
