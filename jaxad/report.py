@@ -25,6 +25,7 @@ _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.devic
               "checkpoint.keep")  # fmt: skip
 # What an experiment is called, and where its images lie.
 _NO_SETTING = ("experiment", "category", "data.category", "data.test", "data.ground_truth")
+_FOLDERS = ("data.root", "data.test", "data.ground_truth", "data.lists", "data_root", "mnist_root", "natural_root")
 # What says where a command wrote, and which processes ran it together.
 _OF_THE_MACHINE = ("--workdir", "--coordinator", "--processes", "--process_id")
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
@@ -110,13 +111,24 @@ def _portable(command: str) -> str:
         if name == "--output":
             kept.append("--workdir W... --output OUT")
             continue
-        if name in ("--config.data.root", "--config.data.test", "--config.data.ground_truth", "--config.data.lists"):
+        if name.removeprefix("--config.") in _FOLDERS:
             value = "DIR"
+        elif name == "--config.model.weights":
+            value = _weights(value)
         elif name == "--config" and value.startswith("/"):
             value = f"experiments/{Path(value).name}"
         joint = " " if name == "--config" else "="
         kept.append(shlex.quote(name) if value is None else f"{name}{joint}{shlex.quote(value)}")
     return " ".join(kept)
+
+
+def _weights(source: str) -> str:
+    """A file of weights without its folder, which belongs to a machine; what comes from a hub as it is."""
+    return source if source.startswith("hf:") else Path(source).name
+
+
+def _setting(key: str, value: object) -> str:
+    return f"{key}={_weights(value) if key == 'model.weights' else value}"
 
 
 def _typed(entry: dict) -> list[str]:
@@ -133,7 +145,7 @@ def _commands(entry: dict) -> str:
 def _changes(config: dict, base: dict) -> list[str]:
     """In what a flat config differs from another one, but for what changes no result."""
     changed = [key for key in sorted(config) if config[key] != base.get(key) and key not in _NO_NUMBER]
-    return [f"{key}={config[key]}" for key in changed]
+    return [_setting(key, config[key]) for key in changed]
 
 
 def _names(groups: Sequence[list[dict]]) -> list[str]:
@@ -160,7 +172,7 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
         first = group[0]
         typed = [flag for command in _typed(first) for flag in _flags(command)]
         values = {name.removeprefix("--config."): value for name, value in typed if name.startswith("--config.")}
-        changed = [f"{key}={values[key]}" for key in values if key not in (*_NO_NUMBER, *_NO_SETTING)]
+        changed = [_setting(key, values[key]) for key in values if key not in (*_NO_NUMBER, *_NO_SETTING)]
         title = ", ".join([str(first["experiment"]), *sorted(changed)])
         config = flatten(ConfigDict(first["config"]))
         if base := configs.get((title, first["category"])):

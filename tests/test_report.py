@@ -358,9 +358,20 @@ def test_commands_in_a_table_hold_no_path_of_this_machine(tmp_path):
     command = "python -m jaxad.train --config /home/me/experiments/e.py:bottle --workdir '/home/me/my w'"
     command += " '--config.data.root=/my data/mvtec' --config.epochs=9"
     command += " --coordinator 10.0.0.7:1234 --processes=2 --process_id 0"
+    command += " --config.model.weights=/home/me/b4.safetensors"
     write_results(tmp_path / "w", command=command)
     table = report.markdown(report.gather([tmp_path / "w"]))
-    assert "`python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR --config.epochs=9`" in table
+    shown = "python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR --config.epochs=9"
+    assert f"`{shown} --config.model.weights=b4.safetensors`" in table
+
+
+def test_files_of_weights_are_told_apart_by_their_names(tmp_path):
+    for name, source in (("a", "/home/me/one.safetensors"), ("b", "hf:timm/resnet18.tv_in1k"), ("c", "two/x.bin")):
+        write_results(tmp_path / name, config={"model": {"weights": source}})
+    rows = report.markdown(report.gather([tmp_path])).splitlines()[2:]
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    sources = ("hf:timm/resnet18.tv_in1k", "x.bin")
+    assert sorted(names)[1:] == [f"{min(names)}, model.weights={source}" for source in sources]
 
 
 def test_an_ensembles_command_names_no_folder(tmp_path):
