@@ -105,6 +105,12 @@ class Checkpoints:
         """The newest intact step, up to `last`; says which ones after it are damaged, and removes those."""
         return hosts.gather(self._newest(last) if hosts.lead() else None)[0]
 
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints after a step from which the training goes on, or its start, 0."""
+        if hosts.lead():
+            for later in [found for found in self.steps() if found > step]:
+                _remove(self._directory / str(later))
+
     def _newest(self, last: int | None) -> int | None:
         # A save that was cut off leaves a directory that was never sealed.
         unsealed = [p for p in self._directory.glob("*") if p.is_dir() and not p.with_name(f"{p.name}.sha256").exists()]

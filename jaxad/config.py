@@ -45,6 +45,7 @@ _AT_LEAST = {
     "objective.negative_weight": 0,
     "optim.l2": 0,
     "optim.head_epochs": 0,
+    "optim.head_learning_rate": 0,
     "optim.weight_decay": 0,
     "patch.chunk": 1,
     "score.size": 1,
@@ -240,8 +241,8 @@ def read(workdir: Path) -> ConfigDict:
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
 
-    What the density is may still be changed while none was fitted: a training must not be lost because its features
-    suit another density better.
+    What the density is, and of what, may still be changed while none was fitted: a training must not be lost because
+    its features suit another density better.
 
     Raises:
       UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
@@ -252,7 +253,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if not differing:
             return
-        if (path.parent / "detector.json").exists() or not all(key.startswith("density.") for key in differing):
+        if (path.parent / "detector.json").exists() or not all(
+            key.startswith(("density.", "score.level")) for key in differing
+        ):
             changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
     try:

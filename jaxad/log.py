@@ -15,7 +15,7 @@ from tqdm import tqdm
 class Log:
     """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line.
 
-    What `warn` says of them is printed when it begins to.
+    What `warn` says of them is printed when it begins to. What is printed begins with `name`.
     """
 
     def __init__(
@@ -26,9 +26,10 @@ class Log:
         start: int,
         steps: int,
         per_epoch: int,
+        name: str = "",
         warn: Callable[[dict[str, float]], str | None] | None = None,
     ):
-        self._config, self._per_epoch = config, per_epoch
+        self._config, self._per_epoch, self._name = config, per_epoch, name
         self._warn, self._warned = warn, False
         self._path = workdir / "metrics.jsonl"
         # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
@@ -38,7 +39,8 @@ class Log:
         temporary.replace(self._path)
         self._seconds = rows[-1]["seconds"] if rows else 0.0
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, write_to_disk=True)
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        shown = {"desc": name.removesuffix(": ") or None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+        self._bar = tqdm(total=steps, initial=start, unit="step", **shown)
         self._rows, self._clock, self._end = [], time.perf_counter(), steps
 
     def add_all(self, rows: Iterable[tuple[int, dict[str, np.ndarray]]]) -> None:
@@ -64,11 +66,11 @@ class Log:
         self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {speed:.1f} images/s")
         if self._bar.disable:
             left = (self._end - step) * self._config.batch / speed
-            line = f"step {step}/{self._end}  loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left"
-            print(line, flush=True)
+            figures = f"loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left"
+            print(f"{self._name}step {step}/{self._end}  {figures}", flush=True)
         warning = self._warn(means) if self._warn else None
         if warning and not self._warned:
-            tqdm.write(f"warning: step {step}: {warning}", file=sys.stderr)
+            tqdm.write(f"warning: {self._name}step {step}: {warning}", file=sys.stderr)
         self._warned = warning is not None
 
     def add_synthetic(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
@@ -81,7 +83,7 @@ class Log:
         self._clock += time.perf_counter() - began
         self._write({"step": step, "epoch": step / self._per_epoch, **figures, "seconds": self._seconds})
         image, pixel = (f"{100 * figures[f'synthetic_{level}_auroc']:.1f} %" for level in ("image", "pixel"))
-        tqdm.write(f"step {step}/{self._end}  synthetic defects: image AUROC {image}, pixel AUROC {pixel}")
+        tqdm.write(f"{self._name}step {step}/{self._end}  synthetic defects: image AUROC {image}, pixel AUROC {pixel}")
         sys.stdout.flush()
 
     def _write(self, row: dict[str, float]) -> None:

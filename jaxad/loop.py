@@ -56,8 +56,8 @@ class _Run:
       UserError: The config or the data cannot be used.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, source: Source):
-        self.config, self.workdir, self.method = config, Path(workdir), methods.create(config)
+    def __init__(self, config: ConfigDict, workdir: str | Path, command: str, source: Source):
+        self.config, self.workdir, self.command, self.method = config, Path(workdir), command, methods.create(config)
         self._source, self._scorer = source, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.least:
@@ -80,22 +80,31 @@ class _Run:
 
     def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
         """The state that the training starts from."""
-        [image] = self.first(images, 1)["image"]
+        [image] = self._first(images, 1)["image"]
         return training.init_state(self.method, plan.optimizer, image, seed=self.config.seed)
 
-    def first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
+    def abstract(self, plan: Plan, images: pipeline.Images) -> TrainState:
+        """Shapes and shardings of the state, for which neither weights are read nor any are drawn."""
+        [image] = self._first(images, 1)["image"]
+        return training.abstract_state(self.method, plan, image)
+
+    def show(self, images: pipeline.Images) -> None:
+        """Writes a picture of what is taught, for the user to see."""
+        if self.method.samples is not None and hosts.lead():
+            samples.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
+
+    def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
         """The first host examples of the stream."""
         chosen = pipeline.Chosen(images, self.fitted)
         [made] = pipeline.batches(chosen, self.method.example, seed=self.config.seed, batch=batch, start=0, stop=1)
         return {name: rows[0] for name, rows in made.items()}
 
-    def open_log(self, plan: Plan, *, start: int) -> Log | NoLog:
-        """Where the steps after `start` are logged."""
+    def open_log(self, plan: Plan, *, start: int, name: str) -> Log | NoLog:
+        """Where the steps after `start` are logged; the lines that are printed begin with the name."""
         if not hosts.lead():
             return NoLog()
-        return Log(
-            self.workdir, self.config, start=start, steps=plan.steps, per_epoch=plan.per_epoch, warn=self.method.warn
-        )
+        lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
+        return Log(self.workdir, self.config, **lengths, name=name, warn=self.method.warn)
 
     def _good(self, numbers: np.ndarray) -> pipeline.Images:
         # Each is looked at a few times at most.
@@ -167,23 +176,28 @@ class _Keeper:
             log.close()
         self._open.__exit__(*error)
 
-    def restore(self, state: TrainState, mesh: jax.sharding.Mesh) -> tuple[int, TrainState]:
-        """The newest step that all runs have, and its state; 0 and `state` itself where there is none."""
-        last = None
-        while True:
-            newest = [checkpoints.newest(last=last) for checkpoints in self._checkpoints]
-            if None in newest:
-                return 0, state
-            if len(set(newest)) == 1:
-                break
-            last = min(newest)
-        likes = training.unpack(state, len(self._runs))
-        found = [kept.read(newest[0], like) for kept, like in zip(self._checkpoints, likes, strict=True)]
-        return newest[0], found[0] if len(found) == 1 else parallel.replicate(training.pack(found), mesh)
+    def begin(self, plan: Plan, images: pipeline.Images) -> tuple[int, TrainState]:
+        """The newest step that all runs have, and its state; or 0 and a fresh one. What is newer is removed."""
+        newest = [checkpoints.newest() or 0 for checkpoints in self._checkpoints]
+        done = newest
+        while len(set(done)) > 1:
+            done = [checkpoints.newest(last=min(done)) or 0 for checkpoints in self._checkpoints]
+        for run, checkpoints, own in zip(self._runs, self._checkpoints, newest, strict=True):
+            if own > done[0]:
+                print(f"seed {run.config.seed} goes back from step {own} to {done[0]}, which all seeds have")
+                checkpoints.drop_after(done[0])
+        if not done[0]:
+            return 0, parallel.replicate(training.pack([run.fresh(plan, images) for run in self._runs]), plan.mesh)
+        print(f"resuming at step {done[0]} of {plan.steps}")
+        like = self._runs[0].abstract(plan, images)
+        found = [checkpoints.read(done[0], like) for checkpoints in self._checkpoints]
+        return done[0], found[0] if len(found) == 1 else parallel.replicate(training.pack(found), plan.mesh)
 
     def open_logs(self, plan: Plan, *, start: int) -> None:
         """Begins to log the steps after `start`."""
-        self._logs = [run.open_log(plan, start=start) for run in self._runs]
+        several = len(self._runs) > 1
+        for run in self._runs:
+            self._logs.append(run.open_log(plan, start=start, name=f"seed {run.config.seed}: " if several else ""))
 
     def log(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches and logs the metrics of the steps of a call that ended with step `done`."""
@@ -209,7 +223,10 @@ class _Keeper:
                     kept = self._checkpoints[number].steps()
                     where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
                     advice = "start again with a lower config.optim.learning_rate and another --workdir"
-                    seed = f" of seed {self._runs[number].config.seed}" if len(self._runs) > 1 else ""
+                    seed = ""
+                    if len(self._runs) > 1:
+                        seed = f" of seed {self._runs[number].config.seed}"
+                        advice += "; the other seeds can be trained without --vmap_seeds"
                     raise UserError(f"{words}{seed} is {values[name]} at step {step}; {where}; {advice}")
             yield step, values
 
@@ -234,18 +251,16 @@ class _Keeper:
                 log.add_synthetic(done, figures)
 
 
-def _fit_weights(
-    runs: Sequence[_Run], images: pipeline.Images, plan: Plan, command: str
-) -> list[dict[str, Any]] | None:
+def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> list[dict[str, Any]] | None:
     """Runs the steps that are left; the variables of each run, or None when SIGTERM stopped them."""
     config, method = runs[0].config, runs[0].method
-    state = parallel.replicate(training.pack([run.fresh(plan, images) for run in runs]), plan.mesh)
     with _Keeper(runs) as keeper, _stop_on_sigterm() as stopping:
-        done, state = keeper.restore(state, plan.mesh)
-        if done:
-            print(f"resuming at step {done} of {plan.steps}")
+        done, state = keeper.begin(plan, images)
         if done < plan.steps:
-            _record(runs, images, command, pictures=not done)
+            _record(runs)
+            if not done:
+                for run in runs:
+                    run.show(images)
             step = training.make_step(method, plan.optimizer, plan.schedule, seeds=len(runs))
             train_steps = parallel.pmapped(step, plan.mesh)
             given = [run.config for run in runs], method, images, [run.fitted for run in runs], plan.mesh
@@ -280,21 +295,21 @@ def _fit_weights(
     return [_variables(own) for own in training.unpack(state, len(runs))]
 
 
-def _record(runs: Sequence[_Run], images: pipeline.Images, command: str, *, pictures: bool) -> None:
-    """Keeps the command and the machine with every run, and `pictures` of what is taught, for the user to see."""
+def _record(runs: Sequence[_Run]) -> None:
+    """Keeps the command and the machine with every run."""
     for run in runs:
-        provenance.record(run.workdir, command)
-        if pictures and run.method.samples is not None and hosts.lead():
-            samples.write(run.workdir / "samples.png", run.method.samples(run.first(images, _SHOWN)))
+        provenance.record(run.workdir, run.command, together=[each.config.seed for each in runs])
 
 
-def _training_images(config: ConfigDict, method, source: Source) -> pipeline.Images:
+def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
     """All images, kept in the host's memory if they fit there and don't `stay` on the devices."""
+    config, method = runs[0].config, runs[0].method
     open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), size=config.data.size)
     images = open_images(cache_bytes=0)
     if training.stay(config, method, images):
         return images
-    return open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers))
+    processes = 1 + len(runs) * training.workers(config, len(runs))
+    return open_images(cache_bytes=config.data.cache_gib * 2**30 / processes)
 
 
 def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
@@ -312,38 +327,41 @@ def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop
       UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or
         the loss is no longer finite.
     """
-    detectors = train_seeds([config], [workdir], command=command)
+    detectors = train_seeds([config], [workdir], commands=[command])
     return detectors and detectors[0]
 
 
 def train_seeds(
-    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, command: str = "jaxad.loop.train_seeds"
+    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, commands: Sequence[str]
 ) -> list[Detector] | None:
     """Trains detectors that differ in their seed as one program, in which their parameters are stacked.
 
     Each is what `train` makes of its config up to rounding, with checkpoints and logs of its own. They resume together,
-    at the newest checkpoint that all of them have.
+    at the newest checkpoint that all of them have. The time that each one's log tells is that of all.
 
     Args:
       several: Locked configs that differ in nothing but ``seed``.
       workdirs: One for each.
-      command: As in `train`.
+      commands: What the user typed, or what trains each alone, for the provenance of the results.
 
     Returns:
       The detectors; None when SIGTERM stopped the training, which the same call then resumes.
 
     Raises:
       UserError: As in `train`; a loss that is no longer finite ends the training of all.
-      ValueError: The configs differ in more than their seed.
+      ValueError: The configs differ in more than their seed, or two share a workdir.
     """
     first = configs.flatten(several[0])
     if any(configs.flatten(config) | {"seed": first["seed"]} != first for config in several):
         raise ValueError("the configs differ in more than their seed")
+    if len({Path(workdir).absolute() for workdir in workdirs}) < len(several):
+        raise ValueError("two configs share a workdir")
     source = data.load(several[0]).train
-    runs = [_Run(config, workdir, source) for config, workdir in zip(several, workdirs, strict=True)]
+    runs = [_Run(*given, source) for given in zip(several, workdirs, commands, strict=True)]
     config, method = runs[0].config, runs[0].method
     plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
-    if method.start is not None:  # weights that cannot be used are refused before anything is written
+    if method.start is not None and not all((run.workdir / "config.json").exists() for run in runs):
+        # Weights that cannot be used are refused before anything is written.
         image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
         method.start(jax.eval_shape(method.init, jax.random.key(0), image))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
@@ -352,12 +370,11 @@ def train_seeds(
     parallel.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:
-        for run in runs:
-            provenance.record(run.workdir, command)
+        _record(runs)
     else:
         if config.synthetic_every and not len(runs[0].held):
             print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
-        variables = _fit_weights(runs, _training_images(config, method, source), plan, command)
+        variables = _fit_weights(runs, _training_images(runs, source), plan)
         if variables is None:
             return None
     return [run.finish(own) for run, own in zip(runs, variables, strict=True)]

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import hosts, parallel
@@ -49,11 +50,18 @@ def collect() -> dict:
     }
 
 
-def record(workdir: Path, command: str) -> None:
-    """Adds a row to ``provenance.json``: what makes the weights of a workdir from now on. A resumed run has several."""
+def record(workdir: Path, command: str, *, together: Sequence[int] = ()) -> None:
+    """Adds a row to ``provenance.json``: what makes the weights of a workdir from now on. A resumed run has several.
+
+    Args:
+      workdir: The workdir.
+      command: What the user typed.
+      together: All seeds that are trained as one program, where there are several.
+    """
     if not hosts.lead():
         return
-    rows = [*recorded(workdir), {"command": command, **collect()}]
+    more = {"seeds_as_one_program": list(together)} if len(together) > 1 else {}
+    rows = [*recorded(workdir), {"command": command, **more, **collect()}]
     (workdir / "provenance.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

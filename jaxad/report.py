@@ -310,10 +310,10 @@ def _read_figures(path: str) -> dict:
     """A file of `jaxad.benchmark`, or of `jaxad.synthetic_anomalies`, which has columns."""
     try:
         run = json.loads(Path(path).read_text(encoding="utf-8"))
-        for key in ("columns", "average", "settings") if "columns" in run else ("figures", "memory", "command"):
-            run[key]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is not what python -m jaxad.benchmark --output writes ({error})") from error
+        (anomaly_table if "columns" in run else benchmark_table)([run])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
+        raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
     return run
 
 
@@ -336,7 +336,7 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
         runs = gather(paths)
         return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
     if layout != "flat":
-        raise UserError(f"{paths[0]} is a benchmark's; --layout is for workdirs, leave it out")
+        raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out")
     figures = [_read_figures(path) for path in paths]
     anomalies = ["columns" in run for run in figures]
     if len(set(anomalies)) > 1:

@@ -25,10 +25,10 @@ def together(argvs: Sequence[list[str] | None]) -> bool:
     given = [configs.arguments(parser, argv) for argv in argvs]
     parallel.keep_freed_memory()
     with hosts.joined(*given[0], resumes=True):
-        return _run(given, provenance.command("jaxad.train", argvs[0]))
+        return _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
 
 
-def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], command: str) -> bool:
+def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: Sequence[str]) -> bool:
     several, workdirs = [], []
     for flags, overrides in given:
         config = configs.load(flags.config, overrides)
@@ -36,9 +36,7 @@ def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], command: st
         several.append(config)
         workdirs.append(Path(flags.workdir or f"runs/{name}"))
         print(f"workdir: {workdirs[-1]}", flush=True)
-    if len(several) > 1:
-        command += f" (seeds {', '.join(str(config.seed) for config in several)} as one program)"
-    detectors = loop.train_seeds(several, workdirs, command=command)
+    detectors = loop.train_seeds(several, workdirs, commands=commands)
     if detectors is None:
         return False
     for detector, workdir in zip(detectors, workdirs, strict=True):

@@ -103,6 +103,7 @@ def make_step(
 
     With `Shared.images`, the batch holds numbers of images where it has images otherwise. Keys are folded from seed,
     step and the examples' positions in the stream, so what an example becomes does not depend on the number of devices.
+    The norm of the gradient that is logged is that of all parameters, also of those that are frozen or wait.
 
     Args:
       method: What is trained.
@@ -138,6 +139,19 @@ def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> Tr
     variables = begin(jax.random.key(seed), method, image)
     params = variables["params"]
     return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+def abstract_state(method: Method, plan: "Plan", image: np.ndarray) -> TrainState:
+    """What `init_state` makes, and `parallel.replicate` puts on the devices, as ``jax.ShapeDtypeStruct``."""
+
+    def make(key, image):
+        variables = method.init(key, image)
+        params = variables["params"]
+        return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), plan.optimizer.init(params))
+
+    shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), parallel.replicated(plan.mesh)
+    made = jax.eval_shape(make, jax.random.key(0), shape)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), made)
 
 
 def pack(trees: Sequence[Any]) -> Any:
@@ -199,6 +213,11 @@ def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
     return max(count for count in range(1, most + 1) if common % count == 0)
 
 
+def workers(config: ConfigDict, seeds: int) -> int:
+    """How many worker processes make the examples of each of so many seeds."""
+    return -(-config.data.workers // seeds)
+
+
 def stay(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
     """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
     return method.example is None and images.nbytes <= config.data.device_gib * 2**30
@@ -244,7 +263,7 @@ def feed(
             stop=stop,
             per_call=1 if resident is None else steps_per_call(own, done=start, steps=stop),
             part=(jax.process_index(), hosts.count()),
-            workers=own.data.workers if resident is None else 0,
+            workers=workers(own, len(several)) if resident is None else 0,
         )
         for own, numbers in zip(several, fitted, strict=True)
     ]

@@ -1,5 +1,6 @@
 """``loop.train`` from start to end: schedule, records, interruptions, divergence, refusals."""
 
+import functools
 import json
 import math
 import os
@@ -277,10 +278,11 @@ def alone(root, complete, tmp_path_factory) -> list[Path]:
     return [complete, folder / "1", folder / "2"]
 
 
-def train_together(config_of, folder: Path, **changes):
-    """Seeds 0 to 2 as one program; their workdirs, and what `loop.train_seeds` says."""
-    workdirs = [folder / f"seed{seed}" for seed in range(3)]
-    return workdirs, loop.train_seeds([config_of(seed=seed, **changes) for seed in range(3)], workdirs)
+def train_together(config_of, folder: Path, *, seeds: int = 3, **changes):
+    """Seeds from 0 on as one program; their workdirs, and what `loop.train_seeds` says."""
+    workdirs = [folder / f"seed{n}" for n in range(seeds)]
+    several = [config_of(seed=n, **changes) for n in range(seeds)]
+    return workdirs, loop.train_seeds(several, workdirs, commands=[f"train {n}" for n in range(seeds)])
 
 
 def assert_is(workdir: Path, one: Path) -> None:
@@ -296,13 +298,24 @@ def assert_is(workdir: Path, one: Path) -> None:
     assert (workdir / "samples.png").read_bytes() == (one / "samples.png").read_bytes()
 
 
-def test_seeds_as_one_program_are_the_separate_trainings(alone, config_of, tmp_path) -> None:
+def interrupted(monkeypatch, step: int, run):
+    """What `run` says where SIGTERM comes when that step is logged."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        return run()
+
+
+def test_seeds_as_one_program_are_the_separate_trainings(alone, config_of, tmp_path, capsys) -> None:
     """Of images that are streamed, made into examples on the host, with other images held out for each seed."""
     workdirs, detectors = train_together(config_of, tmp_path)
     for workdir, one, found in zip(workdirs, alone, detectors, strict=True):
         assert_is(workdir, one)
         assert found.threshold == detector.load(workdir).threshold
     assert len({found.threshold for found in detectors}) == 3
+    [row] = json.loads((workdirs[2] / "provenance.json").read_text())
+    assert (row["command"], row["seeds_as_one_program"]) == ("train 2", [0, 1, 2])
+    printed = capsys.readouterr().out
+    assert "seed 1: step 8/8  loss " in printed
     with Checkpoints(workdirs[1] / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps() == [6, 8]
     # A seed's checkpoints are those of a training by itself, which goes on from them.
@@ -322,14 +335,25 @@ def test_seeds_whose_images_stay_on_the_devices(config_of, tmp_path) -> None:
 
 def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
     """SIGTERM at step 5; then one seed's save of that step is lost, as by a kill between two saves."""
-    with monkeypatch.context() as patch:
-        interrupt(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        workdirs, detectors = train_together(config_of, tmp_path)
+    workdirs, detectors = interrupted(monkeypatch, 5, lambda: train_together(config_of, tmp_path))
     assert detectors is None and "stopped at step 6 of 8" in capsys.readouterr().out
     (workdirs[2] / "checkpoints" / "6.sha256").unlink()
     train_together(config_of, tmp_path)
     assert "resuming at step 3 of 8" in capsys.readouterr().out
     for workdir, one in zip(workdirs, alone, strict=True):
+        assert_is(workdir, one)
+
+
+def test_a_seed_that_was_ahead_does_not_keep_the_others_back(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
+    """Seed 0 was trained alone to step 6; together they begin anew, and resume where they were stopped, at step 4."""
+    assert interrupted(monkeypatch, 5, lambda: loop.train(config_of(), tmp_path / "seed0")) is None
+    together = functools.partial(train_together, config_of, tmp_path, seeds=2)
+    assert interrupted(monkeypatch, 3, together)[1] is None
+    assert "seed 0 goes back from step 6 to 0, which all seeds have" in capsys.readouterr().out
+    assert [len(list((tmp_path / f"seed{n}" / "checkpoints").glob("*.sha256"))) for n in (0, 1)] == [2, 2]
+    workdirs, _ = together()
+    assert "resuming at step 4 of 8" in capsys.readouterr().out
+    for workdir, one in zip(workdirs, alone, strict=False):
         assert_is(workdir, one)
 
 
@@ -341,7 +365,9 @@ def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None
 
 def test_seeds_of_different_configs_are_refused(config_of, tmp_path) -> None:
     with pytest.raises(ValueError, match="the configs differ in more than their seed"):
-        loop.train_seeds([config_of(), config_of(seed=1, epochs=3)], [tmp_path / "a", tmp_path / "b"])
+        loop.train_seeds([config_of(), config_of(seed=1, epochs=3)], [tmp_path / "a", tmp_path / "b"], commands="ab")
+    with pytest.raises(ValueError, match="two configs share a workdir"):
+        loop.train_seeds([config_of(), config_of(seed=1)], [tmp_path / "a", tmp_path / "a"], commands="ab")
     assert not (tmp_path / "a").exists()
 
 

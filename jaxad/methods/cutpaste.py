@@ -99,6 +99,10 @@ def _backbone(config: ConfigDict) -> Backbone:
       UserError: There is no such network, or an option of it is out of place.
     """
     settings = config.model
+    if "backbone" not in settings:
+        raise UserError(
+            "the config has no config.model.backbone, as those of older versions; train with a config of this version"
+        )
     check_choices({"model.backbone": (settings.backbone, tuple(BACKBONES))})
     backbone = BACKBONES[settings.backbone]
     if settings.stochastic_depth and not backbone.drops:
@@ -108,10 +112,15 @@ def _backbone(config: ConfigDict) -> Backbone:
         )
     if settings.sha256 and not settings.weights:
         raise UserError("config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both")
-    if config.optim.head_epochs and not settings.weights:
+    if (config.optim.head_epochs or settings.frozen_norm) and not settings.weights:
         raise UserError(
-            "config.optim.head_epochs trains a head on published weights, but config.model.weights is empty; name "
-            "them, or set config.optim.head_epochs=0"
+            "config.optim.head_epochs and config.model.frozen_norm are for published weights, but config.model.weights "
+            "is empty; name them, or set config.optim.head_epochs=0 and config.model.frozen_norm=false"
+        )
+    if config.optim.head_epochs and not settings.frozen_norm:
+        raise UserError(
+            "config.optim.head_epochs leaves the backbone as it is at first, but config.model.frozen_norm=false lets "
+            "its statistics change; set config.model.frozen_norm=true or config.optim.head_epochs=0"
         )
     return backbone
 
@@ -292,13 +301,14 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
       UserError: There is no such level, or the map that is asked for cannot be made of it.
     """
     known = (POOL, *backbone.stages)
-    levels = config.density.levels.split(",")
+    levels = [level.strip() for level in config.density.levels.split(",")]
     check_choices({"density.levels": (next((level for level in levels if level not in known), levels[0]), known)})
     check_choices({"score.level": (config.score.level, levels)})
+    check_choices({"score.gradcam": (config.score.gradcam, ("density", "classifier"))})
     stages = {level: backbone.last if level == POOL else level for level in levels}
     if config.density.per_location:
+        _check_uncropped(config)
         return stages
-    check_choices({"score.gradcam": (config.score.gradcam, ("density", "classifier"))})
     name = backbone.last if config.score.gradcam == "classifier" else stages[config.score.level]
     key, stride = "evaluate.crop" if config.evaluate.crop else "score.size", backbone.stages[name].stride
     if (side := config.evaluate.crop or config.score.size) <= stride:
@@ -307,6 +317,15 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
             "position for up to so many; choose a larger size"
         )
     return stages
+
+
+def _check_uncropped(config: ConfigDict) -> None:
+    """Refuses to cut images after densities were fitted for the places of whole ones."""
+    if config.evaluate.crop not in (0, config.score.size):
+        raise UserError(
+            f"config.evaluate.crop is {config.evaluate.crop}, but every place has a density of its own, fitted on "
+            "whole images; set config.evaluate.crop=0"
+        )
 
 
 def _check_places(density: Any, made: tuple[int, int], size: tuple[int, int]) -> None:
@@ -368,5 +387,7 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
             f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "
             "it from 1 to config.data.size"
         )
+    if settings.per_location:
+        _check_uncropped(config)
     _try_proxy(config.proxy.task, options_of(config.proxy, Options), settings.crop)
     return localize.grid_size((side, side), patch=settings.size, stride=settings.stride)

@@ -15,22 +15,21 @@ from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out
 
 
 class Scale(NamedTuple):
-    """How a variant scales the widths and depths of B0 (section 3.3), and the side in pixels of its images."""
+    """How a variant scales the widths and depths of B0 (section 3.3)."""
 
     width: float
     depth: float
-    pixels: int
 
 
 SCALES = {
-    "b0": Scale(1.0, 1.0, 224),
-    "b1": Scale(1.0, 1.1, 240),
-    "b2": Scale(1.1, 1.2, 260),
-    "b3": Scale(1.2, 1.4, 300),
-    "b4": Scale(1.4, 1.8, 380),
-    "b5": Scale(1.6, 2.2, 456),
-    "b6": Scale(1.8, 2.6, 528),
-    "b7": Scale(2.0, 3.1, 600),
+    "b0": Scale(1.0, 1.0),
+    "b1": Scale(1.0, 1.1),
+    "b2": Scale(1.1, 1.2),
+    "b3": Scale(1.2, 1.4),
+    "b4": Scale(1.4, 1.8),
+    "b5": Scale(1.6, 2.2),
+    "b6": Scale(1.8, 2.6),
+    "b7": Scale(2.0, 3.1),
 }
 
 
@@ -56,14 +55,9 @@ STAGES = (
 LEVELS = (*(f"level{i + 1}" for i in range(len(STAGES))), "top")
 
 
-def input_size(variant: str) -> int:
-    """The side in pixels of the images that a variant was scaled for and its published weights were trained with."""
-    return SCALES[variant].pixels
-
-
 def scaled_stages(variant: str) -> list[Stage]:
     """The seven stages of a variant: widths and depths scaled, depths rounded up."""
-    width, depth, _ = SCALES[variant]
+    width, depth = SCALES[variant]
     return [s._replace(features=scaled(s.features, width), blocks=math.ceil(s.blocks * depth)) for s in STAGES]
 
 
@@ -217,6 +211,15 @@ class EfficientNet(nn.Module):
         return found
 
 
+# Where the tensors of PyTorch's BatchNorm belong: the collection, and the name in it.
+NORM_NAMES = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+
+
 def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
     """Where each tensor of a Hugging Face ``EfficientNetModel`` belongs in the variables of `EfficientNet`.
 
@@ -233,7 +236,7 @@ def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
             names[f"{theirs}.bias"] = ("params", *ours, "bias")
 
     def norm(theirs: str, *ours: str) -> None:
-        for name, path in _NORM.items():
+        for name, path in NORM_NAMES.items():
             names[f"{theirs}.{name}"] = (path[0], *ours, path[1])
 
     conv("embeddings.convolution", "stem_conv")
@@ -252,14 +255,6 @@ def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
     conv("encoder.top_conv", "top_conv")
     norm("encoder.top_bn", "top_bn")
     return names
-
-
-_NORM = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
 
 
 def _blocks(variant: str) -> Iterator[tuple[str, int]]:

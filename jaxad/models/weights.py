@@ -8,6 +8,8 @@ one.
 
 import hashlib
 import importlib
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -50,12 +52,6 @@ _PREFIX = "efficientnet."  # before every name in a file that has a classifier t
 _IGNORED = ("fc.", "classifier.")
 _COUNTER = ".num_batches_tracked"
 _KERNEL = {"weight": ("params", "kernel")}
-_NORM = {
-    "weight": ("params", "scale"),
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
-}
 
 
 def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str = "") -> dict[str, Any]:
@@ -111,7 +107,7 @@ def _torchvision_names(resnet: ResNet) -> dict[str, tuple[str, ...]]:
     found = {}
 
     def layer(theirs: str, *ours: str) -> None:
-        leaves = _NORM if "bn" in ours[-1] else _KERNEL
+        leaves = efficientnet.NORM_NAMES if "bn" in ours[-1] else _KERNEL
         found.update({f"{theirs}.{name}": (kind, *ours, leaf) for name, (kind, leaf) in leaves.items()})
 
     layer("conv1", "conv1")
@@ -237,11 +233,13 @@ def _unreadable(path: Path, error: Exception) -> str:
         head = file.read(9)
     # A zip archive, as torch.save writes it, or a bare pickle, as it once did; safetensors has a brace behind 8 bytes.
     if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:] != b"{":
-        new = path.with_suffix(".safetensors").name
+        old, new = (json.dumps(name) for name in (path.name, path.with_suffix(".safetensors").name))
+        program = (
+            f'import safetensors.torch, torch; old = torch.load({old}, map_location="cpu", weights_only=True); '
+            f"safetensors.torch.save_file({{name: tensor.contiguous() for name, tensor in old.items()}}, {new})"
+        )
         return (
             f"{path} is a PyTorch pickle, which could execute anything when it is read; convert it where PyTorch "
-            f'and safetensors are installed: python3 -c "import safetensors.torch, torch; '
-            f"old = torch.load({path.name!r}, map_location='cpu', weights_only=True); "
-            f'safetensors.torch.save_file({{name: tensor.contiguous() for name, tensor in old.items()}}, {new!r})"'
+            f"and safetensors are installed: python3 -c {shlex.quote(program)}"
         )
     return f"{path} is no safetensors file or is damaged ({first_line(error)}); fetch it again"

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxad import config as configs
 from jaxad import density as densities
-from jaxad import localize, loop, methods, parallel, train, training
+from jaxad import evaluate, localize, loop, methods, parallel, train, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
 from jaxad.log import Log
@@ -59,13 +59,17 @@ def small():
         yield
 
 
+FLAGS = {
+    "data.size": 32, "model.head_width": 8, "model.head_depth": 1, "batch": 8, "model.backbone": "resnet18",
+    "model.stochastic_depth": 0.0, "density.levels": "pool, early", "epochs": 4, "optim.head_epochs": 2,
+    "steps_per_epoch": 3, "checkpoint.every_steps": 1, "checkpoint.keep": 20, "log_every": 1, "evaluate.batch": 4,
+    "optim.learning_rate": 0.01, "data.holdout": 0.0,
+}  # fmt: skip
+
+
 def config_of(root="", **changes):
-    given = {"data__root": root, "data__size": 32, "model__head_width": 8, "model__head_depth": 1, "batch": 8}
-    given |= {"model__backbone": "resnet18", "model__stochastic_depth": 0.0}
-    given |= {"density__levels": "pool,early", "epochs": 4, "optim__head_epochs": 2, "steps_per_epoch": 3}
-    given |= {"checkpoint__every_steps": 1, "checkpoint__keep": 20, "log_every": 1, "evaluate__batch": 4}
-    given |= {"optim__learning_rate": 0.01, "data__holdout": 0.0} | changes
-    return configs.load(f"{FINETUNE}:texture", {key.replace("__", "."): str(value) for key, value in given.items()})
+    given = FLAGS | {"data.root": root} | {key.replace("__", "."): value for key, value in changes.items()}
+    return configs.load(f"{FINETUNE}:texture", {key: str(value) for key, value in given.items()})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_training_starts_from_the_published_weights(root):
     start, _ = states_of(root, root)
     shapes = {"params": start.params["encoder"], "batch_stats": start.batch_stats["encoder"]}
     assert_same(shapes, published("", shapes, model="resnet18"))
-    drawn = methods.create(config_of(root, model__weights="", optim__head_epochs=0))
+    drawn = methods.create(config_of(root, model__weights="", optim__head_epochs=0, model__frozen_norm="false"))
     drawn = drawn.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
     jax.tree.map(close, start.params["head"], drawn["params"]["head"])
@@ -172,6 +176,40 @@ def test_a_first_phase_that_is_all_is_refused(root, tmp_path):
     with pytest.raises(UserError, match=r"^config.optim.head_epochs is 4; it must be smaller than config.epochs=4$"):
         loop.train(config_of(root, optim__head_epochs=4), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_seeds_as_one_program_are_fine_tuned_alike(complete, root, tmp_path):
+    """The command of the sweep: encoders as they were published after the first phase, and the ends of each alone."""
+    flags = ["--config", f"{FINETUNE}:texture", *(f"--config.{key}={value}" for key, value in FLAGS.items())]
+    argvs = [
+        [*flags, f"--config.data.root={root}", f"--config.seed={n}", f"--workdir={tmp_path / str(n)}"] for n in (0, 1)
+    ]
+    assert train.together(argvs)
+    start, states = states_of(tmp_path / "0", root, HEAD_STEPS, STEPS)
+    assert_same(states[0].params["encoder"], start.params["encoder"])
+    assert_same(states[0].batch_stats["encoder"], start.batch_stats["encoder"])
+    _, [expected] = states_of(complete, root, STEPS)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-3), states[1].params, expected.params)
+    results = [json.loads((tmp_path / str(n) / "results.json").read_text()) for n in (0, 1)]
+    assert [row["seed"] for row in results] == [0, 1] and "--config.seed=1 --workdir=" in results[1]["command"]
+
+
+def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, capsys):
+    """A training resumes, and a detector scores, where the published file cannot be had."""
+
+    def stopping(self, step, metrics):
+        add(self, step, metrics)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    add, config = Log.add, config_of(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "add", stopping)
+        assert loop.train(config, tmp_path / "run") is None
+    monkeypatch.setattr(weights, "load", lambda *_, **__: pytest.fail("the file was read"))
+    assert loop.train(config, tmp_path / "run") is not None
+    assert "resuming at step 3 of 12" in capsys.readouterr().out
+    assert command(evaluate.main, "--workdir", tmp_path / "run", "--config.score.level=early") == 0
 
 
 def test_weights_that_cannot_be_used_claim_no_workdir(root, tmp_path, monkeypatch, capsys):
@@ -250,9 +288,9 @@ def test_a_defect_is_found_where_it_is():
 
 
 def test_a_published_network_needs_no_training(root, tmp_path, capsys):
-    """The command fits a density and evaluates; the weights are with the detector, the file is not needed any more."""
-    flags = {"data.root": root, "data.size": 32, "model.weights": "x", "density.levels": "pool,early"}
-    flags = [f"--config.{key}={value}" for key, value in flags.items()]
+    """The command fits a density and evaluates."""
+    given = {"data.root": root, "data.size": 32, "model.weights": "x", "density.levels": "pool,early"}
+    flags = [f"--config.{key}={value}" for key, value in given.items()]
     file = f"{ROOT}/experiments/resnet18_pretrained.py:texture"
     assert command(train.main, "--config", file, "--workdir", tmp_path / "run", *flags) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
