@@ -25,6 +25,7 @@ from jaxad.data.record import Source
 from jaxad.detector import Detector, fit_threshold
 from jaxad.errors import UserError
 from jaxad.log import Log, NoLog
+from jaxad.methods.method import Method
 from jaxad.training import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught
@@ -53,11 +54,11 @@ class _Run:
     """One seed of a training: its config, its workdir, its part of the images, and the detectors made of it.
 
     Raises:
-      UserError: The config or the data cannot be used.
+      UserError: There are too few images.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path, command: str, source: Source):
-        self.config, self.workdir, self.command, self.method = config, Path(workdir), command, methods.create(config)
+    def __init__(self, config: ConfigDict, method: Method, workdir: str | Path, command: str, source: Source):
+        self.config, self.method, self.workdir, self.command = config, method, Path(workdir), command
         self._source, self._scorer = source, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.least:
@@ -356,9 +357,10 @@ def train_seeds(
         raise ValueError("the configs differ in more than their seed")
     if len({Path(workdir).absolute() for workdir in workdirs}) < len(several):
         raise ValueError("two configs share a workdir")
+    made = [methods.create(config) for config in several]  # before the images are looked for
     source = data.load(several[0]).train
-    runs = [_Run(*given, source) for given in zip(several, workdirs, commands, strict=True)]
-    config, method = runs[0].config, runs[0].method
+    runs = [_Run(*given, source) for given in zip(several, made, workdirs, commands, strict=True)]
+    config, method = several[0], made[0]
     plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
     if method.start is not None and not all((run.workdir / "config.json").exists() for run in runs):
         # Weights that cannot be used are refused before anything is written.

@@ -257,11 +257,12 @@ def test_mistakes_are_one_sentence(root, capsys, given, words):
 
 
 def test_a_file_that_is_no_benchmark_is_refused(tmp_path, capsys):
-    for name, text in (("results.json", "{}"), ("list.json", "[]"), ("broken.json", "{"), ("missing.json", None)):
+    for name, text in (("results.json", "{}"), ("list.json", "[]"), ("broken.json", "{"), ("missing.json", None),
+                       ("columns.json", '{"columns": {}, "average": {}, "settings": {}}')):  # fmt: skip
         if text is not None:
             (tmp_path / name).write_text(text)
         said = refusal(capsys, report.main, tmp_path / name)
-        assert said.startswith(f"{tmp_path / name} is not what python -m jaxad.benchmark --output writes")
+        assert said.startswith(f"{tmp_path / name} is not what python -m jaxad.benchmark --output or ")
 
 
 def test_training_operations_do_not_depend_on_the_devices(root):
