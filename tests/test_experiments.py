@@ -155,7 +155,8 @@ def test_cutpastes_rows_differ_in_nothing_else(name):
     assert (config["experiment"], config["proxy.task"]) == (name, CUTPASTE_TASKS[name])
     changed = {key for key in config.keys() | base.keys() if config.get(key) != base.get(key)}
     allowed = {
-        "cutpaste_patch": {"proxy.side", "score.gradcam"} | {key for key in config if key.startswith("patch.")},
+        "cutpaste_patch": {"proxy.side", "score.gradcam", "score.level", "density.levels", "density.per_location"}
+        | {key for key in config if key.startswith("patch.")},
         "cutpaste_untrained": {"method", "epochs"},
     }
     assert changed <= {"experiment", "proxy.task"} | allowed.get(name, set())
@@ -170,6 +171,18 @@ def test_cutpaste_is_trained_as_appendix_a1_says():
     )  # fmt: skip
     assert (config.proxy.area, config.proxy.jitter, config.proxy.scar_angle) == ((0.02, 0.15), 0.1, 45)
     assert config.data.holdout == 0
+
+
+def test_efficientnet_is_fine_tuned_as_appendix_a4_says():
+    config = configs.load(f"{ROOT}/experiments/efficientnet_finetune.py:bottle")
+    assert config.model.backbone == "efficientnet_b4" and config.model.frozen_norm
+    assert config.batch * len(PROXIES[config.proxy.task]) == 24
+    assert (config.optim.head_epochs, config.epochs - config.optim.head_epochs) == (10, 64)
+    assert (config.optim.head_learning_rate, config.optim.learning_rate) == (0.03, 1e-4)
+    assert (config.optim.momentum, config.optim.l2, config.steps_per_epoch) == (0.9, 3e-5, 256)  # as Appendix A.1
+    pretrained = configs.load(f"{ROOT}/experiments/efficientnet_pretrained.py:bottle")
+    changed = {key for key, value in configs.flatten(pretrained).items() if value != configs.flatten(config)[key]}
+    assert changed == {"experiment", "method", "epochs", "optim.head_epochs"}
 
 
 def test_cutpastes_ablations_are_overrides_and_in_the_docstring():
