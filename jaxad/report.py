@@ -9,8 +9,9 @@ import argparse
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -306,15 +307,24 @@ def anomaly_table(runs: Sequence[dict]) -> tables.Table:
     return tables.Table(heads, rows, "ll" + "r" * (len(sets) + 4) + "llll", notes=[note])
 
 
-def _read_figures(path: str) -> dict:
-    """A file of `jaxad.benchmark`, or of `jaxad.synthetic_anomalies`, which has columns."""
-    try:
-        run = json.loads(Path(path).read_text(encoding="utf-8"))
-        (anomaly_table if "columns" in run else benchmark_table)([run])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
-        raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
-    return run
+def _table_of_files(paths: Sequence[str]) -> tables.Table:
+    """The table of files of `jaxad.benchmark`, or of `jaxad.synthetic_anomalies`, which have columns."""
+
+    def told(path: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
+            raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
+
+    runs = [told(path, lambda path=path: json.loads(Path(path).read_text(encoding="utf-8"))) for path in paths]
+    kinds = {anomaly_table if "columns" in run else benchmark_table for run in runs}
+    if len(kinds) > 1:
+        raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
+    table = kinds.pop()
+    for path, run in zip(paths, runs, strict=True):
+        told(path, lambda run=run: table([run]))
+    return table(runs)
 
 
 def insert(text: str, table: str, name: str, *, section: str = "results") -> str:
@@ -337,11 +347,7 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
         return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
     if layout != "flat":
         raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out")
-    figures = [_read_figures(path) for path in paths]
-    anomalies = ["columns" in run for run in figures]
-    if len(set(anomalies)) > 1:
-        raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
-    return [anomaly_table(figures) if anomalies[0] else benchmark_table(figures)]
+    return [_table_of_files(paths)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

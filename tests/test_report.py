@@ -622,5 +622,5 @@ def test_papers_layout_is_printed_and_written_as_a_page(tmp_path, capsys):
 
 
 def test_papers_layout_is_not_for_benchmarks():
-    with pytest.raises(UserError, match=r"b\.json is a benchmark's; --layout"):
+    with pytest.raises(UserError, match=r"b\.json is no workdir; --layout"):
         report.main(["b.json", "--layout", "paper"])
