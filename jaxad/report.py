@@ -11,7 +11,6 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -307,24 +306,16 @@ def anomaly_table(runs: Sequence[dict]) -> tables.Table:
     return tables.Table(heads, rows, "ll" + "r" * (len(sets) + 4) + "llll", notes=[note])
 
 
-def _table_of_files(paths: Sequence[str]) -> tables.Table:
-    """The table of files of `jaxad.benchmark`, or of `jaxad.synthetic_anomalies`, which have columns."""
-
-    def told(path: str, make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
-            raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
-
-    runs = [told(path, lambda path=path: json.loads(Path(path).read_text(encoding="utf-8"))) for path in paths]
-    kinds = {anomaly_table if "columns" in run else benchmark_table for run in runs}
-    if len(kinds) > 1:
-        raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
-    table = kinds.pop()
-    for path, run in zip(paths, runs, strict=True):
-        told(path, lambda run=run: table([run]))
-    return table(runs)
+def _read_figures(path: str) -> tuple[Callable[[Sequence[dict]], tables.Table], dict]:
+    """What makes the table of a file of `jaxad.benchmark` or `jaxad.synthetic_anomalies`, and what the file holds."""
+    try:
+        held = json.loads(Path(path).read_text(encoding="utf-8"))
+        make = anomaly_table if "columns" in held else benchmark_table
+        make([held])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
+        raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
+    return make, held
 
 
 def insert(text: str, table: str, name: str, *, section: str = "results") -> str:
@@ -347,7 +338,10 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
         return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
     if layout != "flat":
         raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out")
-    return [_table_of_files(paths)]
+    makes, held = zip(*map(_read_figures, paths), strict=True)
+    if len(set(makes)) > 1:
+        raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
+    return [makes[0](held)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

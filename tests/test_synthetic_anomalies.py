@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
+from jaxad import benchmark, published, report, train
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import published, report, train
 from jaxad import synthetic_anomalies as anomalies
 from jaxad.augment import shapes
 from jaxad.data.record import Record
@@ -332,7 +332,10 @@ def test_an_experiment_of_another_kind_is_refused(done, capsys):
 
 
 def test_files_of_two_commands_make_no_table(done, tmp_path, capsys):
-    (tmp_path / "benchmark.json").write_text(json.dumps({"figures": {}, "memory": {}, "command": ""}))
+    timed = {"inference": benchmark.figure([0.5], [1e9], images=4, operations=None)}
+    other = {"figures": timed, "config": {"score": {"size": 64}}, "memory": {"peak": {"bytes": 1, "of": "process"}}}
+    other |= dict.fromkeys(("device", "dtype", "date", "commit", "command", "experiment", "category"), "x")
+    (tmp_path / "benchmark.json").write_text(json.dumps(other | {"compile_s": {}}))
     said = refusal(capsys, report.main, done / "one" / anomalies.FILE, tmp_path / "benchmark.json")
     assert said.endswith("are files of two commands; make a table of each command's alone")
     (tmp_path / "broken.json").write_text('{"columns": {}}')
