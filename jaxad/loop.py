@@ -287,12 +287,16 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
                 with jax.transfer_guard("allow"):  # both copy the state to the host on purpose
                     if due:
                         keeper.save(done, state)
-                    if stop and done < plan.steps:
-                        print(f"stopped at step {done} of {plan.steps}; the same command resumes there")
-                        return None
-                    if measured:
+                    if measured and not stop:
                         keeper.measure(done, state)
                 keeper.settle()
+                if stop:
+                    break
+            else:  # it may have come while nothing was left to do
+                stop = stopping()
+        if stop:
+            print(f"stopped at step {done} of {plan.steps}; the same command resumes there")
+            return None
     return [_variables(own) for own in training.unpack(state, len(runs))]
 
 

@@ -296,8 +296,9 @@ def anomaly_table(runs: Sequence[dict]) -> tables.Table:
     for entry in runs:
         values = [entry["columns"][name]["image_auroc"] for name in sets] + list(entry["average"].values())
         known = [str(entry[key] or "n/a") for key in ("device", "date", "commit")]
+        model = ", ".join(dict.fromkeys([entry["experiment"], entry["task"]]))
         rows.append([
-            f"{entry['experiment']}, {entry['task']}", entry["category"], *(f"{100 * value:.1f}" for value in values),
+            model, entry["category"], *(f"{100 * value:.1f}" for value in values),
             str(entry["images"]), str(entry["config"].get("epochs") or "–"), *known, _commands(entry),
         ])  # fmt: skip
     digits = {"digits": "scikit-learn's digits where the paper has MNIST", "mnist": "MNIST"}

@@ -221,7 +221,7 @@ def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> 
     made = make(good, given, seed=settings.seed, crop=config.evaluate.crop)
     results = {
         "experiment": config.experiment,
-        "task": config.proxy.task if "proxy" in config and config.epochs else config.method,
+        "task": config.proxy.task if "proxy" in config and config.epochs else "no training",
         "category": evaluate.category_of(config),
         "seed": config.seed,
         **measure(found, [*good, *made]),

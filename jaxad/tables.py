@@ -257,7 +257,7 @@ def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str
     heads, own, sources = ["category"], [], []
     for title, groups in named.items():
         measured = {row: measure(group, metric) for row, group in groups.items()}
-        experiment = str(next(iter(groups.values()))[0]["experiment"])
+        experiment = _published_name(next(iter(groups.values()))[0])
         cells = [_category_cells(measured, experiment, metric, row) for row in order]
         cells += [_average_cells(measured, experiment, metric, scope) for scope in scopes]
         cells += [_category_cells(measured, experiment, metric, row) for row in others]
@@ -279,6 +279,13 @@ def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str
         for row, cell in zip(rows, cells, strict=True):
             row += cell[:width]
     return Table(heads, rows, "l" + "r" * (len(heads) - 1), METRICS[metric], [*_notes(rows, own, metric), *sources])
+
+
+def _published_name(entry: dict) -> str:
+    """What published.json calls a run: features of another level have a column of their own."""
+    experiment = str(entry["experiment"])
+    own = f"{experiment}, score.level={entry['config'].get('score', {}).get('level')}"
+    return own if any(own in column.experiments for column in published.columns()) else experiment
 
 
 def _category_cells(measured: Mapping[str, Measured | None], experiment: str, metric: str, row: str) -> list[str]:

@@ -93,6 +93,13 @@ def interrupt(monkeypatch, step: int, act) -> None:
     monkeypatch.setattr(Log, "add", watching)
 
 
+def interrupted(monkeypatch, step: int, run):
+    """What `run` says where SIGTERM comes when that step is logged."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        return run()
+
+
 def fail() -> None:
     raise RuntimeError("power cut")
 
@@ -228,6 +235,19 @@ def test_sigterm_saves_and_the_same_call_resumes(complete, config_of, tmp_path, 
     assert_ends_as(complete, tmp_path / "run")
 
 
+@pytest.mark.parametrize("step", [STEPS - 1, STEPS])
+def test_sigterm_after_the_last_step_stops_before_the_rest(
+    complete, config_of, tmp_path, monkeypatch, capsys, step
+) -> None:
+    """The last step is under way, or has just been logged; the same call then fits the density and no weights."""
+    assert interrupted(monkeypatch, step, lambda: loop.train(config_of(), tmp_path / "run")) is None
+    assert "stopped at step 8 of 8; the same command resumes there" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "detector.json").exists()
+    assert loop.train(config_of(), tmp_path / "run") is not None
+    assert "resuming at step 8 of 8" in capsys.readouterr().out
+    assert_ends_as(complete, tmp_path / "run")
+
+
 def test_crash_resumes_from_the_last_checkpoint_and_logs_no_step_twice(
     complete, config_of, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -296,13 +316,6 @@ def assert_is(workdir: Path, one: Path) -> None:
     for name in ("samples.png", "config.json", "synthetic.json", "detector.sha256", "provenance.json"):
         assert (workdir / name).exists(), name
     assert (workdir / "samples.png").read_bytes() == (one / "samples.png").read_bytes()
-
-
-def interrupted(monkeypatch, step: int, run):
-    """What `run` says where SIGTERM comes when that step is logged."""
-    with monkeypatch.context() as patch:
-        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        return run()
 
 
 def test_seeds_as_one_program_are_the_separate_trainings(alone, config_of, tmp_path, capsys) -> None:

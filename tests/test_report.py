@@ -494,11 +494,11 @@ def regenerate_anomalies(section):
         values, (images, epochs, device, date, commit, typed) = [float(cell) / 100 for cell in cells[:9]], cells[9:]
         train, measured = re.fullmatch(r"`(python -m jaxad\.train .*)`, then `(.*)`", typed).groups()
         assert np.mean(values[:7]) == pytest.approx(values[7], abs=0.0011)
-        experiment, task = model.split(", ")
+        experiment, _, task = model.partition(", ")
         digits = "mnist" if "--config.digits=mnist" in measured else "digits"
         runs.append({
-            "experiment": experiment, "task": task, "category": category, "images": images, "device": device,
-            "columns": {name: {"image_auroc": v} for name, v in zip(sets, values, strict=False)},
+            "experiment": experiment, "task": task or experiment, "category": category, "images": images,
+            "device": device, "columns": {name: {"image_auroc": v} for name, v in zip(sets, values, strict=False)},
             "average": {"image_auroc": values[7], "pixel_auroc": values[8]}, "settings": {"digits": digits},
             "config": {} if epochs == "–" else {"epochs": int(epochs)}, "date": date, "commit": commit,
             "command": train, "evaluated": {"command": measured},

@@ -156,6 +156,19 @@ def test_all_categories_and_averages_beside_the_papers(tmp_path):
     assert "divided by its root" in "".join(image.notes) and "Table 8" in "".join(aupro.notes)
 
 
+def test_features_of_another_level_have_a_published_column_of_their_own(tmp_path):
+    for level in ("pool", "level7"):
+        evaluated = f"python -m jaxad.evaluate --config.score.level={level}"
+        write(tmp_path / level, experiment="efficientnet_pretrained", command=evaluated, score={"level": level})
+    image, *_ = paper(tmp_path)
+    image = paper(tmp_path)[image]
+    assert [head for head in image.heads if head.startswith("eff")] == [
+        "efficientnet_pretrained, score.level=level7 (1 run)", "efficientnet_pretrained, score.level=pool (1 run)",
+    ]  # fmt: skip
+    assert rows(image)["bottle"][1::4] == ["100.0", "99.8"]
+    assert "Level-7, Pretrain" in "".join(image.notes) and "Pool, Pretrain" in "".join(image.notes)
+
+
 def test_columns_beside_each_other_and_averages_over_what_is_there(tmp_path):
     for category in ("bottle", "cable", "wood"):
         write(tmp_path / category, category=category, counts=SIZES[category])

@@ -303,7 +303,11 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
     known = (POOL, *backbone.stages)
     levels = [level.strip() for level in config.density.levels.split(",")]
     check_choices({"density.levels": (next((level for level in levels if level not in known), levels[0]), known)})
-    check_choices({"score.level": (config.score.level, levels)})
+    if config.score.level not in levels:
+        raise UserError(
+            f"config.score.level {config.score.level!r} is none that a density is fitted on, which are "
+            f"config.density.levels={config.density.levels}"
+        )
     check_choices({"score.gradcam": (config.score.gradcam, ("density", "classifier"))})
     stages = {level: backbone.last if level == POOL else level for level in levels}
     if config.density.per_location:

@@ -168,8 +168,8 @@ def _fetch(source: str, repository: str, revision: str) -> Path:
             return Path(hub.hf_hub_download(repository, FILE, revision=revision))
     except errors.LocalEntryNotFoundError as error:
         raise UserError(
-            f"{source} is not in the hub's cache and the hub cannot be reached; fetch {FILE} where there is a network "
-            f"and give its path"
+            f"{source} is not in the hub's cache and the hub cannot be reached; fetch "
+            f"{hub.hf_hub_url(repository, FILE, revision=revision)} where there is a network and give the file's path"
         ) from error
     except errors.EntryNotFoundError as error:
         raise UserError(

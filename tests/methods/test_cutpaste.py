@@ -372,7 +372,7 @@ def test_densities_of_places_are_for_images_of_their_size(small):
     (WHOLE, {"density__per_location": "true", "score__gradcam": "x"}, "config.score.gradcam must be one of density"),
     (PATCH, {"patch__per_location": "true", "evaluate__crop": 40}, "config.evaluate.crop is 40, but every place has a"),
     (WHOLE, {"density__levels": "pool,layer5"}, "config.density.levels must be one of pool, stem, layer1, "),
-    (WHOLE, {"score__level": "layer3"}, "config.score.level must be one of pool, not 'layer3'"),
+    (WHOLE, {"score__level": "layer3"}, "config.score.level 'layer3' is none that a density is fitted on, which are"),
     (WHOLE, {"score__size": 32}, "config.score.size is 32, but GradCAM needs more than 32 pixels"),
     (WHOLE, {"evaluate__crop": 32}, "config.evaluate.crop is 32, but GradCAM needs more than 32 pixels"),
     (WHOLE, {"epochs": 0}, "config.epochs must be at least 1 for cutpaste, not 0"),

@@ -392,6 +392,10 @@ class Hub:
         return found
 
 
+    def hf_hub_url(self, repository, file, *, revision):
+        return f"url of {file} in {repository} at {revision}"
+
+
 @pytest.fixture
 def hub(monkeypatch):
     made, errors = Hub(), types.SimpleNamespace(EntryNotFoundError=NoEntry, LocalEntryNotFoundError=NoLocalEntry)
@@ -436,7 +440,8 @@ def test_from_the_hub_nothing_is_loaded_unchecked(hub, resnet18):
 
 
 @pytest.mark.parametrize(("error", "sentence"), [
-    (NoLocalEntry("no network"), "hf:a/b is not in the hub's cache and the hub cannot be reached; fetch model"),
+    (NoLocalEntry("no network"), "hf:a/b is not in the hub's cache and the hub cannot be reached; fetch url of "
+                                "model.safetensors in a/b at main where there is a network"),
     (NoEntry("404"), "hf:a/b has no model.safetensors at revision main; name one that has (hf:a/b@REVISION, where"),
     (ValueError("Repo id must be\nlike this"), "hf:a/b cannot be fetched (Repo id must be); correct it, or give"),
 ], ids=["offline", "no such file", "name"])  # fmt: skip
