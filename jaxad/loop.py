@@ -87,7 +87,7 @@ class _Run:
     def abstract(self, plan: Plan, images: pipeline.Images) -> TrainState:
         """Shapes and shardings of the state, for which neither weights are read nor any are drawn."""
         [image] = self._first(images, 1)["image"]
-        return training.abstract_state(self.method, plan, image)
+        return training.abstract_state(self.method, plan.optimizer, image, plan.mesh)
 
     def show(self, images: pipeline.Images) -> None:
         """Writes a picture of what is taught, for the user to see."""

@@ -136,21 +136,18 @@ def make_step(
 
 def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
     """A fresh state for images like `image`, (h, w, c)."""
-    variables = begin(jax.random.key(seed), method, image)
+    return _state(begin(jax.random.key(seed), method, image), optimizer)
+
+
+def _state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     params = variables["params"]
     return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
-def abstract_state(method: Method, plan: "Plan", image: np.ndarray) -> TrainState:
+def abstract_state(method: Method, optimizer, image: np.ndarray, mesh: jax.sharding.Mesh) -> TrainState:
     """What `init_state` makes, and `parallel.replicate` puts on the devices, as ``jax.ShapeDtypeStruct``."""
-
-    def make(key, image):
-        variables = method.init(key, image)
-        params = variables["params"]
-        return TrainState(jnp.int32(0), params, variables.get("batch_stats", {}), plan.optimizer.init(params))
-
-    shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), parallel.replicated(plan.mesh)
-    made = jax.eval_shape(make, jax.random.key(0), shape)
+    shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), parallel.replicated(mesh)
+    made = jax.eval_shape(lambda *given: _state(method.init(*given), optimizer), jax.random.key(0), shape)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), made)
 
 

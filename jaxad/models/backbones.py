@@ -64,8 +64,10 @@ def _efficientnet(variant: str) -> Backbone:
 
 def _first_of_efficientnet(stage: str, side: int) -> int:
     """TensorFlow pads a convolution of stride 2 by less before the image than after it where the sizes ask for it."""
-    first, stride, convolutions = 0, 1, [("stem", 3, 2), *zip(efficientnet.LEVELS, *_sizes(), strict=False)]
-    for name, size, step in convolutions:
+    first, stride = 0, 1
+    rows = zip(efficientnet.LEVELS, efficientnet.STAGES, strict=False)  # all blocks but a stage's first have stride 1
+    strided = [(level, row.size, row.stride) for level, row in rows]
+    for name, size, step in [("stem", 3, 2), *strided]:
         cells = -(-side // step)
         before = max((cells - 1) * step + size - side, 0) // 2
         first += stride * ((size - 1) // 2 - before)
@@ -73,11 +75,6 @@ def _first_of_efficientnet(stage: str, side: int) -> int:
         if name == stage:
             break
     return first
-
-
-def _sizes() -> tuple[list[int], list[int]]:
-    """The size and the stride of the first depthwise convolution of every stage; the others have stride 1."""
-    return [stage.size for stage in efficientnet.STAGES], [stage.stride for stage in efficientnet.STAGES]
 
 
 BACKBONES = {
