@@ -258,7 +258,7 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
     with _Keeper(runs) as keeper, _stop_on_sigterm() as stopping:
         done, state = keeper.begin(plan, images)
         if done < plan.steps:
-            _record(runs)
+            _record(runs, start=not done)
             if not done:
                 for run in runs:
                     run.show(images)
@@ -300,10 +300,13 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
     return [_variables(own) for own in training.unpack(state, len(runs))]
 
 
-def _record(runs: Sequence[_Run]) -> None:
-    """Keeps the command and the machine with every run."""
+def _record(runs: Sequence[_Run], *, start: bool) -> None:
+    """Keeps the command and the machine with every run, and at its start the hashes of the files that it reads."""
+    more = {"seeds_as_one_program": [run.config.seed for run in runs]} if len(runs) > 1 else {}
+    if start and runs[0].method.files is not None:
+        more["sha256"] = runs[0].method.files()
     for run in runs:
-        provenance.record(run.workdir, run.command, together=[each.config.seed for each in runs])
+        provenance.record(run.workdir, run.command, **more)
 
 
 def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
@@ -376,7 +379,7 @@ def train_seeds(
     parallel.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:
-        _record(runs)
+        _record(runs, start=True)
     else:
         if config.synthetic_every and not len(runs[0].held):
             print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")

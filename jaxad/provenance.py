@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import hosts, parallel
@@ -50,17 +49,16 @@ def collect() -> dict:
     }
 
 
-def record(workdir: Path, command: str, *, together: Sequence[int] = ()) -> None:
+def record(workdir: Path, command: str, **more: object) -> None:
     """Adds a row to ``provenance.json``: what makes the weights of a workdir from now on. A resumed run has several.
 
     Args:
       workdir: The workdir.
       command: What the user typed.
-      together: All seeds that are trained as one program, where there are several.
+      more: What else there is to say.
     """
     if not hosts.lead():
         return
-    more = {"seeds_as_one_program": list(together)} if len(together) > 1 else {}
     rows = [*recorded(workdir), {"command": command, **more, **collect()}]
     (workdir / "provenance.json").write_text(json.dumps(rows, indent=1) + "\n")
 

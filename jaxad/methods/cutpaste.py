@@ -138,17 +138,17 @@ def _groups(params: Any, *, frozen_norm: bool) -> Any:
 
 
 def _published(config: ConfigDict) -> dict[str, Callable]:
-    """What every record has of ``config.model.weights``: how they are put in place."""
-    settings = config.model
-    if not settings.weights:
+    """What every record has of ``config.model.weights``: how they are put in place, and what they are."""
+    settings, source = config.model, config.model.weights
+    if not source:
         return {}
 
     def start(variables):
         encoder = {name: tree["encoder"] for name, tree in variables.items()}
-        encoder = weights.load(settings.weights, encoder, model=settings.backbone, sha256=settings.sha256)
+        encoder = weights.load(source, encoder, model=settings.backbone, sha256=settings.sha256)
         return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
 
-    return {"start": start}
+    return {"start": start, "files": lambda: {source: weights.find(source, sha256=settings.sha256)[1]}}
 
 
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:

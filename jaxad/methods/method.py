@@ -54,6 +54,7 @@ class Method(NamedTuple):
       least: How many good images `fit` needs.
       start: ``shapes -> variables``, which puts published weights in the place of some of the variables that `init`
         would draw, given as ``jax.ShapeDtypeStruct``. None where training starts from what is drawn.
+      files: ``() -> {source: SHA-256}``, of the files that `start` reads, for the records. None where it reads none.
       groups: ``params -> labels``, a pytree of the same structure that says of each parameter whether it is ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. None
         where all are trained alike.
@@ -71,6 +72,7 @@ class Method(NamedTuple):
     warn: Callable[[dict[str, float]], str | None] | None = None
     least: int = 1
     start: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    files: Callable[[], dict[str, str]] | None = None
     groups: Callable[[Any], Any] | None = None
 
 

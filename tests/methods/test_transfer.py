@@ -56,6 +56,7 @@ def small():
         patch.setitem(BACKBONES, "resnet18", Backbone(TwoStages, stages, lambda stage, side: 0))
         patch.setattr(parallel, "compiled", quick_compiled)
         patch.setattr(weights, "load", published)
+        patch.setattr(weights, "find", lambda source, *, sha256: (source, f"hash of {source}"))
         yield
 
 
@@ -206,9 +207,12 @@ def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(Log, "add", stopping)
         assert loop.train(config, tmp_path / "run") is None
-    monkeypatch.setattr(weights, "load", lambda *_, **__: pytest.fail("the file was read"))
+    for name in ("load", "find"):
+        monkeypatch.setattr(weights, name, lambda *_, **__: pytest.fail("the file was read"))
     assert loop.train(config, tmp_path / "run") is not None
     assert "resuming at step 3 of 12" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert [row.get("sha256") for row in rows] == [{config.model.weights: f"hash of {config.model.weights}"}, None]
     assert command(evaluate.main, "--workdir", tmp_path / "run", "--config.score.level=early") == 0
 
 
@@ -294,6 +298,7 @@ def test_a_published_network_needs_no_training(root, tmp_path, capsys):
     file = f"{ROOT}/experiments/resnet18_pretrained.py:texture"
     assert command(train.main, "--config", file, "--workdir", tmp_path / "run", *flags) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["trained"][0]["sha256"] == {"x": "hash of x"}
     assert results["experiment"] == "resnet18_pretrained" and results["image"]["auroc"] is not None
 
 
