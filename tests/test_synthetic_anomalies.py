@@ -238,7 +238,7 @@ def test_results_say_where_they_come_from(done):
     assert found["columns"] == other["columns"]
     assert found["settings"] == json.loads(settings_of(seed="7").to_json())
     assert (found["experiment"], found["task"], found["category"], found["seed"]) == (
-        "baseline_mean", "baseline_mean", "nut", 0,
+        "baseline_mean", "no training", "nut", 0,
     )  # fmt: skip
     assert found["command"].startswith("python -m jaxad.train --config ")
     assert found["evaluated"]["command"] == (
@@ -267,7 +267,7 @@ def test_the_command_prints_the_reports_table(done, tmp_path, capsys):
     assert cutpaste.startswith("| CutPaste, published | not stated | 96.1 |") and "| 99.0 | 98.3 | –" in cutpaste
     values = [row["image_auroc"] for row in read(done / "one")["columns"].values()]
     assert one == two and " | ".join(f"{100 * value:.1f}" for value in values) in one
-    assert one.startswith("| baseline_mean, baseline_mean | nut |") and str(done) not in one
+    assert one.startswith("| baseline_mean, no training | nut |") and str(done) not in one
     typed = "python -m jaxad.synthetic_anomalies --config experiments/synthetic_anomalies.py --config.seed=7"
     assert f", then `{typed}` |" in one
     assert "Digit: scikit-learn's digits where the paper has MNIST." in note
