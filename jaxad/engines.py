@@ -71,7 +71,7 @@ def execute(*runs: Run) -> bool:
     # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
     argvs = [[*run.arguments, "--processes=1", "--workdir", str(run.workdir)] for run in runs]
     try:
-        if not (train.main(*argvs) if len(runs) == 1 else train.together(argvs)):
+        if not train.together(argvs):
             return False
         if any(run.results() is None for run in runs):
             raise UserError("there are no test images, so the run has no place in a table of results")
@@ -89,29 +89,17 @@ def execute(*runs: Run) -> bool:
     return True
 
 
-def one_by_one(runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs one after the other in this process.
+def in_this_process(runs: Sequence[Run], *, vmap_seeds: bool) -> Iterator[Run]:
+    """Runs one after the other in this process; with `vmap_seeds` those that differ in their seed alone as one program.
 
     Raises:
       KeyboardInterrupt: SIGTERM stopped a training.
     """
-    for run in runs:
-        if not execute(run):
+    for _, program in itertools.groupby(runs, key=lambda run: run.workdir.parent if vmap_seeds else run.workdir):
+        program = list(program)
+        if not execute(*program):
             raise KeyboardInterrupt
-        yield run
-
-
-def seeds_together(runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs in this process, those that differ in nothing but their seed as one program.
-
-    Raises:
-      KeyboardInterrupt: SIGTERM stopped a training.
-    """
-    for _, seeds in itertools.groupby(runs, key=lambda run: run.workdir.parent):
-        seeds = list(seeds)
-        if not execute(*seeds):
-            raise KeyboardInterrupt
-        yield from seeds
+        yield from program
 
 
 def side_by_side(runs: Sequence[Run], *, processes: int) -> Iterator[Run]:

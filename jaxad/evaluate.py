@@ -114,15 +114,20 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
     results["synthetic"] = synthetic.read(workdir, found.config)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
-    results |= _origin([workdir], found.config, command=command, start=start)
+    results |= origin([workdir], found.config, command=command) | _wall_time([workdir], start=start)
     _write(workdir, results, scores, read_history(workdir), found)
     print(f"{summary(results)}\nreport: {workdir / 'report.html'}")
     return results
 
 
-def _origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None, start: float) -> dict:
-    """The part of results.json that says where the numbers come from; `start` is the evaluation's on the clock."""
-    histories = [read_history(workdir) for workdir in workdirs]
+def origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None) -> dict:
+    """The part of a file of results that says where the numbers come from.
+
+    Args:
+      workdirs: Where the detectors were trained.
+      config: What the first is used with.
+      command: What makes the numbers of the detectors; None where the training command alone does.
+    """
     recorded = [provenance.recorded(workdir) for workdir in workdirs]
     made, now = [row for rows in recorded for row in rows], provenance.collect()
     return {
@@ -136,11 +141,18 @@ def _origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None
         "device": provenance.every(made, "device"),
         "date": now["date"],
         "versions": now["versions"],
+        "config": json.loads(config.to_json()),
+    }
+
+
+def _wall_time(workdirs: Sequence[Path], *, start: float) -> dict:
+    """The part of results.json that says how long it took; `start` is the evaluation's on the clock."""
+    histories = [read_history(workdir) for workdir in workdirs]
+    return {
         "wall_time_s": {
             "train": sum(rows[-1]["seconds"] for rows in histories) if all(histories) else None,
             "evaluate": time.perf_counter() - start,
-        },
-        "config": json.loads(config.to_json()),
+        }
     }
 
 
@@ -178,7 +190,7 @@ def evaluate_ensemble(
     results["synthetic"] = synthetic.unknown("measured of each member alone, at the end of its training")
     typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
     command = provenance.command("jaxad.evaluate", typed + [f"--config.{k}={v}" for k, v in (overrides or {}).items()])
-    results |= _origin(workdirs, settings[0], command=command, start=start)
+    results |= origin(workdirs, settings[0], command=command) | _wall_time(workdirs, start=start)
     experiments = " + ".join(dict.fromkeys(row["experiment"] for row in members))
     results["experiment"] = f"{experiments}, ensemble of {len(members)}"
     results["seed"] = ", ".join(str(row["seed"]) for row in members)

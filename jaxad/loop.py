@@ -164,17 +164,14 @@ class _Keeper:
             Checkpoints(run.workdir / "checkpoints", keep=max(run.config.checkpoint.keep, least)) for run in runs
         ]
         self._logs: list[Log | NoLog] = []
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "_Keeper":
-        with contextlib.ExitStack() as stack:
-            for checkpoints in self._checkpoints:
-                stack.enter_context(checkpoints)
-            self._open = stack.pop_all()
+        for checkpoints in self._checkpoints:
+            self._open.enter_context(checkpoints)
         return self
 
     def __exit__(self, *error) -> None:
-        for log in self._logs:
-            log.close()
         self._open.__exit__(*error)
 
     def begin(self, plan: Plan, images: pipeline.Images) -> tuple[int, TrainState]:
@@ -198,7 +195,8 @@ class _Keeper:
         """Begins to log the steps after `start`."""
         several = len(self._runs) > 1
         for run in self._runs:
-            self._logs.append(run.open_log(plan, start=start, name=f"seed {run.config.seed}: " if several else ""))
+            log = run.open_log(plan, start=start, name=f"seed {run.config.seed}: " if several else "")
+            self._logs.append(self._open.enter_context(contextlib.closing(log)))
 
     def log(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches and logs the metrics of the steps of a call that ended with step `done`."""

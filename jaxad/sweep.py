@@ -216,7 +216,7 @@ def _engine(flags: argparse.Namespace) -> Callable[[Sequence[Run]], Iterator[Run
     if flags.vmap_seeds and flags.processes is not None:
         raise UserError("--vmap_seeds is one program in this process; leave out --processes")
     if flags.processes is None:
-        return engines.seeds_together if flags.vmap_seeds else engines.one_by_one
+        return functools.partial(engines.in_this_process, vmap_seeds=flags.vmap_seeds)
     return functools.partial(engines.side_by_side, processes=_number("--processes", flags.processes, whole=True))
 
 

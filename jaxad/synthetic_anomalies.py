@@ -216,24 +216,14 @@ def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> 
       UserError: The detector cannot be loaded, or its test set has no good images.
     """
     found = detector.load(workdir, {"data.root": settings.data_root} if settings.data_root else None)
-    config, now, trained = found.config, provenance.collect(), provenance.recorded(workdir)
+    config = found.config
     good = good_images(config, workdir)
     made = make(good, given, seed=settings.seed, crop=config.evaluate.crop)
     results = {
-        "experiment": config.experiment,
         "task": config.proxy.task if "proxy" in config and config.epochs else "no training",
-        "category": evaluate.category_of(config),
-        "seed": config.seed,
         **measure(found, [*good, *made]),
         "settings": json.loads(settings.to_json()),
-        "command": trained[-1]["command"] if trained else None,
-        "trained": trained,
-        "evaluated": {"command": command, **now},
-        "commit": provenance.every(trained, "commit"),
-        "device": provenance.every(trained, "device"),
-        "date": now["date"],
-        "versions": now["versions"],
-        "config": json.loads(config.to_json()),
+        **evaluate.origin([workdir], config, command=command),
     }
     samples.write(workdir / PICTURE, picture(made))
     configs.write_json(workdir / FILE, results)

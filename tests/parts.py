@@ -1,5 +1,7 @@
 """A tiny data set of parts in the MVTec AD layout, and the commands run on it inside this process."""
 
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jaxad import errors, parallel, training
+from jaxad.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = f"{ROOT}/experiments/baseline_mean.py"
@@ -92,3 +95,22 @@ def sentence(status: int, stderr: str, stdout: str = "") -> str:
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and stderr.rstrip().endswith(lines[0]), stderr
     return lines[0].removeprefix("error: ")
+
+
+def interrupt(monkeypatch, step: int, act) -> None:
+    """Calls `act` when that step's metrics are logged."""
+    add = Log.add
+
+    def watching(self, number, metrics):
+        add(self, number, metrics)
+        if number == step:
+            act()
+
+    monkeypatch.setattr(Log, "add", watching)
+
+
+def interrupted(monkeypatch, step: int, run):
+    """What `run` says where SIGTERM comes when that step is logged."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        return run()

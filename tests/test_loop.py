@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -20,9 +19,9 @@ from jaxad import data, detector, loop, methods, parallel, synthetic, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import demo, pipeline
 from jaxad.errors import UserError
-from jaxad.log import Log, read_history
+from jaxad.log import read_history
 from tests import tiny
-from tests.parts import NSA, write
+from tests.parts import NSA, interrupt, interrupted, write
 
 IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2 steps an epoch
 
@@ -79,25 +78,6 @@ def assert_ends_as(complete: Path, workdir: Path) -> None:
     expected, found = read_history(complete), read_history(workdir)
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     assert [row["loss"] for row in found] == [row["loss"] for row in expected]
-
-
-def interrupt(monkeypatch, step: int, act) -> None:
-    """Calls `act` when that step's metrics are logged."""
-    add = Log.add
-
-    def watching(self, number, metrics):
-        add(self, number, metrics)
-        if number == step:
-            act()
-
-    monkeypatch.setattr(Log, "add", watching)
-
-
-def interrupted(monkeypatch, step: int, run):
-    """What `run` says where SIGTERM comes when that step is logged."""
-    with monkeypatch.context() as patch:
-        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        return run()
 
 
 def fail() -> None:
@@ -224,9 +204,7 @@ def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, confi
 
 def test_sigterm_saves_and_the_same_call_resumes(complete, config_of, tmp_path, monkeypatch, capsys) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        interrupt(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert loop.train(config_of(), tmp_path / "run") is None
+    assert interrupted(monkeypatch, 4, lambda: loop.train(config_of(), tmp_path / "run")) is None
     assert signal.getsignal(signal.SIGTERM) == before
     assert "stopped at step 5 of 8; the same command resumes there" in capsys.readouterr().out
     assert not (tmp_path / "run" / "detector.json").exists()

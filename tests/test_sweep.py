@@ -156,7 +156,7 @@ def trainings(monkeypatch):
     """Stands in for training; ``trainings(behaviour)`` sets what a run does with its workdir."""
 
     def replace(behaviour):
-        monkeypatch.setattr(train, "main", lambda argv: behaviour(Path(argv[-1])))
+        monkeypatch.setattr(train, "together", lambda argvs: all(behaviour(Path(argv[-1])) for argv in argvs))
 
     return replace
 
@@ -225,7 +225,6 @@ def test_seeds_of_a_category_are_one_program(tmp_path, capsys, monkeypatch):
         return all(results_for(Path(argv[-1])) for argv in argvs)
 
     monkeypatch.setattr(train, "together", together)
-    monkeypatch.setattr(train, "main", lambda argv: together([argv]))
     write_parts(tmp_path / "sets")
     write(tmp_path / "sets" / "bolt" / "train" / "good" / "0.png", part(0))
     results_for(tmp_path / "W" / "nut" / "seed1")

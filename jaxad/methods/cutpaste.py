@@ -302,7 +302,8 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
     """
     known = (POOL, *backbone.stages)
     levels = [level.strip() for level in config.density.levels.split(",")]
-    check_choices({"density.levels": (next((level for level in levels if level not in known), levels[0]), known)})
+    for level in levels:
+        check_choices({"density.levels": (level, known)})
     if config.score.level not in levels:
         raise UserError(
             f"config.score.level {config.score.level!r} is none that a density is fitted on, which are "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from jaxad.models import efficientnet
+from jaxad.models.depthwise import padding
 from jaxad.models.resnet import ResNet18, ResNet34, ResNet50
 
 
@@ -68,10 +69,9 @@ def _first_of_efficientnet(stage: str, side: int) -> int:
     rows = zip(efficientnet.LEVELS, efficientnet.STAGES, strict=False)  # all blocks but a stage's first have stride 1
     strided = [(level, row.size, row.stride) for level, row in rows]
     for name, size, step in [("stem", 3, 2), *strided]:
-        cells = -(-side // step)
-        before = max((cells - 1) * step + size - side, 0) // 2
+        before, _ = padding(side, size, step)
         first += stride * ((size - 1) // 2 - before)
-        stride, side = stride * step, cells
+        stride, side = stride * step, -(-side // step)
         if name == stage:
             break
     return first

@@ -36,14 +36,14 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
     return _depthwise_conv(stride, x, kernel)
 
 
-def _padding(n: int, k: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind n pixels."""
+def padding(n: int, k: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: zeros before and behind n pixels, for a kernel of k of them."""
     total = max((-(-n // stride) - 1) * stride + k - n, 0)
     return total // 2, total - total // 2
 
 
 def _padded(x: jax.Array, k: int, stride: int) -> jax.Array:
-    sides = [_padding(n, k, stride) for n in x.shape[1:3]]
+    sides = [padding(n, k, stride) for n in x.shape[1:3]]
     return materialized(jnp.pad(x, ((0, 0), *sides, (0, 0))))
 
 
@@ -75,7 +75,7 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride
     """Correlates the gradient, spread out by the stride, with the kernel turned around."""
     k, edges = len(kernel), [(0, 0, 0)]
     for n, outputs in zip(x.shape[1:3], gradient.shape[1:3], strict=True):
-        before = k - 1 - _padding(n, k, stride)[0]
+        before = k - 1 - padding(n, k, stride)[0]
         edges.append((before, n + k - 1 - before - (outputs - 1) * stride - 1, stride - 1))
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), (*edges, (0, 0, 0)))
     return _correlate(materialized(spread), kernel[::-1, ::-1], 1)

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import os
-import signal
 
 import flax.linen as nn
 import jax
@@ -17,12 +15,11 @@ from jaxad import density as densities
 from jaxad import evaluate, localize, loop, methods, parallel, train, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
-from jaxad.log import Log
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
 from tests.augment.quick import quick_compiled
-from tests.parts import ROOT, command, part, write_parts
+from tests.parts import ROOT, command, interrupted, part, write_parts
 
 WHOLE, FINETUNE = (f"{ROOT}/experiments/{name}.py" for name in ("cutpaste_3way", "efficientnet_finetune"))
 HEAD_STEPS, STEPS = 6, 12
@@ -146,16 +143,7 @@ def test_rates_of_the_two_phases():
 
 @pytest.mark.parametrize("at", [HEAD_STEPS - 1, HEAD_STEPS, HEAD_STEPS + 1])
 def test_it_resumes_across_the_boundary_of_the_phases(complete, root, tmp_path, monkeypatch, at):
-    add = Log.add
-
-    def stopping(self, step, metrics):
-        add(self, step, metrics)
-        if step == at - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "add", stopping)
-        assert loop.train(config_of(root), tmp_path / "run") is None
+    assert interrupted(monkeypatch, at - 1, lambda: loop.train(config_of(root), tmp_path / "run")) is None
     assert loop.train(config_of(root), tmp_path / "run") is not None
     (_, [expected]), (_, [found]) = (states_of(workdir, root, STEPS) for workdir in (complete, tmp_path / "run"))
     assert_same(found, expected)
@@ -197,16 +185,8 @@ def test_two_seeds_as_one_program_are_fine_tuned_alike(complete, root, tmp_path)
 
 def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, capsys):
     """A training resumes, and a detector scores, where the published file cannot be had."""
-
-    def stopping(self, step, metrics):
-        add(self, step, metrics)
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    add, config = Log.add, config_of(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "add", stopping)
-        assert loop.train(config, tmp_path / "run") is None
+    config = config_of(root)
+    assert interrupted(monkeypatch, 2, lambda: loop.train(config, tmp_path / "run")) is None
     for name in ("load", "find"):
         monkeypatch.setattr(weights, name, lambda *_, **__: pytest.fail("the file was read"))
     assert loop.train(config, tmp_path / "run") is not None
