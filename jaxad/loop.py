@@ -195,7 +195,7 @@ class _Keeper:
         """Begins to log the steps after `start`."""
         several = len(self._runs) > 1
         for run in self._runs:
-            log = run.open_log(plan, start=start, name=f"seed {run.config.seed}: " if several else "")
+            log = run.open_log(plan, start=start, name=f"seed {run.config.seed}" if several else "")
             self._logs.append(self._open.enter_context(contextlib.closing(log)))
 
     def log(self, done: int, metrics: dict[str, jax.Array]) -> None:
