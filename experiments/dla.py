@@ -15,6 +15,7 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.objective.pairs=all              same: pair each image with itself only
     --config.objective.reverse=recomputed     literal: Equation 14 as printed
     --config.score.channels=mean              sum: Equation 9 as printed, where a stage counts by its channels
+    --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
     --config.model.dropout=0.1                and --config.model.dropout_place=blocks or stages
     --config.score.passes=10
     --config.local.mode=dynamic               static (LA), rotation, jitter, permutation, grey
@@ -96,6 +97,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.model.bottleneck = 512
     config.model.dense_hidden = 128
     config.model.dense_width = 128
+    config.model.zero_init_residual = True
     config.model.dropout = 0.1
     config.model.dropout_place = "blocks"
     config.model.remat = False

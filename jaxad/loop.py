@@ -264,6 +264,8 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
             train_steps = parallel.pmapped(step, plan.mesh)
             given = [run.config for run in runs], method, images, [run.fitted for run in runs], plan.mesh
             shared, calls = training.feed(*given, start=done, stop=plan.steps)
+            if hosts.lead():
+                print("compiling the training step, which can take minutes", flush=True)
             keeper.open_logs(plan, start=done)
         else:
             calls = ()

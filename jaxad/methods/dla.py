@@ -209,6 +209,7 @@ def _network(config: ConfigDict) -> SiameseNetwork:
         axis_name=parallel.AXIS,
         dtype=compute_dtype(config),
         remat=settings.remat,
+        zero_init_residual=settings.zero_init_residual,
     )
 
 

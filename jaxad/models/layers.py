@@ -197,11 +197,13 @@ class BatchNorm(nn.Module):
     """Batch normalisation as PyTorch's: running averages move by ``momentum`` a step and hold the unbiased variance.
 
     With ``axis_name`` the statistics in training are those of the global batch. They are computed in at least float32.
+    Every channel's scale is ``first_scale`` before the training.
     """
 
     axis_name: str | None = None
     momentum: float = 0.1
     epsilon: float = 1e-5
+    first_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -209,7 +211,7 @@ class BatchNorm(nn.Module):
         c = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        scale = self.param("scale", nn.initializers.ones, (c,))
+        scale = self.param("scale", nn.initializers.constant(self.first_scale), (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         mean, var = running_mean.value, running_var.value
         if train:

@@ -29,23 +29,28 @@ class Thinning(NamedTuple):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes (section 3.3)."""
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes (section 3.3).
+
+    With ``zero_init_residual`` the convolutions add nothing before the training: see `ResNet`.
+    """
 
     features: int
     stride: int = 1
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None) -> jax.Array:
         """Maps (b, h, w, in) to (b, h / stride, w / stride, features)."""
         conv = functools.partial(Conv, self.features, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        last = functools.partial(norm, first_scale=float(not self.zero_init_residual))
         shortcut = x
         y = nn.relu(norm(name="bn1")(conv(3, self.stride, name="conv1")(x), train=train))
         if thinning is not None:
             y = Dropout(name="dropout")(y, thinning.rate, thinning.examples)
-        y = norm(name="bn2")(conv(3, name="conv2")(y), train=train)
+        y = last(name="bn2")(conv(3, name="conv2")(y), train=train)
         if shortcut.shape != y.shape:
             shortcut = conv(1, self.stride, name="downsample_conv")(x)
             shortcut = norm(name="downsample_bn")(shortcut, train=train)
@@ -59,18 +64,20 @@ class Bottleneck(nn.Module):
     stride: int = 1
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None) -> jax.Array:
         """Maps (b, h, w, in) to (b, h / stride, w / stride, 4 features)."""
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        last = functools.partial(norm, first_scale=float(not self.zero_init_residual))
         shortcut = x
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x), train=train))
         y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.stride, name="conv2")(y), train=train))
         if thinning is not None:
             y = Dropout(name="dropout")(y, thinning.rate, thinning.examples)
-        y = norm(name="bn3")(conv(4 * self.features, 1, name="conv3")(y), train=train)
+        y = last(name="bn3")(conv(4 * self.features, 1, name="conv3")(y), train=train)
         if shortcut.shape != y.shape:
             shortcut = conv(4 * self.features, 1, self.stride, name="downsample_conv")(x)
             shortcut = norm(name="downsample_bn")(shortcut, train=train)
@@ -87,6 +94,8 @@ class ResNet(nn.Module):
         remat: whether the gradient computes the inside of each block again instead of keeping it in memory.
         bottleneck: whether the blocks are `Bottleneck`, whose stages have four times the channels, or `BasicBlock`.
         small_stem: whether the stem is one for small images: a 3x3 convolution of stride 1 without pooling behind it.
+        zero_init_residual: whether each block's last BatchNorm starts with a scale of 0, so that before the training a
+            block hands on what its shortcut does (Goyal et al. 2017, section 5.1); torchvision's option of this name.
     """
 
     blocks: tuple[int, int, int, int]
@@ -95,6 +104,7 @@ class ResNet(nn.Module):
     remat: bool = False
     bottleneck: bool = False
     small_stem: bool = False
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(
@@ -140,7 +150,8 @@ class ResNet(nn.Module):
         for i, blocks in enumerate(self.blocks[:stages]):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
-                block = kind(64 * 2**i, stride, self.axis_name, self.dtype, name=f"layer{i + 1}_{j}")
+                name = f"layer{i + 1}_{j}"
+                block = kind(64 * 2**i, stride, self.axis_name, self.dtype, self.zero_init_residual, name=name)
                 x = run(block, x)
             if thinning is not None and thinning.place == "stages":
                 x = Dropout(name=f"dropout{i + 1}")(x, thinning.rate, thinning.examples)

@@ -81,6 +81,7 @@ class SiameseNetwork(nn.Module):
       axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
       dtype: Dtype of the backbone's computation; parameters and heads are float32.
       remat: See `ResNet`.
+      zero_init_residual: See `ResNet`.
     """
 
     width: int
@@ -90,10 +91,12 @@ class SiameseNetwork(nn.Module):
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    zero_init_residual: bool = False
 
     def setup(self):
         """Names the three parts."""
-        self.backbone = ResNet18(axis_name=self.axis_name, dtype=self.dtype, remat=self.remat)
+        options = {"remat": self.remat, "zero_init_residual": self.zero_init_residual}
+        self.backbone = ResNet18(axis_name=self.axis_name, dtype=self.dtype, **options)
         self.heads = GlobalHeads(self.width, self.bottleneck, self.axis_name)
         self.dense_heads = DenseHeads(self.dense_hidden, self.dense_width, self.axis_name)
 

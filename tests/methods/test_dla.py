@@ -44,6 +44,7 @@ class SmallBackbone(nn.Module):
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None, stages: int = 4):

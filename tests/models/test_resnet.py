@@ -27,10 +27,15 @@ NETWORK, REMAT = ResNet(BLOCKS), ResNet(BLOCKS, remat=True)
 IMAGES = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
 
 
+def started(model: ResNet) -> dict[str, Any]:
+    """Variables as they are drawn."""
+    init = functools.partial(model.init, train=False)
+    return jax.jit(init, compiler_options=QUICK)(jax.random.key(0), IMAGES[:1])
+
+
 @functools.cache
 def variables() -> dict[str, Any]:
-    init = functools.partial(NETWORK.init, train=False)
-    return jax.jit(init, compiler_options=QUICK)(jax.random.key(0), IMAGES[:1])
+    return started(NETWORK)
 
 
 @functools.partial(jax.jit, static_argnames=("place", "count"), compiler_options=QUICK)
@@ -142,6 +147,29 @@ def test_the_small_stem_keeps_the_size() -> None:
     assert small["params"]["conv1"]["kernel"].shape == (3, 3, 3, 64)
     small["params"]["conv1"] = {"kernel": variables()["params"]["conv1"]["kernel"]}
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, variables())
+
+
+@pytest.mark.parametrize(("bottleneck", "last"), [(False, "bn2"), (True, "bn3")])
+def test_zero_init_residual_changes_the_last_scales_alone(bottleneck: bool, last: str) -> None:
+    make = functools.partial(ResNet, (2, 1, 1, 1), bottleneck=bottleneck)
+    plain, zero = (flatten_dict(started(make(zero_init_residual=on))["params"], sep="/") for on in (False, True))
+    expected = {path: leaf * (not path.endswith(f"/{last}/scale")) for path, leaf in plain.items()}
+    assert sum(not leaf.any() for path, leaf in expected.items() if path.endswith("/scale")) == 5
+    jax.tree.map(np.testing.assert_array_equal, zero, expected)
+
+
+def test_zero_init_residual_starts_with_the_shortcuts_and_trains_the_scales() -> None:
+    model = ResNet((2, 1, 1, 1), zero_init_residual=True)
+    made = started(model)
+
+    def loss(params: dict) -> tuple[jax.Array, dict]:
+        stages, _ = model.apply({**made, "params": params}, IMAGES, train=True, mutable=["batch_stats"])
+        return jnp.square(stages["layer4"]).sum(), stages
+
+    gradient, stages = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)(made["params"])
+    np.testing.assert_array_equal(stages["layer1"], stages["stem"])
+    last = [leaf for path, leaf in flatten_dict(gradient, sep="/").items() if path.endswith("_0/bn2/scale")]
+    assert len(last) == 4 and all(np.abs(leaf).max() > 0 for leaf in last)
 
 
 def test_frozen_norm_is_inference_in_training() -> None:
