@@ -258,8 +258,8 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
     assert "1 runs, 0 of them complete" in capsys.readouterr().out
 
 
-def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
-    trainings(results_for)
+def test_the_workdir_of_another_sweep(tmp_path, capsys):
+    write_parts(tmp_path / "sets")
     assert command(sweep.main, *arguments(tmp_path, categories="nut", seeds=2)) == 0
     kept = (tmp_path / "W" / "sweep.json").read_text()
     for other in (["--config.score.sigma=9"], ["--grid", "config.score.sigma=1,2"], ["--seeds=1"]):
@@ -270,6 +270,15 @@ def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
     (tmp_path / "W" / "sweep.json").write_text("[]")
     message = refusal(capsys, sweep.main, *arguments(tmp_path, categories="nut", seeds=2))
     assert message == f"{tmp_path / 'W' / 'sweep.json'} is not what jaxad.sweep writes; choose another --workdir"
+
+
+def test_a_sweep_whose_images_were_not_found_has_claimed_nothing(tmp_path, capsys):
+    given = arguments(tmp_path, categories="nut")
+    assert command(sweep.main, *given) == 1
+    sets = write_parts(tmp_path / "elsewhere")
+    assert command(sweep.main, *given, f"--config.data.root={sets}") == 0
+    assert str(sets) in (tmp_path / "W" / "sweep.json").read_text()
+    assert "holds another sweep" in refusal(capsys, sweep.main, *given)
 
 
 def test_a_run_that_was_trained_by_hand_with_another_config(tmp_path, capsys):
