@@ -402,7 +402,8 @@ def test_different_methods_can_be_members(run, tmp_path, monkeypatch):
     assert mixed["wall_time_s"]["train"] is None  # nothing is known of the baseline's
     expected = by_hand([workdirs[0], run / "work"])[0]
     with open(tmp_path / "mixed" / "scores.csv", newline="") as file:
-        np.testing.assert_allclose([float(row["score"]) for row in csv.DictReader(file)], expected, rtol=1e-5)
+        # Scores of a network are divided by their small range among good images, and so is their rounding.
+        np.testing.assert_allclose([float(row["score"]) for row in csv.DictReader(file)], expected, rtol=1e-3)
 
 
 def test_what_is_no_ensemble(members, ensemble, tmp_path, capsys):
