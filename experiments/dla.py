@@ -16,7 +16,8 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.objective.reverse=recomputed     literal: Equation 14 as printed
     --config.score.channels=mean              sum: Equation 9 as printed, where a stage counts by its channels
     --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
-    --config.model.dropout=0.1                and --config.model.dropout_place=blocks or stages
+    --config.model.dropout=0.1
+    --config.model.dropout_place=stages       blocks: inside the residual blocks, which are silent at their start
     --config.score.passes=10
     --config.local.mode=dynamic               static (LA), rotation, jitter, permutation, grey
     --config.local.parts=2                    parts of a side that the permutation exchanges
@@ -99,7 +100,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.model.dense_width = 128
     config.model.zero_init_residual = True
     config.model.dropout = 0.1
-    config.model.dropout_place = "blocks"
+    config.model.dropout_place = "stages"
     config.model.remat = False
 
     config.objective = ConfigDict()
