@@ -172,6 +172,17 @@ def test_zero_init_residual_starts_with_the_shortcuts_and_trains_the_scales() ->
     assert len(last) == 4 and all(np.abs(leaf).max() > 0 for leaf in last)
 
 
+@pytest.mark.parametrize(("place", "seen"), [("blocks", False), ("stages", True)])
+def test_dropout_is_seen_behind_the_stages_alone_where_blocks_are_silent(place: str, seen: bool) -> None:
+    model = ResNet(BLOCKS, zero_init_residual=True)
+
+    def run(thinning: Thinning | None) -> np.ndarray:
+        rngs = {"dropout": jax.random.key(1)}
+        return model.apply(started(model), IMAGES, train=False, thinning=thinning, stages=1, rngs=rngs)["layer1"]
+
+    assert (run(Thinning(RATE, place=place)) != run(None)).any() == seen
+
+
 def test_frozen_norm_is_inference_in_training() -> None:
     """Nothing is updated, and gradients still reach all parameters, scales and biases among them."""
     made = {kind: {path: leaf for path, leaf in tree.items() if path < "layer2"} for kind, tree in variables().items()}
