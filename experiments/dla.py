@@ -16,8 +16,10 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.objective.reverse=recomputed     literal: Equation 14 as printed
     --config.score.channels=mean              sum: Equation 9 as printed, where a stage counts by its channels
     --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
-    --config.model.dropout=0.1
-    --config.model.dropout_place=stages       blocks: inside the residual blocks, which are silent at their start
+    --config.model.dropout=0.1                in training too
+    --config.model.dropout_place=blocks       stages: behind each stage. Blocks start silent, and so does the dropout in
+                                              them: the uncertainty grows with the training. Behind stages it is large
+                                              from the start, but most of it is the stage itself, squared
     --config.score.passes=10
     --config.local.mode=dynamic               static (LA), rotation, jitter, permutation, grey
     --config.local.parts=2                    parts of a side that the permutation exchanges
@@ -25,7 +27,8 @@ What the paper leaves open, and what it could also be (the first value is the de
 
 Not options, and not in the paper either: all batches of a step share their BatchNorm statistics, the dense heads have
 BatchNorm, dropout masks of the scoring are the same for all images, maps are compared before they are upsampled, and
-the size of a local region refers to an image of 224.
+the size of a local region refers to an image of 224. Other than in SimSiam's program, the projection's last BatchNorm
+has a scale and a bias, and the prediction's learning rate decays with all others.
 
 The views are milder than SimSiam's: parts lie still, so crops keep most of them, and colour and sharpness are what
 defects change, so the features had better not be made blind to them. Results are in README.md.
@@ -100,7 +103,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.model.dense_width = 128
     config.model.zero_init_residual = True
     config.model.dropout = 0.1
-    config.model.dropout_place = "stages"
+    config.model.dropout_place = "blocks"
     config.model.remat = False
 
     config.objective = ConfigDict()

@@ -3,8 +3,9 @@
     python -m jaxad.train --config experiments/dla_untrained.py
     python -m jaxad.train --config experiments/dla_untrained.py:bottle --config.data.root=DIR
 
-Mean maps of a network as it is drawn, never trained. Everything else is written out in dla.py. Results are in
-README.md.
+Mean maps of a network as it is drawn, never trained: by the shortcuts of its blocks alone, or by all of it with
+`--config.model.zero_init_residual=false`. There is no uncertainty, as dropout acts inside the silent blocks. Everything
+else is written out in dla.py. Results are in README.md.
 """
 
 from pathlib import Path
@@ -18,4 +19,5 @@ BASE = Path(__file__).with_name("dla.py")
 
 def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category or of any folder of categories; `demo` is the first demo category."""
-    return configs.load(f"{BASE}:{category}", {"experiment": "dla_untrained", "method": "dla_untrained", "epochs": "0"})
+    own = {"experiment": "dla_untrained", "method": "dla_untrained", "epochs": "0", "score.uncertainty_weight": "0"}
+    return configs.load(f"{BASE}:{category}", own)

@@ -49,6 +49,10 @@ class Run(NamedTuple):
         except (FileNotFoundError, json.JSONDecodeError):  # a kill may have cut it off
             return None
 
+    def began(self) -> bool:
+        """Whether the workdir is this training's, or holds its results."""
+        return any((self.workdir / name).exists() for name in ("config.json", "results.json"))
+
     def error(self) -> str | None:
         """Why the run failed, in one line; None where it did not."""
         path = self.workdir / "error.txt"

@@ -131,13 +131,16 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> None:
-    """Keeps in sweep.json what the sweep is; refuses a workdir where other runs have begun. A sweep may grow."""
+    """Keeps in sweep.json what the sweep is; refuses a workdir where other runs have begun.
+
+    A sweep may grow, and lose or change runs that never began.
+    """
     path = root / "sweep.json"
     now = {run.name: list(run.arguments) for run, _ in runs}
     if path.exists():
         try:
             old = json.loads(path.read_text())
-            began = [name for name in old["runs"] if (root / name / "config.json").exists()]
+            began = [name for name in dict(old["runs"]) if Run(name, root / name, ()).began()]
             same = all(now.get(name) == old["runs"][name] for name in began)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not what jaxad.sweep writes; choose another --workdir") from error

@@ -258,8 +258,8 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
     assert "1 runs, 0 of them complete" in capsys.readouterr().out
 
 
-def test_the_workdir_of_another_sweep(tmp_path, capsys):
-    write_parts(tmp_path / "sets")
+def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
+    trainings(results_for)
     assert command(sweep.main, *arguments(tmp_path, categories="nut", seeds=2)) == 0
     kept = (tmp_path / "W" / "sweep.json").read_text()
     for other in (["--config.score.sigma=9"], ["--grid", "config.score.sigma=1,2"], ["--seeds=1"]):
@@ -267,9 +267,10 @@ def test_the_workdir_of_another_sweep(tmp_path, capsys):
         assert message.startswith(f"{tmp_path / 'W'} holds another sweep, python -m jaxad.sweep --config {BASELINE} ")
         assert "--categories=nut --seeds=2" in message and message.endswith("or choose another --workdir")
         assert (tmp_path / "W" / "sweep.json").read_text() == kept
-    (tmp_path / "W" / "sweep.json").write_text("[]")
-    message = refusal(capsys, sweep.main, *arguments(tmp_path, categories="nut", seeds=2))
-    assert message == f"{tmp_path / 'W' / 'sweep.json'} is not what jaxad.sweep writes; choose another --workdir"
+    for text in ("[]", '{"runs": ["nut"]}'):
+        (tmp_path / "W" / "sweep.json").write_text(text)
+        message = refusal(capsys, sweep.main, *arguments(tmp_path, categories="nut", seeds=2))
+        assert message == f"{tmp_path / 'W' / 'sweep.json'} is not what jaxad.sweep writes; choose another --workdir"
 
 
 def test_a_sweep_whose_images_were_not_found_has_claimed_nothing(tmp_path, capsys):

@@ -209,7 +209,7 @@ def _network(config: ConfigDict) -> SiameseNetwork:
         axis_name=parallel.AXIS,
         dtype=compute_dtype(config),
         remat=settings.remat,
-        zero_init_residual=settings.zero_init_residual,
+        zero_init_residual=settings.get("zero_init_residual", False),  # older configs have no such key
     )
 
 

@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
         """Maps (b, h, w, in) to (b, h / stride, w / stride, features)."""
         conv = functools.partial(Conv, self.features, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
-        last = functools.partial(norm, first_scale=float(not self.zero_init_residual))
+        last = functools.partial(norm, first_scale=0.0 if self.zero_init_residual else 1.0)
         shortcut = x
         y = nn.relu(norm(name="bn1")(conv(3, self.stride, name="conv1")(x), train=train))
         if thinning is not None:
@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
         """Maps (b, h, w, in) to (b, h / stride, w / stride, 4 features)."""
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
-        last = functools.partial(norm, first_scale=float(not self.zero_init_residual))
+        last = functools.partial(norm, first_scale=0.0 if self.zero_init_residual else 1.0)
         shortcut = x
         y = nn.relu(norm(name="bn1")(conv(self.features, 1, name="conv1")(x), train=train))
         y = nn.relu(norm(name="bn2")(conv(self.features, 3, self.stride, name="conv2")(y), train=train))

@@ -113,8 +113,8 @@ class SiameseNetwork(nn.Module):
 
         Returns:
           "global", prediction and projection (b, width). With `dense` above 0 also "features" (dense, s, 128), the
-          backbone's at the s positions of `DENSE_STAGE`, row by row, and "dense", prediction and projection
-          (dense, s, dense_width).
+          backbone's at the s positions of `DENSE_STAGE`, row by row and thinned like it, and "dense", prediction and
+          projection (dense, s, dense_width).
         """
         stages = self.backbone(x, train=train, thinning=thinning)
         made = {"global": self.heads(pool(stages["layer4"]), train=train)}

@@ -120,6 +120,21 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
             assert 0 < changed.sum() <= negative.box.height * negative.box.width
 
 
+# The network
+
+
+@pytest.mark.parametrize("chosen", [True, False, None])
+def test_how_residual_blocks_start_is_the_configs(chosen):
+    """The real network; without the key, as in the config of an older workdir, as it was then."""
+    config = config_of(**{} if chosen is None else {"model__zero_init_residual": chosen})
+    if chosen is None:
+        with config.unlocked():
+            del config.model.zero_init_residual
+    made = quick_jit(methods.create(config).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    blocks = [block for name, block in made["params"]["backbone"].items() if name.startswith("layer")]
+    assert len(blocks) == 8 and all((block["bn2"]["scale"] == (not chosen)).all() for block in blocks)
+
+
 # The objective
 
 
