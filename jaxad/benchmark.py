@@ -106,6 +106,7 @@ class Yardstick:
         each = np.diff(times[_FILLING - 1 :])
         if not len(each):
             return missing(f"a training of {len(times)} calls is too short to be timed")
+        self.peak()  # waits for the calls that the loop had already begun
         peaks += [self.peak() for _ in range(self._repeats)]
         samples = [part.mean() for part in np.array_split(each, min(self._repeats, -(-len(each) // _CALLS)))]
         return figure(samples, peaks, images=images, operations=operations)

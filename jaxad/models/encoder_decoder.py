@@ -38,7 +38,7 @@ class EncoderDecoder(nn.Module):
     Attributes:
         axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
             Initialisation ignores it.
-        dtype: dtype of the computation; parameters are float32 and so are the logits (at least).
+        dtype: dtype of the computation; parameters are float32, and so (at least) is the head's work.
     """
 
     axis_name: str | None = None
@@ -74,5 +74,7 @@ class EncoderDecoder(nn.Module):
         for i, features in enumerate((64, 32, 16)):
             y = UpBlock(features, self.axis_name, self.dtype, name=f"up{i + 1}")(y, train=train)
             stages[f"up{i + 1}"] = y
-        logits = ConvTranspose(1, 7, dtype=self.dtype, name="head")(upsample_bilinear(y))[..., 0]
-        return stages | {"logits": logits.astype(jnp.promote_types(logits.dtype, jnp.float32))}
+        # A map whose values have the 8 bits of bfloat16 is full of ties; the head costs next to nothing.
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        logits = ConvTranspose(1, 7, dtype=wide, name="head")(upsample_bilinear(y.astype(wide)))[..., 0]
+        return stages | {"logits": logits}

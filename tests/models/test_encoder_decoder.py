@@ -104,6 +104,20 @@ def test_stages_have_the_promised_shapes_and_dtypes(channels: int, dtype: jnp.dt
     assert {stage.dtype for name, stage in stages.items() if name != "logits"} == {jnp.dtype(dtype)}
 
 
+def test_score_maps_of_bfloat16_networks_have_more_than_its_digits() -> None:
+    """With the 8 bits of bfloat16 most of a map's values would be ties."""
+
+    @jax.jit
+    def logits(key: jax.Array) -> jax.Array:
+        images = jax.random.normal(key, (1, 64, 64, 3))
+        variables = EncoderDecoder().init(key, images, train=False)
+        return EncoderDecoder(dtype=jnp.bfloat16).apply(variables, images, train=False)["logits"]
+
+    found = logits(jax.random.key(0))
+    assert len(jnp.unique(found)) > 0.9 * found.size
+    assert len(jnp.unique(found.astype(jnp.bfloat16))) < 0.5 * found.size
+
+
 @pytest.mark.parametrize("shape", [(1, 64, 230, 3), (1, 100, 64, 3)])
 def test_sides_must_be_multiples_of_32(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=rf"{shape[1]} pixels high and {shape[2]} wide.* multiples of 32"):
