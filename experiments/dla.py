@@ -14,7 +14,11 @@ What the paper leaves open, and what it could also be (the first value is the de
 
     --config.objective.pairs=all              same: pair each image with itself only
     --config.objective.reverse=recomputed     literal: Equation 14 as printed
-    --config.score.channels=mean              sum: Equation 9 as printed, where a stage counts by its channels
+    --config.score.standardize=true           false: Equations 9 and 11 as printed. Their squares are high also where
+                                              good images differ, as at glints, and the second so small beside the first
+                                              that its weight does not matter; each square is divided by its variance
+                                              over the good images instead
+    --config.score.channels=mean              sum: the norms as printed, where a stage counts by its channels
     --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
     --config.model.dropout=0.1                in training too
     --config.model.dropout_place=blocks       stages: behind each stage. Blocks start silent, and so does the dropout in
@@ -124,6 +128,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.score.size = config.data.get_ref("size").identity()  # follows data.size
     config.score.stages = "layer1,layer2,layer3"
     config.score.channels = "mean"
+    config.score.standardize = True
     config.score.passes = 10
     config.score.regression_weight = 1.0
     config.score.uncertainty_weight = 0.1

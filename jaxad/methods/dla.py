@@ -8,7 +8,7 @@ augmented image is not. An image is scored by how far its feature maps lie from 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jaxad.models.siamese import SiameseNetwork
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
 CHANNELS = ("mean", "sum")
+FLOOR = 0.01  # added to a variance over good images, as a share of its mean over the stage, before it divides
 COLLAPSED = 0.1  # the spread of projections below which a warning is due; chosen, the papers have no number
 
 
@@ -183,12 +184,14 @@ def dropout_variance(maps: jax.Array) -> jax.Array:
     return maps.var(axis=0)
 
 
-def distance(maps: jax.Array, mean: jax.Array, *, channels: str) -> jax.Array:
-    """How far maps (b, h, w, c) lie from a mean map (h, w, c) at every position: a stage's term of Equations 9 and 11.
+def distance(maps: jax.Array, mean: jax.Array, variance: jax.Array | None, *, channels: str) -> jax.Array:
+    """How far maps (b, h, w, c) lie from those of good images at every position: a stage's term of Equations 9 and 11.
 
     Args:
-      maps: One stage, or its variances.
-      mean: Their mean over good images.
+      maps: One stage, or its variances over the dropout passes.
+      mean: Their mean over good images, (h, w, c).
+      variance: Their variance over good images, (h, w, c), by which each squared difference is then divided: what
+        differs among good images too counts little. `FLOOR` bounds what counts much. None for the equations as printed.
       channels: ``sum``, the squared norm as it is printed, which counts a stage the more the more channels it has; or
         ``mean`` over the channels, the mean difference of which the paper's text speaks.
 
@@ -196,6 +199,9 @@ def distance(maps: jax.Array, mean: jax.Array, *, channels: str) -> jax.Array:
       (b, h, w)
     """
     squares = jnp.square(maps - mean)
+    if variance is not None:
+        # Where a stage does not vary at all, as under the dropout of blocks that are still silent, 0 stays 0.
+        squares /= jnp.maximum(variance + FLOOR * variance.mean(), 1e-30)
     return squares.sum(axis=-1) if channels == "sum" else squares.mean(axis=-1)
 
 
@@ -272,8 +278,23 @@ def _make_statistics(config: ConfigDict, model: SiameseNetwork) -> Callable:
     return statistics
 
 
-def mean_maps(statistics: Callable, variables: Any, images: Sequence[np.ndarray], *, batch: int) -> Any:
-    """The mean over images of what `statistics` makes of each, on all devices, without keeping any of it.
+class _Sums(NamedTuple):
+    """Rows that were seen, their mean, and their summed squared deviations from it, float64 (...)."""
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    def add(self, rows: np.ndarray) -> "_Sums":
+        """The same with rows (b, ...) more, exact also where the mean is large (Chan, Golub & LeVeque 1983)."""
+        mean, count = rows.mean(axis=0, dtype=np.float64), self.count + len(rows)
+        shift, share = mean - self.mean, len(rows) / count
+        squares = np.square(rows - mean).sum(axis=0) + self.count * share * np.square(shift)
+        return _Sums(count, self.mean + share * shift, self.squares + squares)
+
+
+def moments(statistics: Callable, variables: Any, images: Sequence[np.ndarray], *, batch: int) -> tuple[Any, Any]:
+    """Mean and variance over images of what `statistics` makes of each, on all devices, without keeping any of it.
 
     Args:
       statistics: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, 3) images in [0, 1].
@@ -282,13 +303,16 @@ def mean_maps(statistics: Callable, variables: Any, images: Sequence[np.ndarray]
       batch: Images in one call, whose last is padded.
 
     Returns:
-      The pytree, with float32 leaves (...). Sums are float64.
+      The pytree twice, with float32 leaves (...): of means, and of variances, which are divided by the number of
+      images. All is summed in float64.
     """
-    total = None
+    sums = None
     for made in in_batches(statistics, variables, images, batch=batch):
-        sums = jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=np.float64), made)
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    return jax.tree.map(lambda leaf: np.float32(leaf / len(images)), total)
+        leaves, tree = jax.tree.flatten(made)
+        sums = sums or [_Sums(0, np.zeros(leaf.shape[1:]), np.zeros(leaf.shape[1:])) for leaf in leaves]
+        sums = [found.add(leaf) for found, leaf in zip(sums, leaves, strict=True)]
+    means, variances = zip(*((np.float32(s.mean), np.float32(s.squares / s.count)) for s in sums), strict=True)
+    return tree.unflatten(means), tree.unflatten(variances)
 
 
 def _check_density(config: ConfigDict, density: Any, names: list[str], *, passes: int) -> None:
@@ -310,7 +334,7 @@ def _check_density(config: ConfigDict, density: Any, names: list[str], *, passes
 def create(config: ConfigDict) -> Method:
     """DLA with the objective, the augmentations and the scoring of the config.
 
-    ``config.score``: ``stages``; ``channels``, see `distance`; the number of dropout ``passes`` T;
+    ``config.score``: ``stages``; ``channels`` and ``standardize``, see `distance`; the number of dropout ``passes`` T;
     ``regression_weight`` and ``uncertainty_weight`` (Equation 12; an uncertainty without weight saves the passes). The
     paper has no image score: here it is the map's, by ``reduction`` and ``top``. Maps are upsampled after they are
     compared, also those of Equation 11.
@@ -321,6 +345,7 @@ def create(config: ConfigDict) -> Method:
     _check(config)
     names, scoring, model = stages_of(config), config.score, _network(config)
     passes = scoring.passes if scoring.uncertainty_weight else 0
+    standardize = scoring.get("standardize", False)  # older configs have no such key, and their densities no spread
     statistics = _make_statistics(config, model)
 
     def corrupt(keys, batch):
@@ -334,21 +359,23 @@ def create(config: ConfigDict) -> Method:
         def call(variables, images):
             return statistics(variables, keys, images)
 
-        maps, variances = mean_maps(call, variables, good_images, batch=config.evaluate.batch)
+        means, spread = moments(call, variables, good_images, batch=config.evaluate.batch)
         # Good images and those to score are passed with the same masks, whose keys therefore are part of the density.
-        return {"maps": maps, "variances": variances, "keys": keys}
+        fitted = dict(zip(("maps", "variances"), means, strict=True))
+        return fitted | {"spread": dict(zip(fitted, spread, strict=True)), "keys": keys}
 
     def parts(variables, density, images):
         _check_density(config, density, names, passes=passes)
         maps, variances = statistics(variables, density["keys"][: 1 + passes], images)
 
-        def compared(found, fitted):
-            errors = [distance(found[name], fitted[name], channels=scoring.channels) for name in names]
+        def compared(found, kind):
+            means, spread = density[kind], density["spread"][kind] if standardize else dict.fromkeys(names)
+            errors = [distance(found[n], means[n], spread[n], channels=scoring.channels) for n in names]
             return sum(localize.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
 
-        found = {"regression error": scoring.regression_weight * compared(maps, density["maps"])}
+        found = {"regression error": scoring.regression_weight * compared(maps, "maps")}
         if scoring.uncertainty_weight:
-            found["uncertainty"] = scoring.uncertainty_weight * compared(variances, density["variances"])
+            found["uncertainty"] = scoring.uncertainty_weight * compared(variances, "variances")
         return found
 
     def score(variables, density, images):
@@ -368,4 +395,5 @@ def create(config: ConfigDict) -> Method:
         samples=samples,
         parts=parts,
         warn=warn_of_collapse,
+        least=2 if standardize else 1,
     )

@@ -267,27 +267,30 @@ def stages_by_hand(variables, images, key=None, rate=0.0):
 
 
 @pytest.mark.parametrize("count", [3, 4, 9])
-def test_means_over_batches_are_those_of_all_images(count):
-    """Of images that fill the batches of 4 or do not; the sum of many is as exact as NumPy's in float64."""
+def test_moments_over_batches_are_those_of_all_images(count):
+    """Of images that fill the batches of 4 or do not, also where the means are large: as NumPy's two passes."""
     images, seen = pictures(count, size=8), []
 
     def statistics(variables, images):
         seen.append(images.shape)
         return {"shifted": images + variables["offset"], "pair": (images.sum(-1), images * 1000 + 1e4)}
 
-    made = dla.mean_maps(statistics, {"offset": jnp.float32(5)}, images, batch=4)
+    means, variances = dla.moments(statistics, {"offset": jnp.float32(5)}, images, batch=4)
     floats = images / 255
-    np.testing.assert_allclose(made["shifted"], (floats + 5).mean(0), rtol=1e-6)
-    np.testing.assert_allclose(made["pair"][0], floats.sum(-1).mean(0), rtol=1e-6)
-    np.testing.assert_allclose(made["pair"][1], (floats * 1000 + 1e4).mean(0), rtol=1e-6)
-    assert made["shifted"].dtype == np.float32 and seen == [(1, 8, 8, 3)]  # on each of eight devices; compiled once
+    wanted = {"shifted": floats + 5, "pair": (floats.sum(-1), floats * 1000 + 1e4)}
+    for mean, variance, rows in zip(*map(jax.tree.leaves, (means, variances, wanted)), strict=True):
+        assert mean.dtype == variance.dtype == np.float32
+        np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(variance, rows.var(0), rtol=1e-4, atol=1e-7)
+    assert seen == [(1, 8, 8, 3)]  # on each of eight devices; compiled once
 
 
+@pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("channels", dla.CHANNELS)
 @pytest.mark.parametrize("names", ["layer1,layer2,layer3", " layer4, layer2"])
-def test_scores_are_equations_9_to_12(small, names, channels):
-    weights = {"score__uncertainty_weight": 3.0, "score__regression_weight": 0.7}
-    method = methods.create(config_of(score__stages=names, score__channels=channels, **weights))
+def test_scores_are_equations_9_to_12(small, names, channels, standardize):
+    options = {"score__uncertainty_weight": 3.0, "score__regression_weight": 0.7, "score__standardize": standardize}
+    method = methods.create(config_of(score__stages=names, score__channels=channels, **options))
     variables, good, images = drawn(), pictures(6), pictures(6, seed=5)
     density = jax.tree.map(jnp.asarray, method.fit(variables, list(good), jax.random.key(4)))
     names = [name.strip() for name in names.split(",")]
@@ -301,6 +304,8 @@ def test_scores_are_equations_9_to_12(small, names, channels):
 
     def compared(found, of_good):
         squares = np.square(found - of_good.mean(0))
+        if standardize:
+            squares /= np.maximum(of_good.var(0) + 0.01 * of_good.var(0).mean(), 1e-30)
         errors = squares.sum(-1) if channels == "sum" else squares.mean(-1)
         return np.asarray(localize.upsample_stage(jnp.asarray(errors, jnp.float32), size=(64, 64)))
 
@@ -319,6 +324,29 @@ def test_scores_are_equations_9_to_12(small, names, channels):
     np.testing.assert_allclose(scores.map, 0.7 * error + 3 * uncertainty, rtol=1e-3, atol=1e-4)
     highest = np.sort(np.asarray(scores.map).reshape(6, -1), axis=1)[:, -41:]  # 1 % of 64 x 64 pixels
     np.testing.assert_allclose(scores.image, highest.mean(1), rtol=1e-5)
+
+
+def test_what_never_varies_is_finite():
+    """A stage without any variance over good images, as that of the passes through silent blocks is 0 everywhere."""
+    mean = variance = jnp.zeros((2, 3, 4))
+    assert (dla.distance(jnp.zeros((5, 2, 3, 4)), mean, variance, channels="mean") == 0).all()
+    assert np.isfinite(dla.distance(jnp.full((5, 2, 3, 4), 10.0), mean, variance, channels="sum")).all()
+    # One of 24 values varies, by 24: their mean is 1, so everywhere else 0.01 divides.
+    found = dla.distance(jnp.ones((1, 2, 3, 4)), mean, variance.at[0, 0, 0].set(24.0), channels="mean")
+    np.testing.assert_allclose(found[0, 0], [(1 / 24.01 + 3 * 100) / 4, 100, 100], rtol=1e-5)
+
+
+def test_older_detectors_are_scored_as_they_were(small):
+    """Neither has their config the key, nor their density the variances; one good image was enough for them."""
+    older, printed = config_of(), methods.create(config_of(score__standardize=False))
+    with older.unlocked():
+        del older.score.standardize
+    older, variables, images = methods.create(older), drawn(), pictures(2) / np.float32(255)
+    density = printed.fit(variables, list(pictures(1)), jax.random.key(0))
+    wanted = printed.score(variables, density, images).map
+    del density["spread"]
+    np.testing.assert_array_equal(older.score(variables, density, images).map, wanted)
+    assert (older.least, printed.least, methods.create(config_of()).least) == (1, 1, 2)
 
 
 def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
@@ -513,9 +541,7 @@ def test_an_untrained_network_is_scored_alike(small):
     density = floor.fit({}, list(pictures(4)), jax.random.key(3))
     images = pictures(2) / np.float32(255)
     variables, of_good = density["variables"], density["features"]
-    np.testing.assert_array_equal(
-        floor.score({}, density, images).map, trained.score(variables, of_good, images).map
-    )
+    np.testing.assert_array_equal(floor.score({}, density, images).map, trained.score(variables, of_good, images).map)
     assert set(floor.parts({}, density, images)) == {"regression error", "uncertainty"}
 
 
