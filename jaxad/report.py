@@ -148,14 +148,24 @@ def _changes(config: dict, base: dict) -> list[str]:
     return [_setting(key, config[key]) for key in changed]
 
 
+def _values(entry: dict) -> dict[str, str]:
+    """The settings that a run's commands change, by key of the config."""
+    typed = [flag for command in _typed(entry) for flag in _flags(command)]
+    values = {name.removeprefix("--config."): value for name, value in typed if name.startswith("--config.")}
+    return {key: value for key, value in values.items() if key not in (*_NO_NUMBER, *_NO_SETTING)}
+
+
 def _names(groups: Sequence[list[dict]]) -> list[str]:
-    """Each group's experiment, and in what its config differs from the first one of the same name and category."""
-    named, names = {}, []
-    for first in (group[0] for group in groups):
-        config = flatten(ConfigDict(first["config"]))
-        base = named.setdefault((first["experiment"], first["category"]), config)
-        names.append(", ".join([str(first["experiment"]), *_changes(config, base)]))
-    return names
+    """Each group's experiment, and in what it differs from the one whose commands change the fewest settings."""
+    firsts, plain = [group[0] for group in groups], {}
+    for first in sorted(firsts, key=lambda first: len(_values(first))):
+        plain.setdefault((first["experiment"], first["category"]), flatten(ConfigDict(first["config"])))
+
+    def name(first: dict) -> str:
+        changes = _changes(flatten(ConfigDict(first["config"])), plain[first["experiment"], first["category"]])
+        return ", ".join([str(first["experiment"]), *changes])
+
+    return [name(first) for first in firsts]
 
 
 def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
@@ -170,9 +180,7 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
     columns, configs = {}, {}
     for group in groups:
         first = group[0]
-        typed = [flag for command in _typed(first) for flag in _flags(command)]
-        values = {name.removeprefix("--config."): value for name, value in typed if name.startswith("--config.")}
-        changed = [_setting(key, values[key]) for key in values if key not in (*_NO_NUMBER, *_NO_SETTING)]
+        changed = [_setting(key, value) for key, value in _values(first).items()]
         title = ", ".join([str(first["experiment"]), *sorted(changed)])
         config = flatten(ConfigDict(first["config"]))
         if base := configs.get((title, first["category"])):
@@ -194,19 +202,8 @@ def markdown(runs: Sequence[dict]) -> str:
 
 def flat(runs: Sequence[dict]) -> tables.Table:
     """A table with a row for each experiment, category and config: mean ± standard error over seeds."""
-    titles = [
-        "experiment",
-        "category",
-        "seeds",
-        "image AUROC",
-        "pixel AUROC",
-        "AU-PRO",
-        "epochs",
-        "device",
-        "date",
-        "commit",
-        "command",
-    ]
+    numbers = ["seeds", "image AUROC", "pixel AUROC", "AU-PRO", "epochs"]
+    titles = ["experiment", "category", *numbers, "device", "date", "commit", "command"]
     rows, groups = [], group_seeds(runs)
     for group, name in zip(groups, _names(groups), strict=True):
         first = group[0]

@@ -441,7 +441,7 @@ def regenerate(section, folder):
     cells, bases = [[cell.replace(r"\|", "|") for cell in row] for row in rows(section)], {}
     for name, category, *_ in cells:
         experiment, *changes = re.split(r", (?=[\w.]+=)", name)
-        # The values that rows do not name are those of the first row, whose config sorts before all others.
+        # The values that a row does not name are those of the plain one.
         bases.setdefault((experiment, category), {}).update(dict.fromkeys((c.split("=")[0] for c in changes), ""))
     for number, row in enumerate(cells):
         write_row(folder / f"{number:03d}", row, bases)
@@ -592,8 +592,8 @@ def test_readme_sections_are_regenerated_from_their_result_files(tmp_path):
         ("| 96.4 ± 0.8 |", "| 96.4 ± .8 |"), ("| 96.4 ± 0.8 |", "| 96.43 ± 0.8 |"), ("| 96.4 ± 0.8 |", "| 96 ± 1 |"),
         ("| 1 | 97.0 |", "| 1 | **97.0** |"), ("| 97.7 ± 0.1 |", "| 97.8 ± 0.1 |"),
         ("| -1.3 ± 0.9 |", "| -1.1 ± 0.9 |"),
-        ("| 2 CPU cores | 2026-11-22 |", "| 2026-11-22 | 2 CPU cores |\n| 1 |"), ("epochs=10", "ten epochs"),
-        ("pixel AUROC", "Pixel AUROC"), ("`python -m", "`PYTHONPATH=/home/me python -m"), ("| yes |", "| ok |"),
+        ("| 2 CPU cores | 2026-11-22 |", "| 2026-11-22 | 2 CPU cores |\n| 1 |"),
+        ("--config.epochs=10", "--config.ten epochs"), ("pixel AUROC", "Pixel AUROC"), ("`python -m", "`PYTHONPATH=/home/me python -m"), ("| yes |", "| ok |"),
     )):
         assert old in text
         try:
