@@ -11,11 +11,13 @@ images. The other rows of Table 2 are dla_static.py (LA), dla_global_only.py, dl
 the floor is dla_untrained.py. Figures 2 and 3 are samples.png of a run, Figure 4 its report.html.
 
 The score departs from the paper on purpose. The squared differences of Equations 9 and 11 are high also where good
-images differ, as at glints, and those of variances so small beside the others that their weight in Equation 12 does not
-matter. Here each is divided by its variance over the good images (plus 1 % of the stage's mean variance) and averaged
-over the channels. This was chosen on synthetic defects. The score exactly as printed, also for a trained detector:
+images differ, as at glints, and those of Equation 11 so small that their weight in Equation 12 does not matter. Here
+each is divided by its variance over the good images (plus 1 % of the stage's mean variance) and averaged over the
+channels, which finds synthetic and real defects of bottle better; README.md has the figures. The paper's score, but for
+what is listed at the end, takes both of these, in the training or in the evaluation of a trained detector, whose
+threshold is then gone and whose results are replaced (so copy its workdir):
 
-    python -m jaxad.evaluate --workdir W --config.score.standardize=false --config.score.channels=sum
+    --config.score.standardize=false --config.score.channels=sum
 
 What the paper leaves open, and what it could also be (the first value is the default):
 

@@ -64,7 +64,7 @@ class _Run:
         if len(self.fitted) < self.method.least:
             raise UserError(
                 f"the density of {config.method} needs at least {self.method.least} good images besides the held-out "
-                f"part, and there are {len(self.fitted)}; add images, or choose another density where there is one"
+                f"part, and there are {len(self.fitted)}; add images or choose another density"
             )
 
     def claim(self) -> None:

@@ -162,8 +162,10 @@ def _names(groups: Sequence[list[dict]]) -> list[str]:
         plain.setdefault((first["experiment"], first["category"]), flatten(ConfigDict(first["config"])))
 
     def name(first: dict) -> str:
-        changes = _changes(flatten(ConfigDict(first["config"])), plain[first["experiment"], first["category"]])
-        return ", ".join([str(first["experiment"]), *changes])
+        config, base = flatten(ConfigDict(first["config"])), plain[first["experiment"], first["category"]]
+        # An older version's config may have fewer keys, and nothing else that tells it apart.
+        missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
+        return ", ".join([str(first["experiment"]), *(_changes(config, base) or missing)])
 
     return [name(first) for first in firsts]
 

@@ -274,6 +274,10 @@ def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str
             sources += [
                 _source(title, column) for column in found if not column.values or groups.keys() & column.values
             ]
+            if any(group[0]["config"].get("score", {}).get("standardize") for group in groups.values()):
+                sources.append(
+                    f"{title}: not by the paper's score, which score.standardize=false with score.channels=sum is."
+                )
             width = 4
         own += [cell[0] for cell in cells]
         for row, cell in zip(rows, cells, strict=True):

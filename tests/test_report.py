@@ -374,6 +374,13 @@ def test_files_of_weights_are_told_apart_by_their_names(tmp_path):
     assert sorted(names)[1:] == [f"{min(names)}, model.weights={source}" for source in sources]
 
 
+def test_older_runs_are_told_apart_by_what_their_configs_lack(tmp_path):
+    for name, config in (("new", {"score": {"standardize": True, "top": 0.01}}), ("old", {"score": {"top": 0.01}})):
+        write_results(tmp_path / name, experiment="dla", config=config, command=f"python -m jaxad.train --seed={name}")
+    found = report.markdown(report.gather([tmp_path])).splitlines()[2:]
+    assert sorted(row.split(" | ")[0] for row in found) == ["| dla", "| dla, without score.standardize"]
+
+
 def test_an_ensembles_command_names_no_folder(tmp_path):
     command = "python -m jaxad.evaluate --workdir=/a/0 --workdir=/a/1 --output=/a/both --config.data.root=/d"
     write_results(tmp_path / "w", evaluated={"command": command})

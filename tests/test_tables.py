@@ -169,6 +169,14 @@ def test_features_of_another_level_have_a_published_column_of_their_own(tmp_path
     assert "Level-7, Pretrain" in "".join(image.notes) and "Pool, Pretrain" in "".join(image.notes)
 
 
+def test_a_score_that_is_not_the_papers_is_noted(tmp_path):
+    for standardize in (True, False):
+        flag = f"python -m jaxad.train --config.score.standardize={standardize}"
+        write(tmp_path / str(standardize), experiment="dla", command=flag, score={"standardize": standardize})
+    notes = [note for note in paper(tmp_path)["Pixel AUROC, %"].notes if "not by the paper's score" in note]
+    assert len(notes) == 1 and notes[0].startswith("dla, score.standardize=True: ")
+
+
 def test_columns_beside_each_other_and_averages_over_what_is_there(tmp_path):
     for category in ("bottle", "cable", "wood"):
         write(tmp_path / category, category=category, counts=SIZES[category])

@@ -3,8 +3,8 @@
 
 A Siamese network learns that all good images are alike, as wholes and position by position, and that a locally
 augmented image is not. An image is scored by how far its feature maps lie from the mean maps of the good images
-(regression error), and how far the variance of these maps under dropout lies from its mean (uncertainty), both measured
-by how much good images differ there, which the paper's score does not do.
+(regression error), and how far the variance of these maps under dropout lies from its mean (uncertainty). Other than in
+the paper, both are divided by how much good images vary there, unless ``config.score.standardize`` is False.
 """
 
 import functools
@@ -176,8 +176,8 @@ def warn_of_collapse(metrics: dict[str, float]) -> str | None:
 
 def dropout_variance(maps: jax.Array) -> jax.Array:
     """The variance over dropout passes (Equation 10), computed from deviations: the difference of squares, as which the
-    paper writes it, loses its digits where the mean is large. It is 0 where all passes agree: deviations are those from
-    the first pass, since the mean of equal numbers is rounded.
+    paper writes it, loses its digits where the mean is large. It is exactly 0 where all passes agree, since the first
+    one is subtracted before: the rounded mean of equal numbers may differ from them.
 
     Args:
       maps: (t, b, h, w, c), a stage in each of t passes.
@@ -388,5 +388,4 @@ def create(config: ConfigDict) -> Method:
         samples=samples,
         parts=parts,
         warn=warn_of_collapse,
-        least=2,
     )

@@ -347,12 +347,12 @@ def test_scores_are_computed_in_float32(small):
 
 def test_older_detectors_are_scored_as_they_were(small):
     """Neither has their config the key, nor their density the variances over images."""
-    older, printed = config_of(), methods.create(config_of(score__standardize=False))
+    older, undivided = config_of(), methods.create(config_of(score__standardize=False))
     with older.unlocked():
         del older.score.standardize
     older, variables, images = methods.create(older), drawn(), pictures(2) / np.float32(255)
-    density = printed.fit(variables, list(pictures(4)), jax.random.key(0))
-    wanted = printed.score(variables, density, images).map
+    density = undivided.fit(variables, list(pictures(4)), jax.random.key(0))
+    wanted = undivided.score(variables, density, images).map
     del density["variance_over_images"]
     np.testing.assert_array_equal(older.score(variables, density, images).map, wanted)
 
@@ -441,10 +441,10 @@ def test_the_commands(run):
     assert plain.threshold is None
     parts = jaxad.load(workdir).parts(pictures(2))
     np.testing.assert_allclose(plain.score(pictures(2)).map, parts["regression error"], rtol=1e-4, atol=1e-6)
-    printed = detectors.load(workdir, {"score.standardize": "false"})
+    undivided = detectors.load(workdir, {"score.standardize": "false"})
     method = methods.create(config_of(score__standardize=False))
-    wanted = method.score(printed.variables, printed.density, pictures(2) / np.float32(255)).map
-    np.testing.assert_allclose(printed.score(pictures(2)).map, wanted, rtol=1e-4, atol=1e-6)
+    wanted = method.score(undivided.variables, undivided.density, pictures(2) / np.float32(255)).map
+    np.testing.assert_allclose(undivided.score(pictures(2)).map, wanted, rtol=1e-4, atol=1e-6)
     assert not np.allclose(wanted, sum(parts.values()), rtol=0.1)
 
 
