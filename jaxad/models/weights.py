@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -52,6 +51,7 @@ _PREFIX = "efficientnet."  # before every name in a file that has a classifier t
 _IGNORED = ("fc.", "classifier.")
 _COUNTER = ".num_batches_tracked"
 _KERNEL = {"weight": ("params", "kernel")}
+_DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them: floating point that NumPy and JAX widen exactly
 
 
 def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str = "") -> dict[str, Any]:
@@ -70,7 +70,8 @@ def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str =
 
     Raises:
         UserError: as `find`; `model` is unknown; the file is a PyTorch pickle, damaged, or of another format; a tensor
-            of the model is missing, misshapen, not of floating point or not finite; another tensor is there.
+            of the model is missing, misshapen, of a type other than float64, float32, float16 and bfloat16, or not
+            finite; another tensor is there.
         KeyError: `variables` are not of that model.
     """
     places = {place: name for name, place in names(model).items()}
@@ -197,15 +198,21 @@ def _read(path: Path, model: str) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="np") as file:
             stored = {name.removeprefix(_PREFIX): name for name in file.keys()}  # noqa: SIM118  it is no mapping
             _check_names(path, stored, model)
-            tensors = {name: file.get_tensor(stored[name]) for name in names(model)}
+            # Of some types, such as float8, `get_tensor` raises errors of many kinds, and they may need a scale.
+            for name in names(model):
+                if (dtype := file.get_slice(stored[name]).get_dtype()) not in _DTYPES:
+                    raise UserError(
+                        f"{path}: {name} is stored as {dtype}, but weights are read from {', '.join(_DTYPES)} alone; "
+                        "convert the file where the framework that wrote it is installed"
+                    )
+            with np.errstate(over="ignore"):  # float64 may hold what float32 does not
+                tensors = {name: file.get_tensor(stored[name]).astype(np.float32) for name in names(model)}
     except safetensors.SafetensorError as error:
         raise UserError(_unreadable(path, error)) from error
     for name, tensor in tensors.items():
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise UserError(f"{path}: {name} holds {tensor.dtype} instead of floating point; give a file of {model}")
         if not np.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite; fetch the file again")
-    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+            raise UserError(f"{path}: {name} holds values that are not finite in float32; fetch the file again")
+    return tensors
 
 
 def _check_names(path: Path, stored: Iterable[str], model: str) -> None:

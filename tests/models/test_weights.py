@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.util
+import json
 import pickle
 import re
 import shlex
@@ -233,20 +234,48 @@ def poisoned(value):
     (lambda: drawn() | {"bn1.bias": np.ones(65)}, "bn1.bias has the shape (65,), but this resnet18 needs (64,); give"),
     (lambda: drawn() | {"conv1.weight": np.ones((64, 1, 7, 7))},
      "conv1.weight has the shape (64, 1, 7, 7), but this resnet18 needs (64, 3, 7, 7)"),
-    (lambda: drawn() | {"bn1.weight": np.ones(64, np.int32)}, "bn1.weight holds int32 instead of floating point"),
+    (lambda: drawn() | {"bn1.weight": np.ones(64, np.int32)}, "bn1.weight is stored as I32, but weights are read"),
     (lambda: drawn() | poisoned(np.nan), "layer2.0.bn1.weight holds values that are not finite"),
+    (lambda: drawn() | {"bn1.weight": np.full(64, 1e300)}, "bn1.weight holds values that are not finite in float32"),
     (lambda: drawn() | poisoned(-np.inf), "layer2.0.bn1.weight holds values that are not finite"),
     (lambda: drawn("resnet34"), "is a file of resnet34, not of resnet18; give one of resnet18"),
     (lambda: drawn("resnet50"), "is a file of resnet50, not of resnet18; give one of resnet18"),
     (lambda: draw_efficientnet_b0(), "is a file of efficientnet_b0, not of resnet18; give one"),
 ], ids=[
-    "missing", "more", "renamed", "other", "misshapen", "misshapen kernel", "integers", "nan", "inf", "of 34", "of 50",
+    "missing", "more", "renamed", "other", "misshapen", "misshapen kernel", "integers", "nan", "too large", "inf", "of 34", "of 50",
     "of b0",
 ])  # fmt: skip
 def test_tensors_that_do_not_fit(tmp_path, tensors, sentence):
     path = written(tmp_path / "file.safetensors", tensors())
     told = refused(path, resnet_variables())
     assert told.startswith(path) and sentence in told
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [
+    ("BOOL", 8), ("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6), ("U8", 8), ("I8", 8), ("F8_E5M2", 8), ("F8_E4M3", 8),
+    ("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8), ("I16", 16), ("U16", 16), ("I32", 32), ("U32", 32),
+    ("C64", 64), ("I64", 64), ("U64", 64),
+])  # fmt: skip
+def test_a_type_that_is_not_read_is_named(tmp_path, dtype, bits):
+    """Of everything that the format can hold; one tensor of a whole ResNet-18 is stored so."""
+    path = written(tmp_path / "file.safetensors", drawn())
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = file.read()
+    start, stop = header["layer1.0.bn1.weight"]["data_offsets"]
+    header["layer1.0.bn1.weight"]["dtype"] = dtype
+    size, shift = 64 * bits // 8, 64 * bits // 8 - (stop - start)
+    header["layer1.0.bn1.weight"]["data_offsets"] = [start, start + size]
+    for entry in header.values():
+        if entry["data_offsets"][0] >= stop:
+            entry["data_offsets"] = [at + shift for at in entry["data_offsets"]]
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + data[:start] + bytes(size) + data[stop:])
+    assert refused(path, resnet_variables()) == (
+        f"{path}: layer1.0.bn1.weight is stored as {dtype}, but weights are read from F64, F32, F16, BF16 alone; "
+        "convert the file where the framework that wrote it is installed"
+    )
 
 
 @pytest.mark.parametrize("damage", [
