@@ -13,15 +13,22 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
+from jaxad.guarded_config import guarded
 
-# Accepted values, wherever a config has the key: numbers from a bound on, and shares with open or closed ends.
+# What an override may be: text as typed, which is read as the key's type, or a value of that type.
+Value = str | os.PathLike | bool | int | float | Sequence[float] | None
+
+# Accepted values, wherever a config has the key: numbers from a bound on, integers where the bound is one, and shares
+# with open or closed ends.
 _AT_LEAST = {
     "seed": 0,
     "epochs": 0,
@@ -32,25 +39,27 @@ _AT_LEAST = {
     "synthetic_every": 0,
     "data.size": 1,
     "data.workers": 0,
-    "data.cache_gib": 0,
-    "data.device_gib": 0,
+    "data.cache_gib": 0.0,
+    "data.device_gib": 0.0,
     "model.head_depth": 0,
     "model.head_width": 1,
     "model.width": 1,
     "model.bottleneck": 1,
     "model.dense_hidden": 1,
     "model.dense_width": 1,
-    "objective.global_weight": 0,
-    "objective.dense_weight": 0,
-    "objective.negative_weight": 0,
-    "optim.l2": 0,
+    "objective.global_weight": 0.0,
+    "objective.dense_weight": 0.0,
+    "objective.negative_weight": 0.0,
+    "optim.l2": 0.0,
     "optim.head_epochs": 0,
-    "optim.head_learning_rate": 0,
-    "optim.weight_decay": 0,
+    "optim.learning_rate": 0.0,
+    "optim.final_learning_rate": 0.0,
+    "optim.head_learning_rate": 0.0,
+    "optim.weight_decay": 0.0,
     "patch.chunk": 1,
     "score.size": 1,
-    "score.regression_weight": 0,
-    "score.uncertainty_weight": 0,
+    "score.regression_weight": 0.0,
+    "score.uncertainty_weight": 0.0,
     "evaluate.batch": 1,
     "evaluate.crop": 0,
     "checkpoint.every_steps": 1,
@@ -66,16 +75,20 @@ _SHARES = {
     "evaluate.pro_limit": "(0, 1]",
 }
 _PER_CHANNEL = ("normalize.mean", "normalize.std")
-_REQUIRED = ("experiment", "category", "method", "seed", "epochs", "data", "score", "threshold", "evaluate")
+_REQUIRED = dict.fromkeys(("experiment", "category", "method"), str) | dict.fromkeys(("seed", "epochs"), int)
+_REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDict)
 _OPTIONAL = ("synthesis.background",)  # may be none
+_OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
 
 
-def load(spec: str, overrides: dict[str, str] | None = None, *, required: Sequence[str] = _REQUIRED) -> ConfigDict:
+def load(
+    spec: str, overrides: Mapping[str, Value] | None = None, *, required: Sequence[str] = tuple(_REQUIRED)
+) -> ConfigDict:
     """Reads an experiment and applies overrides.
 
     Args:
       spec: ``FILE`` or ``FILE:CATEGORY``; without a category the file's own default is used.
-      overrides: Text values by dotted key, as typed after ``--config.``.
+      overrides: Values by dotted key; text is read as what is typed after ``--config.``.
       required: Keys that it must have; by default those of a training.
 
     Returns:
@@ -94,10 +107,20 @@ def load(spec: str, overrides: dict[str, str] | None = None, *, required: Sequen
         config = get_config(category) if category else get_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+    source, remedy = f"the config of {file}", "see experiments/ for examples"
+    _check_required(config, required, source, remedy)
+    return override(guarded(config, source, remedy), overrides or {})
+
+
+def _check_required(config: ConfigDict, required: Sequence[str], source: str, remedy: str) -> None:
+    """Refuses a config without the keys and sections that every use of it needs."""
     if missing := [key for key in required if key not in config]:
-        raise UserError(f"the config of {file} lacks {', '.join(missing)}; see experiments/ for examples")
-    config.lock()
-    return override(config, overrides or {})
+        raise UserError(f"{source} lacks {', '.join(missing)}; {remedy}")
+    for key in required:
+        kind = _REQUIRED.get(key, object)
+        if not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool)):
+            what = "a section" if kind is ConfigDict else f"of type {kind.__name__}"
+            raise UserError(f"config.{key} in {source} must be {what}, not {config[key]!r}; {remedy}")
 
 
 def _module(file: str | Path) -> ModuleType:
@@ -139,17 +162,23 @@ def categories(file: str | Path) -> tuple[str, ...]:
     raise UserError(f"config file {file} has no CATEGORIES, the names that all means; add them or name categories")
 
 
-def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
-    """Returns a locked copy of `config` with text values set by dotted key.
+def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
+    """Returns a locked copy of `config` with values set by dotted key.
+
+    Text is read as a value of the key's type, as typed after ``--config.``. Other values must be of that type: numbers,
+    also NumPy's, booleans, sequences of numbers, paths for text, and None for an optional value.
 
     Raises:
       UserError: A key does not exist (the nearest is named), or a value is not of the key's type or out of its range.
     """
+    if not isinstance(overrides, Mapping):
+        raise UserError(f"overrides must be a dict of values by key, such as {{'data.size': 64}}, not {overrides!r}")
     config = copy.deepcopy(config)  # ConfigDict's own copy would share its references
     config.unlock()
-    for key, text in overrides.items():
+    for key, given in overrides.items():
         known = flatten(config)
         if key not in known:
+            key = str(key)
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
             near = near or [k for k in known if leaf and k.split(".")[-1] == leaf[0]]
@@ -157,7 +186,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
             raise UserError(f"config has no key {key!r}; {hint}")
         parent, _, leaf = key.rpartition(".")
         node = config[parent] if parent else config
-        node[leaf] = _parse(key, text, node.get_ref(leaf).get_type(), known[key])
+        node[leaf] = _checked(key, given, node.get_ref(leaf).get_type(), known[key])
     _check_ranges(flatten(config))
     config.lock()
     return config
@@ -165,46 +194,71 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
 
 def _check_ranges(values: dict) -> None:
     """Refuses values that no run can use, so that a mistake in a late stage costs no training."""
+    for key, value in values.items():
+        if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
+            raise UserError(f"config.{key} must be finite, not {value}")
     for key, least in _AT_LEAST.items():
-        if key in values and not values[key] >= least:  # NaN is refused too
-            raise UserError(f"config.{key} must be at least {least}, not {values[key]}")
+        if key in values and not _number(key, values[key], type(least)) >= least:
+            raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}")
     if values.get("seed", 0) >= 2**32:
         raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):
         raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
     for key in _PER_CHANNEL:
-        if len(values.get(key, [0] * channels)) != channels:
-            raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {values[key]}")
+        numbers = values.get(key, [0] * channels)
+        if not isinstance(numbers, list) or len(numbers) != channels:
+            raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}")
     for key, share in _SHARES.items():
-        value = values.get(key, 0.5)
+        value = _number(key, values.get(key, 0.5), float)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
             raise UserError(f"config.{key} must lie in {share}, not {value}")
 
 
-def _parse(key: str, text: str, kind: type, old):
-    """Reads `text` as a value of type `kind` to replace the value `old`; 'none' empties an optional value."""
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"config.{key} must be true or false, not {text!r}")
-        return text.lower() == "true"
-    try:
-        value = ast.literal_eval("None" if text.lower() == "none" else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+def _number(key: str, value: Any, kind: type) -> Any:
+    """The value, which must be an integer where `kind` is int, else any number."""
+    if type(value) not in (int, kind):
+        raise UserError(f"config.{key} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy or JAX as Python's own, a path as text, anything else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _checked(key: str, given: Value, kind: type, old: Any) -> Any:
+    """Reads what is given as a value of type `kind` to replace the value `old`; None empties an optional value."""
+    value = _plain(given)
+    if isinstance(given, str) and kind is not str:
+        value = _read_text(given)
+    if kind is bool and type(value) is not bool:
+        raise UserError(f"config.{key} must be true or false, not {given!r}")
+    if kind is float and type(value) is int:
+        with contextlib.suppress(OverflowError):  # an integer beyond every float is refused by its type below
+            value = float(value)
     if kind in (tuple, list) and isinstance(value, (tuple, list)):
-        value = kind(value)
+        value = kind(_plain(number) for number in value)
         numbers = all(type(number) in (int, float) for number in value)
         fixed = old is not None and key not in _PER_CHANNEL
         if not numbers or (fixed and len(value) != len(old)):
-            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {text!r}")
+            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {given!r}")
     if not (type(value) is kind or (value is None and key in _OPTIONAL)):
-        raise UserError(f"config.{key} must be of type {kind.__name__}, not {text!r}")
+        raise UserError(f"config.{key} must be of type {kind.__name__}, not {given!r}")
     return value
+
+
+def _read_text(text: str) -> Any:
+    """Text as the number, boolean, None or sequence that it spells; other text as it is."""
+    known = {"none": None, "true": True, "false": False}
+    if text.lower() in known:
+        return known[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def flatten(config: ConfigDict) -> dict:
@@ -222,7 +276,8 @@ def read(workdir: Path) -> ConfigDict:
     """Reads the config.json of a workdir.
 
     Raises:
-      UserError: There is none, or it is no JSON object.
+      UserError: There is none, it is no JSON object, or it is not what this version of jaxad writes. Of a key that it
+        lacks the user is told when the key is needed.
     """
     path = Path(workdir) / "config.json"
     try:
@@ -234,8 +289,12 @@ def read(workdir: Path) -> ConfigDict:
     if not isinstance(values, dict):
         raise UserError(f"{path} is not what jaxad.train writes; restore it or train into another --workdir")
     config = ConfigDict(values)
-    config.lock()
-    return config
+    _check_required(config, tuple(_REQUIRED), str(path), _OTHER_VERSION)
+    try:
+        _check_ranges(flatten(config))
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}") from error
+    return guarded(config, str(path), _OTHER_VERSION)
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
@@ -256,7 +315,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         if (path.parent / "detector.json").exists() or not all(
             key.startswith(("density.", "score.level")) for key in differing
         ):
-            changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} now)" for k in differing)
+            was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
+            changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

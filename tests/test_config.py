@@ -1,13 +1,19 @@
 """Reading experiments, overrides of every type, the command line, and the config.json of a workdir."""
 
 import argparse
+import copy
 import json
+import math
+import pickle
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import jaxad
 from jaxad import config as configs
-from jaxad import evaluate, train
+from jaxad import evaluate, predict, train
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, baseline, command, refusal, write_parts
 
@@ -62,6 +68,69 @@ def test_overrides_of_every_type(key, text, value):
     got = configs.flatten(configs.load(f"{NSA}:bottle", {key: text}))[key]
     assert got == (list(value) if isinstance(value, tuple) else value)
     assert type(configs.load(f"{NSA}:bottle", {key: text})[key.split(".")[0]]) is not str
+
+
+@pytest.mark.parametrize("key, given, value", [
+    ("seed", 3, 3),
+    ("seed", np.int64(3), 3),
+    ("seed", "3", 3),
+    ("score.top", 1, 1.0),
+    ("score.top", np.float32(0.25), 0.25),
+    ("score.top", np.array(0.25), 0.25),
+    ("optim.learning_rate", 0, 0.0),
+    ("view.flip", True, True),
+    ("view.flip", np.True_, True),
+    ("data.root", Path("/a/b"), "/a/b"),
+    ("synthesis.gamma", (2, 0.1, 0.03), (2, 0.1, 0.03)),
+    ("synthesis.gamma", [2, 0.1, np.float64(0.03)], (2, 0.1, 0.03)),
+    ("synthesis.gamma", np.array([2, 0.5, 0.25]), (2.0, 0.5, 0.25)),
+    ("synthesis.background", None, None),
+    ("synthesis.background", (20.0, 20.0), (20.0, 20.0)),
+])  # fmt: skip
+def test_overrides_from_python(key, given, value):
+    config = configs.load(f"{NSA}:bottle", {key: given})
+    section, _, leaf = key.rpartition(".")
+    got = (config[section] if section else config)[leaf]
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize("key, given, words", [
+    ("seed", 1.5, "config.seed must be of type int, not 1.5"),
+    ("seed", 3.0, "config.seed must be of type int, not 3.0"),
+    ("seed", True, "config.seed must be of type int, not True"),
+    ("seed", np.True_, "config.seed must be of type int, not "),
+    ("seed", None, "config.seed must be of type int, not None"),
+    ("seed", [3], "config.seed must be of type int, not [3]"),
+    ("seed", {"a": 3}, "config.seed must be of type int, not {'a': 3}"),
+    ("seed", -1, "config.seed must be at least 0, not -1"),
+    ("score.top", False, "config.score.top must be of type float, not False"),
+    ("score.top", 2, "config.score.top must lie in (0, 1], not 2.0"),
+    ("score.top", math.nan, "config.score.top must be finite, not nan"),
+    ("optim.learning_rate", math.inf, "config.optim.learning_rate must be finite, not inf"),
+    ("optim.learning_rate", "1e999", "config.optim.learning_rate must be finite, not inf"),
+    ("optim.learning_rate", -1, "config.optim.learning_rate must be at least 0, not -1.0"),
+    ("optim.learning_rate", 10**400, "config.optim.learning_rate must be of type float, not 1000"),
+    ("data.root", None, "config.data.root must be of type str, not None"),
+    ("data.root", 12, "config.data.root must be of type str, not 12"),
+    ("view.flip", 1, "config.view.flip must be true or false, not 1"),
+    ("view.flip", None, "config.view.flip must be true or false, not None"),
+    ("synthesis.gamma", None, "config.synthesis.gamma must be of type tuple, not None"),
+    ("synthesis.gamma", (2, 0.1), "config.synthesis.gamma must hold 3 numbers, not (2, 0.1)"),
+    ("synthesis.gamma", (2, True, 1), "config.synthesis.gamma must hold 3 numbers, not (2, True, 1)"),
+    ("synthesis.gamma", (2, math.inf, 1), "config.synthesis.gamma must be finite, not [2, inf, 1]"),
+    ("normalize.mean", 0.5, "config.normalize.mean must be of type tuple, not 0.5"),
+    (3, 4, "config has no key '3'; the keys are batch, "),
+    ("score", {"top": 0.5}, "config has no key 'score'; did you mean config.score."),
+])  # fmt: skip
+def test_values_from_python_of_the_wrong_type(key, given, words):
+    with pytest.raises(UserError) as caught:
+        configs.load(f"{NSA}:object", {key: given})
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def test_overrides_that_are_no_dict():
+    with pytest.raises(UserError, match="overrides must be a dict of values by key, such as "):
+        configs.load(NSA, "seed=3")
 
 
 def test_an_override_leaves_the_original_alone():
@@ -240,6 +309,92 @@ def test_a_workdir_without_a_readable_config(tmp_path, text, words):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=words):
         configs.read(tmp_path)
+
+
+def edited(workdir, change):
+    """Changes the config.json of a workdir as an editor, or another version of jaxad, would."""
+    values = json.loads((workdir / "config.json").read_text())
+    change(values)
+    (workdir / "config.json").write_text(json.dumps(values))
+
+
+OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda c: c.pop("data"), "lacks data; "),
+    (lambda c: c.pop("seed"), "lacks seed; "),
+    (lambda c: c.update(score=3), "must be a section, not 3; "),
+    (lambda c: c.update(category=None), "must be of type str, not None; "),
+    (lambda c: c.update(epochs=True), "must be of type int, not True; "),
+    (lambda c: c.update(batch="8"), "cannot be used: config.batch must be of type int, not '8'; "),
+    (lambda c: c["score"].update(top=[1]), "cannot be used: config.score.top must be of type float, not [1]; "),
+    (lambda c: c["normalize"].update(mean=1), "cannot be used: config.normalize.mean must hold config.data.channels=3"),
+    (lambda c: c["evaluate"].update(batch=0), "cannot be used: config.evaluate.batch must be at least 1, not 0; "),
+])  # fmt: skip
+def test_a_workdirs_config_of_other_keys_and_types(tmp_path, change, words):
+    configs.claim(tmp_path, configs.load(NSA))
+    edited(tmp_path, change)
+    with pytest.raises(UserError) as caught:
+        configs.read(tmp_path)
+    told = str(caught.value)
+    assert str(tmp_path / "config.json") in told and words in told and told.endswith(OTHER_VERSION)
+
+
+def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path):
+    configs.claim(tmp_path, configs.load(NSA))
+    edited(tmp_path, lambda values: (values["optim"].pop("name"), values.pop("label")))
+    config = configs.read(tmp_path)
+    copies = [config, copy.deepcopy(config), pickle.loads(pickle.dumps(config)), configs.override(config, {"seed": 3})]
+    for one in copies:
+        for key, ask in (("optim.name", lambda c: c.optim.name), ("label", lambda c: c["label"]),
+                         ("optim.name", lambda c: c["optim.name"])):  # fmt: skip
+            with pytest.raises(UserError) as caught:
+                ask(one)
+            assert str(caught.value) == f"{tmp_path / 'config.json'} lacks config.{key}; {OTHER_VERSION}"
+        assert "name" not in one.optim and one.optim.get("name", 7) == 7 and not hasattr(one, "label")
+    assert config == copies[1] and config.optim == copies[3].optim
+
+
+def test_an_experiment_that_lacks_a_key_or_has_one_of_another_type(tmp_path, capsys):
+    lines = f"from jaxad import config\ndef get_config():\n    c = config.load({NSA!r})\n    c.unlock()\n    "
+    path = tmp_path / "mine.py"
+    for change, words in (
+        ("del c.optim.learning_rate", f"the config of {path} lacks config.optim.learning_rate; see experiments/"),
+        ("del c.view", f"the config of {path} lacks config.view; see experiments/ for examples"),
+        ("del c.data", f"the config of {path} lacks data; see experiments/ for examples"),
+        ("c.ignore_type(); del c.data; c.data = 3", f"config.data in the config of {path} must be a section, not 3;"),
+        ("del c.epochs; c.epochs = 2.5", f"config.epochs in the config of {path} must be of type int, not 2.5; see"),
+    ):
+        path.write_text(f"{lines}{change}\n    return c\n")
+        message = refusal(capsys, train.main, "--config", path, "--workdir", tmp_path / "w")
+        assert message.startswith(words), message
+        assert not (tmp_path / "w").exists()
+
+
+def test_references_between_keys_outlive_the_reading_of_an_experiment(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from jaxad import config\ndef get_config():\n    return config.load({NSA!r} + ':object')\n")
+    config = configs.load(str(path), {"data.size": 64})
+    assert config.score.size == 64
+    with config.unlocked():
+        config.normalize = {"mean": (0.0,), "std": (1.0,)}  # as an experiment may that starts from another one
+    assert config.normalize.mean == (0.0,)
+
+
+@pytest.mark.parametrize("section, key", [("score", "reduction"), ("score", "sigma"), ("evaluate", "crop")])
+def test_commands_on_a_workdir_without_a_key(tmp_path, capsys, section, key):
+    root, workdir = write_parts(tmp_path / "sets"), tmp_path / "w"
+    assert command(train.main, *baseline(root, workdir)) == 0
+    edited(workdir, lambda values: values[section].pop(key))
+    words = f"{workdir / 'config.json'} lacks config.{section}.{key}; {OTHER_VERSION}"
+    assert refusal(capsys, evaluate.main, "--workdir", workdir) == words
+    assert refusal(capsys, predict.main, "--workdir", workdir, root / "nut" / "test" / "good") == words
+    with pytest.raises(UserError) as caught:
+        jaxad.load(workdir).predict([np.zeros((40, 40, 3), np.uint8)])
+    assert str(caught.value) == words
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert message.startswith(f"{workdir} was made with another config: {section}.{key} (absent there, ")
 
 
 def test_steps_per_epoch_are_rounded_up():

@@ -99,10 +99,6 @@ def _backbone(config: ConfigDict) -> Backbone:
       UserError: There is no such network, or an option of it is out of place.
     """
     settings = config.model
-    if "backbone" not in settings:
-        raise UserError(
-            "the config has no config.model.backbone, as those of older versions; train with a config of this version"
-        )
     check_choices({"model.backbone": (settings.backbone, tuple(BACKBONES))})
     backbone = BACKBONES[settings.backbone]
     if settings.stochastic_depth and not backbone.drops:

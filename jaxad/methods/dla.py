@@ -220,7 +220,7 @@ def _network(config: ConfigDict) -> SiameseNetwork:
         axis_name=parallel.AXIS,
         dtype=compute_dtype(config),
         remat=settings.remat,
-        zero_init_residual=settings.get("zero_init_residual", False),  # older configs have no such key
+        zero_init_residual=settings.zero_init_residual,
     )
 
 
@@ -337,7 +337,6 @@ def create(config: ConfigDict) -> Method:
     _check(config)
     names, scoring, model = stages_of(config), config.score, _network(config)
     passes = scoring.passes if scoring.uncertainty_weight else 0
-    standardize = scoring.get("standardize", False)  # older configs, without the key, were scored by plain squares
     statistics = _make_statistics(config, model)
 
     def corrupt(keys, batch):
@@ -362,7 +361,7 @@ def create(config: ConfigDict) -> Method:
 
         def compared(found, kind):
             mean = density[kind]
-            variance = density["variance_over_images"][kind] if standardize else dict.fromkeys(names)
+            variance = density["variance_over_images"][kind] if scoring.standardize else dict.fromkeys(names)
             errors = [distance(found[n], mean[n], variance[n], channels=scoring.channels) for n in names]
             return sum(localize.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
 

@@ -64,11 +64,6 @@ def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
 
 def _check(config: ConfigDict) -> None:
     """Refuses what the synthesis or the network cannot take, before any image is read."""
-    if "synthesis" not in config.data:
-        raise UserError(
-            "the config has no data.synthesis: an older version of jaxad made it; train again with this one, or use "
-            "the version that the workdir's provenance.json names"
-        )
     check_choices({"label": (config.label, LABELS), "data.synthesis": (config.data.synthesis, PLACES)})
     if config.synthesis.patches < 1:
         raise UserError(f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}")

@@ -123,13 +123,9 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
 # The network
 
 
-@pytest.mark.parametrize("chosen", [True, False, None])
+@pytest.mark.parametrize("chosen", [True, False])
 def test_how_residual_blocks_start_is_the_configs(chosen):
-    """The real network; without the key, as in the config of an older workdir, as it was then."""
-    config = config_of(**{} if chosen is None else {"model__zero_init_residual": chosen})
-    if chosen is None:
-        with config.unlocked():
-            del config.model.zero_init_residual
+    config = config_of(model__zero_init_residual=chosen)
     made = quick_jit(methods.create(config).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     blocks = [block for name, block in made["params"]["backbone"].items() if name.startswith("layer")]
     assert len(blocks) == 8 and all((block["bn2"]["scale"] == (not chosen)).all() for block in blocks)
@@ -343,18 +339,6 @@ def test_scores_are_computed_in_float32(small):
     density = half.fit(variables, good, jax.random.key(0))
     wanted = full.score(variables, full.fit(variables, good, jax.random.key(0)), images)
     np.testing.assert_array_equal(half.score(variables, density, images).map, wanted.map)
-
-
-def test_older_detectors_are_scored_as_they_were(small):
-    """Neither has their config the key, nor their density the variances over images."""
-    older, undivided = config_of(), methods.create(config_of(score__standardize=False))
-    with older.unlocked():
-        del older.score.standardize
-    older, variables, images = methods.create(older), drawn(), pictures(2) / np.float32(255)
-    density = undivided.fit(variables, list(pictures(4)), jax.random.key(0))
-    wanted = undivided.score(variables, density, images).map
-    del density["variance_over_images"]
-    np.testing.assert_array_equal(older.score(variables, density, images).map, wanted)
 
 
 def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):

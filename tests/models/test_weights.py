@@ -242,8 +242,8 @@ def poisoned(value):
     (lambda: drawn("resnet50"), "is a file of resnet50, not of resnet18; give one of resnet18"),
     (lambda: draw_efficientnet_b0(), "is a file of efficientnet_b0, not of resnet18; give one"),
 ], ids=[
-    "missing", "more", "renamed", "other", "misshapen", "misshapen kernel", "integers", "nan", "too large", "inf", "of 34", "of 50",
-    "of b0",
+    "missing", "more", "renamed", "other", "misshapen", "misshapen kernel", "integers", "nan", "too large", "inf",
+    "of 34", "of 50", "of b0",
 ])  # fmt: skip
 def test_tensors_that_do_not_fit(tmp_path, tensors, sentence):
     path = written(tmp_path / "file.safetensors", tensors())
