@@ -122,7 +122,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.objective.reverse = "recomputed"
 
     config.optim = ConfigDict()
-    config.optim.name = "sgd"
+    config.optim.name = "sgd"  # or adamw, which needs momentum 0; or adam, which needs weight_decay 0 too
     config.optim.momentum = 0.9
     config.optim.learning_rate = config.get_ref("batch").to_float() * (0.02 / 256)  # SimSiam's rule
     config.optim.final_learning_rate = 0.0

@@ -37,6 +37,10 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of ``config.optim`` and its learning rate by step.
 
+    ``sgd`` is PyTorch's SGD: with ``momentum``, and ``weight_decay`` added to the gradient. ``adam`` has neither.
+    ``adamw`` is Adam whose ``weight_decay`` is decoupled from the gradient (Loshchilov and Hutter, ICLR 2019): each
+    parameter shrinks by the rate times ``weight_decay`` times itself.
+
     The rate follows one cosine from ``learning_rate`` to ``final_learning_rate``, constant within an epoch. With
     `groups`, new parameters alone are trained in the first ``head_epochs`` epochs, by a cosine of their own from
     ``head_learning_rate``; then all that are not frozen (CutPaste, Appendix A.4).
@@ -47,33 +51,23 @@ def make_optimizer(
       groups: `Method.groups`.
 
     Raises:
-      UserError: There is no such optimiser, or the first epochs are all there are.
+      UserError: There is no such optimiser, it does not use what the config sets, or the first epochs are all there
+        are.
     """
-    settings = config.optim
+    settings, make = config.optim, _optimizer(config.optim)
     first = settings.head_epochs if groups else 0
     if first >= max(config.epochs, 1):
         raise UserError(f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}")
 
+    highest, final = settings.learning_rate, settings.final_learning_rate
+
     def cosine(rate: float, progress: jax.Array) -> jax.Array:
-        return (
-            settings.final_learning_rate + (rate - settings.final_learning_rate) * (1 + jnp.cos(jnp.pi * progress)) / 2
-        )
+        return final + (rate - final) * (1 + jnp.cos(jnp.pi * progress)) / 2
 
     def schedule(step):
         epoch = step // steps_per_epoch
-        later = cosine(settings.learning_rate, (epoch - first) / (config.epochs - first))
+        later = cosine(highest, (epoch - first) / (config.epochs - first))
         return jnp.where(epoch < first, cosine(settings.head_learning_rate, epoch / first), later) if first else later
-
-    momentum = settings.momentum if "momentum" in settings else None  # without the key, plain SGD
-    optimizers = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=momentum)}
-    if settings.name not in optimizers:
-        raise UserError(f"config.optim.name must be one of {', '.join(optimizers)}, not {settings.name!r}")
-
-    def make(schedule: optax.Schedule) -> optax.GradientTransformation:
-        optimizer = optimizers[settings.name](schedule)
-        if "weight_decay" in settings:  # of all parameters, added to the gradient, as in PyTorch's SGD
-            optimizer = optax.chain(optax.add_decayed_weights(settings.weight_decay), optimizer)
-        return optimizer
 
     if groups is None:
         return make(schedule), schedule
@@ -82,6 +76,35 @@ def make_optimizer(
     waiting = optax.transforms.conditionally_mask(make(lambda step: schedule(step + start)), lambda step: step >= start)
     by_group = {"new": make(schedule), "loaded": waiting, "frozen": optax.set_to_zero()}
     return optax.partition(by_group, groups), schedule
+
+
+# The keys of ``config.optim`` that an optimiser uses, beside those of the learning rate.
+_USED = {"sgd": ("momentum", "weight_decay"), "adam": (), "adamw": ("weight_decay",)}
+
+
+def _optimizer(settings: ConfigDict) -> Callable[[optax.Schedule], optax.GradientTransformation]:
+    """The optimiser of ``config.optim`` for any learning rate; raises UserError as `make_optimizer`."""
+    name = settings.name
+    if name not in _USED:
+        raise UserError(f"config.optim.name must be one of {', '.join(_USED)}, not {name!r}")
+    for key in ("momentum", "weight_decay"):
+        if settings.get(key) and key not in _USED[name]:
+            others = " or ".join(other for other, keys in _USED.items() if key in keys)
+            raise UserError(
+                f"config.optim.{key} is {settings[key]}, which {name} does not use; set config.optim.{key}=0 or "
+                f"config.optim.name={others}"
+            )
+    if name == "adam":
+        return optax.adam
+    if name == "adamw":
+        return functools.partial(optax.adamw, weight_decay=settings.weight_decay)
+    decay, momentum = settings.get("weight_decay"), settings.get("momentum")  # without the key, plain SGD
+
+    def sgd(schedule: optax.Schedule) -> optax.GradientTransformation:
+        optimizer = optax.sgd(schedule, momentum)
+        return optimizer if decay is None else optax.chain(optax.add_decayed_weights(decay), optimizer)
+
+    return sgd
 
 
 class Shared(NamedTuple):
