@@ -1,7 +1,7 @@
 """jaxad: image anomaly detection from good images alone, in JAX.
 
 detector = jaxad.load("runs/nsa_logistic/cap/seed0")
-for prediction in detector.predict(images):  # uint8 arrays (h, w, 3)
+for prediction in detector.predict(images):  # paths, images of Pillow, or uint8 arrays (h, w, 3)
     print(prediction.score, prediction.defective, prediction.peak)
 """
 

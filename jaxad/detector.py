@@ -4,9 +4,10 @@ The directory is the workdir: config.json, ``detector/`` with variables and dens
 with the threshold and what the scores and maps of good images are like.
 """
 
-import copy
+import itertools
 import json
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,11 @@ from ml_collections import ConfigDict
 
 from jaxad import checkpoint, methods, parallel
 from jaxad import config as configs
-from jaxad.data.image import resize_image, to_grey
+from jaxad.data import MIN_SIDE
+from jaxad.data.given import Given, several, to_image
+from jaxad.data.image import resize_image
 from jaxad.errors import UserError
+from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
 
 REWRITE = "run its training command again to rewrite it"
@@ -58,6 +62,9 @@ class Prediction(NamedTuple):
 class Detector:
     """A method with its fitted variables and density.
 
+    It can be passed to another process, if that was spawned and not forked: it is pickled as the path of its workdir,
+    where the process loads it. `threshold`, `heat_range` and `good_scores` are passed as they are.
+
     Args:
       config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
       variables: Parameters and batch statistics.
@@ -76,6 +83,8 @@ class Detector:
         heat_range: tuple[float, float] = (0.0, 1.0),
         good_scores: tuple[float, float] = (0.0, 1.0),
     ):
+        refuse_forked()
+        self._origin: tuple | None = None  # the arguments of `_load_again`, once it is in a workdir
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.heat_range, self.good_scores = heat_range, good_scores
         self.variables, self.density = variables, density
@@ -88,10 +97,28 @@ class Detector:
 
     def with_weights(self, variables, density) -> "Detector":
         """A detector with the same config and these weights, for which nothing is compiled again."""
-        other = copy.copy(self)
-        other.variables, other.density = variables, density
+        refuse_forked()
+        other = object.__new__(Detector)
+        other.__dict__.update(self.__dict__ | {"variables": variables, "density": density, "_origin": None})
         other._weights = parallel.replicate((variables, density), self._mesh)
         return other
+
+    @property
+    def _fitted(self) -> dict:
+        return {name: getattr(self, name) for name in ("threshold", "heat_range", "good_scores")}
+
+    def __reduce__(self):
+        if self._origin is None:
+            raise UserError(
+                "a detector is passed to another process by its workdir, and this one is in none; train it with "
+                "jaxad.train, or write it with save, or load it in that process"
+            )
+        return _load_again, self._origin, self._fitted
+
+    def __getattr__(self, name: str):
+        if name != "_error" and "_error" in self.__dict__ and not name.startswith("__"):  # see `_load_again`
+            raise self._error
+        raise AttributeError(f"a detector has no attribute {name!r}")
 
     def _compiled(self, function: Callable) -> Callable:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
@@ -107,6 +134,9 @@ class Detector:
 
         Returns:
           NumPy scores: image (n,) and map (n, size, size), float32.
+
+        Raises:
+          UserError: The images are no such array, or crop or batch are none that they can have.
         """
         seen = _central(images, crop)
         found = self._call(self._score, seen, batch)
@@ -157,37 +187,51 @@ class Detector:
 
         Both are pytrees, of NumPy arrays (n, ...); `batch` is ``config.evaluate.batch`` by default.
         """
-        batch, made = batch or self.config.evaluate.batch, []
+        refuse_forked()
+        batch, made = self._batch(batch), []
         for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
             made.append(parallel.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
-    def predict(self, images: np.ndarray | list[np.ndarray], *, batch: int | None = None) -> list[Prediction]:
+    def _batch(self, batch: int | None) -> int:
+        """Images in one call: `batch`, or ``config.evaluate.batch`` where it is None."""
+        if batch is None:
+            return self.config.evaluate.batch
+        try:
+            number = operator.index(batch)
+        except TypeError:
+            number = 0
+        if number < 1 or isinstance(batch, bool):
+            raise UserError(f"batch must be a whole number from 1 on, or None, not {batch!r}")
+        return number
+
+    def predict(self, images: Given | Iterable[Given], *, batch: int | None = None) -> list[Prediction]:
         """Scores images of any size; the whole image is seen.
 
         Args:
-          images: uint8 RGB arrays (h, w, 3), whose sizes may differ. A detector of grey images takes (h, w, 1), and
-            RGB arrays as well, which it reduces to OpenCV's luma as reading a file does.
+          images: Any iterable of images, whose sizes may differ, or a single one. An image is the path of a file, an
+            image of Pillow, or an array uint8 (h, w), (h, w, 1), (h, w, 3) in RGB or (h, w, 4) in RGBA. A detector of
+            grey images reduces RGB to OpenCV's luma. What is read or generated is held for one batch.
           batch: Images in one call of the compiled program; by default 1 for one image, else ``config.evaluate.batch``.
 
         Returns:
-          One prediction per image.
+          One prediction per image, in order.
 
         Raises:
-          UserError: An array is not uint8 (h, w, 3), nor (h, w, 1) for a detector of grey images.
+          UserError: An image cannot be read or is no such image, or `batch` is below 1.
         """
-        for number, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, self.channels):
-                shapes = "(h, w, 3)" if self.channels == 3 else "(h, w, 1) or (h, w, 3)"
-                raise UserError(f"image {number} must be uint8 {shapes}, not {image.dtype} {image.shape}")
-        if not len(images):
-            return []
-        size = self.config.score.size
-        seen = (to_grey(image) if image.shape[2] > self.channels else image for image in images)
-        stack = np.stack([resize_image(image, (size, size)) for image in seen])
-        scores = self.score(stack, batch=batch or (1 if len(stack) == 1 else None))
-        return [self._prediction(*row) for row in zip(images, scores.image, scores.map, strict=True)]
+        size, made = self.config.score.size, []
+        # TFDS may hold images as small as MNIST's.
+        options = {"channels": self.channels, "min_side": 1 if self.config.data.source == "tfds" else MIN_SIDE}
+        numbered = enumerate(several(images))
+        while chunk := list(itertools.islice(numbered, self._batch(batch))):
+            seen = [to_image(image, number=number, **options) for number, image in chunk]
+            stack = np.stack([resize_image(image, (size, size)) for image in seen])
+            alone = batch is None and not made and len(seen) == 1
+            scores = self.score(stack, batch=1 if alone else batch)
+            made += [self._prediction(*row) for row in zip(seen, scores.image, scores.map, strict=True)]
+        return made
 
     def _prediction(self, image: np.ndarray, score: np.floating, small: np.ndarray) -> Prediction:
         full = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -222,10 +266,14 @@ class Detector:
         checkpoint.write(Path(workdir) / "detector", tree)
         fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
         (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
+        self._origin = str(Path(workdir).absolute()), None, self._fitted
 
 
 def _central(images: np.ndarray, crop: int) -> np.ndarray:
     """The central part of images (n, side, side, c) that the network sees; all of them where `crop` is 0."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise UserError(f"images to score must be uint8 (n, size, size, c), not {images.dtype} {images.shape}")
     side = images.shape[1]
     if crop > side or crop < 0:
         raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")
@@ -241,24 +289,7 @@ def _bordered(maps: np.ndarray, side: int) -> np.ndarray:
     return np.pad(maps, ((0, 0), (border, border), (border, border)))
 
 
-def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | None:
-    """The smallest held-out good score that at most a share `false_alarm_rate` of the other held-out scores exceed.
-
-    Args:
-      scores: (n,) image scores of good images that were not trained on; None is returned when there are none.
-      false_alarm_rate: Target in [0, 1). Below 1 / (n - 1) the threshold is the highest score.
-
-    Raises:
-      UserError: The rate lies outside [0, 1).
-    """
-    if not 0 <= false_alarm_rate < 1:
-        raise UserError(f"config.threshold.false_alarm_rate must lie in [0, 1), not {false_alarm_rate}")
-    if not len(scores):
-        return None
-    return float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
-
-
-def read_config(workdir: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
+def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> ConfigDict:
     """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
     workdir = Path(workdir)
     config = configs.override(configs.read(workdir), overrides or {})
@@ -272,17 +303,19 @@ def read_config(workdir: str | Path, overrides: dict[str, str] | None = None) ->
     return config
 
 
-def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detector:
+def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> Detector:
     """Loads a trained detector.
 
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
-      overrides: Values of its config to change for this use, as text by dotted key: where the test images are, and how
-        they are scored. With other values in ``config.score`` the threshold is None, since it was fitted with these.
+      overrides: Values of its config to change for this use, by dotted key, as `jaxad.config.override` takes them:
+        where the test images are, and how they are scored. With other values in ``config.score`` the threshold is None,
+        since it was fitted with these.
 
     Raises:
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
     """
+    refuse_forked()
     parallel.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
@@ -296,4 +329,22 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
     threshold = threshold if config.score == configs.read(workdir).score else None
-    return Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))
+    detector = Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))
+    detector._origin = str(workdir.absolute()), overrides, detector._fitted
+    return detector
+
+
+def _load_again(workdir: str, overrides: Mapping[str, configs.Value] | None, fitted: dict) -> Detector:
+    """Loads what was pickled, in another process; `fitted` tells whether the same detector is still there.
+
+    An error in here would end a worker of a `multiprocessing.Pool`, which would start another one and wait for ever. So
+    a detector is returned that raises the error when it is used.
+    """
+    try:
+        detector = load(workdir, overrides)
+        if detector._fitted != fitted:
+            raise UserError(f"the detector in {workdir} is another one than was passed to this process; load it again")
+    except UserError as error:
+        detector = object.__new__(Detector)
+        detector._error = error
+    return detector

@@ -22,10 +22,11 @@ from jaxad import data, hosts, methods, parallel, provenance, samples, synthetic
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.data.record import Source
-from jaxad.detector import Detector, fit_threshold
+from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
+from jaxad.threshold import fit_threshold
 from jaxad.training import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught

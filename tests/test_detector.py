@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxad
 from jaxad import checkpoint, methods
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad.data.image import resize_image
-from jaxad.detector import Detector, fit_threshold
+from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores
 from tests.parts import BASELINE, NSA
@@ -177,42 +178,73 @@ def test_nothing_to_predict():
     assert baseline().predict([]) == []
 
 
-@pytest.mark.parametrize("image, words", [
-    (np.zeros((40, 40, 3), np.float32), "float32"),
-    (np.zeros((40, 40), np.uint8), r"\(40, 40\)"),
-    (np.zeros((40, 40, 4), np.uint8), r"\(40, 40, 4\)"),
+def test_images_are_taken_from_any_iterable(tmp_path):
+    """What the user has: paths, Pillow's images, arrays, in lists, generators and stacks, or a single one."""
+    found, images = baseline(), list(pictures(7))
+    expected = found.predict(images)
+    assert len(expected) == 7  # with a batch of 3
+    paths = []
+    for number, image in enumerate(images):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(paths[-1])
+    for given in (paths, map(str, paths), (Image.open(path) for path in paths), iter(images), np.stack(images),
+                  jnp.asarray(np.stack(images)), (images[0], *paths[1:6], Image.open(paths[6]))):  # fmt: skip
+        made = found.predict(given)
+        assert [one.score for one in made] == [one.score for one in expected]
+        assert [one.map.shape for one in made] == [(SIZE, SIZE)] * 7
+    for one in (paths[2], str(paths[2]), Image.open(paths[2]), images[2]):
+        [made] = found.predict(one)
+        assert made.score == pytest.approx(expected[2].score, rel=1e-6)
+
+
+def test_a_generator_is_consumed_batch_by_batch(neighbours, monkeypatch):
+    held, most, score = [], [], neighbours.score
+
+    def watched(*arguments, **options):
+        most.append(len(held))
+        held.clear()
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(neighbours, "score", watched)
+
+    def generated():
+        for image in pictures(10):
+            held.append(image)
+            yield image
+
+    assert len(neighbours.predict(generated(), batch=4)) == 10 and most == [4, 4, 2]
+    assert neighbours.predict(generated(), batch=np.int64(10)) and most[3:] == [10]
+    neighbours.predict(iter(pictures(1)))
+    assert neighbours._score._cache_size() == 2  # batches of 4 and of 1 both have one image for each of 8 devices
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "8", True, np.float32(2)])
+def test_a_batch_that_is_none(batch):
+    for call in (lambda found: found.predict(pictures(2), batch=batch),
+                 lambda found: found.score(pictures(2), batch=batch)):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            call(baseline())
+        assert str(caught.value) == f"batch must be a whole number from 1 on, or None, not {batch!r}"
+
+
+@pytest.mark.parametrize("images", [
+    pictures(2) / np.float32(255),
+    pictures(1)[0],
+    pictures(2)[:, :16],
+    np.zeros((2, SIZE, SIZE), np.uint8),
 ])  # fmt: skip
-def test_arrays_that_are_no_images(image, words):
-    with pytest.raises(UserError, match=r"image 1 must be uint8 \(h, w, 3\), not .*" + words):
+def test_stacks_that_cannot_be_scored(images):
+    with pytest.raises(UserError) as caught:
+        baseline().score(images)
+    words = f"images to score must be uint8 (n, size, size, c), not {images.dtype} {images.shape}"
+    assert str(caught.value) == words
+
+
+def test_small_images_of_tfds_are_accepted_as_its_training_accepts_them():
+    image = pictures(1, size=28)[0]
+    with pytest.raises(UserError, match="image 1 is 28 x 28 pixels"):
         baseline().predict([pictures(1)[0], image])
-
-
-def test_the_threshold_by_hand():
-    scores = np.arange(1, 12, dtype=np.float32)[::-1]  # 11 scores: each exceeds a tenth of the others more
-    assert fit_threshold(scores, false_alarm_rate=0.0) == 11
-    assert fit_threshold(scores, false_alarm_rate=0.05) == 11
-    assert fit_threshold(scores, false_alarm_rate=0.1) == 10
-    assert fit_threshold(scores, false_alarm_rate=0.2) == 9
-    assert fit_threshold(scores, false_alarm_rate=0.25) == 9
-    assert fit_threshold(np.array([3.0]), false_alarm_rate=0.5) == 3
-    assert fit_threshold(np.array([]), false_alarm_rate=0.1) is None
-    assert isinstance(fit_threshold(scores, false_alarm_rate=0.1), float)
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.3])
-def test_the_threshold_keeps_the_rate_and_no_lower_one_would(rate):
-    scores = np.random.default_rng(0).normal(size=50)
-    threshold = fit_threshold(scores, false_alarm_rate=rate)
-    others = len(scores) - 1
-    assert threshold in scores and (scores > threshold).sum() <= rate * others
-    lower = scores[scores < threshold].max()
-    assert (scores > lower).sum() > rate * others
-
-
-def test_the_threshold_never_reads_test_data_and_refuses_a_senseless_rate():
-    for rate in (-0.1, 1.0):
-        with pytest.raises(UserError, match=r"config\.threshold\.false_alarm_rate must lie in \[0, 1\)"):
-            fit_threshold(np.arange(3.0), false_alarm_rate=rate)
+    assert len(baseline(data__source="tfds").predict([image])) == 1
 
 
 def test_ranges_and_normalised_scores_by_hand():

@@ -1,0 +1,92 @@
+"""Images as a Python program gives them to a detector: paths, Pillow's images and arrays, brought to one form."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxad.data.image import read_image, to_grey
+from jaxad.errors import UserError, first_line
+
+Given = str | os.PathLike | Image.Image | np.ndarray
+_LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # of 8 bits
+
+
+def several(images: Given | Iterable[Given]) -> Iterable[Given]:
+    """The images one by one; a single path, image of Pillow, or array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) is one.
+
+    Raises:
+      UserError: There is nothing to iterate over.
+    """
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if hasattr(images, "__array__"):
+        shape = np.shape(images)
+        return [images] if len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 3, 4)) else images
+    if not isinstance(images, Iterable):
+        raise UserError(f"images must be paths, images of Pillow or arrays, not {_kind(images)}")
+    return images
+
+
+def to_image(given: Given, *, number: int, channels: int, min_side: int) -> np.ndarray:
+    """One image in the form that a detector takes.
+
+    Files are read by `read_image`. Pillow's images are treated likewise: the EXIF orientation is applied, alpha is
+    dropped without blending. So is a fourth channel of an array.
+
+    Args:
+      given: A path, an image of Pillow, or an array uint8 (h, w), (h, w, 1), (h, w, 3) RGB or (h, w, 4) RGBA.
+      number: Which of several images it is, for the sentence.
+      channels: 3 or 1.
+      min_side: The smallest accepted height and width in pixels.
+
+    Returns:
+      uint8 (h, w, channels); grey from RGB by `to_grey`, RGB from grey by three equal channels.
+
+    Raises:
+      UserError: It is of another kind, cannot be read, or is smaller than `min_side`.
+    """
+    if isinstance(given, str | os.PathLike):
+        return read_image(given, min_side=min_side, channels=channels)
+    if not isinstance(given, Image.Image) and not hasattr(given, "__array__"):
+        raise UserError(f"image {number} must be a path, an image of Pillow or an array, not {_kind(given)}")
+    image = _decoded(given, number) if isinstance(given, Image.Image) else np.asarray(given)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise UserError(
+            f"image {number} must be uint8 (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), with levels from 0 to 255, not "
+            f"{image.dtype} {np.shape(given)}"
+        )
+    height, width = image.shape[:2]
+    if min(height, width) < min_side:
+        raise UserError(
+            f"image {number} is {width} x {height} pixels (width x height), but at least {min_side} pixels a side are "
+            "needed"
+        )
+    image = np.ascontiguousarray(image[..., :3])  # OpenCV takes no view with its rows reversed
+    if image.shape[2] == channels:
+        return image
+    return to_grey(image) if channels == 1 else np.repeat(image, 3, axis=2)
+
+
+def _decoded(given: Image.Image, number: int) -> np.ndarray:
+    """The pixels of an image of Pillow, uint8 (h, w, 3), which is left as it is."""
+    if given.mode not in _LEVELS:
+        raise UserError(
+            f"image {number} is an image of Pillow in mode {given.mode}, whose levels are not from 0 to 255; give the "
+            "path of its file, or scale it to 8 bits"
+        )
+    try:
+        image = ImageOps.exif_transpose(given)
+        if "transparency" in image.info:  # a transparent colour; Pillow warns unless it passes through RGBA
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # a cut-off file, which Pillow decodes only now, or one that was closed
+        raise UserError(f"image {number}, an image of Pillow, cannot be decoded ({first_line(error)})") from error
+
+
+def _kind(given: Any) -> str:
+    return f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
