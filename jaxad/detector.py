@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, methods, parallel
+from jaxad import checkpoint, memory, methods, parallel
 from jaxad import config as configs
 from jaxad.data.image import resize_image, to_grey
 from jaxad.errors import UserError
@@ -34,6 +34,7 @@ CHANGEABLE = (
     "data.ground_truth",
     "data.source",
     "data.lists",
+    "data.white_level",
 )
 
 
@@ -65,6 +66,8 @@ class Detector:
       threshold: Image scores of whole images above it are called defective; None without held-out images.
       heat_range: The map's median and highest value on good images; heatmaps run from the one to the other.
       good_scores: Mean and standard deviation of good images' scores.
+      white_level: Of the 16-bit training images, for `jaxad.data.image.read_image`; ``config.data.white_level`` goes
+        before it. None where no training image has 16 bits.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class Detector:
         threshold: float | None = None,
         heat_range: tuple[float, float] = (0.0, 1.0),
         good_scores: tuple[float, float] = (0.0, 1.0),
+        white_level: int | None = None,
     ):
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.heat_range, self.good_scores = heat_range, good_scores
+        self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
         self._mesh = parallel.local_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
@@ -221,6 +226,7 @@ class Detector:
         tree = {"variables": self.variables, "density": self.density}
         checkpoint.write(Path(workdir) / "detector", tree)
         fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
+        fitted["white_level"] = self.white_level
         (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
 
 
@@ -272,6 +278,23 @@ def read_config(workdir: str | Path, overrides: dict[str, str] | None = None) ->
     return config
 
 
+def read_white_level(workdir: str | Path) -> int | None:
+    """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
+    return _fitted(workdir)["white_level"]
+
+
+def _fitted(workdir: str | Path) -> dict:
+    """What detector.json holds, as arguments of `Detector`; raises UserError where it is damaged."""
+    path = Path(workdir) / "detector.json"
+    try:
+        fitted = json.loads(path.read_text())
+        (low, high), (mean, std) = fitted["heat_range"], fitted["good_scores"]
+        pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
+        return {"threshold": fitted["threshold"], "white_level": fitted["white_level"], **pairs}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; {REWRITE}") from error
+
+
 def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detector:
     """Loads a trained detector.
 
@@ -286,14 +309,12 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     parallel.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
+    memory.check_scoring(config)
     path = workdir / "detector"
     if damage := checkpoint.inspect(path):
         raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
     tree = checkpoint.read(path)
-    try:
-        fitted = json.loads((workdir / "detector.json").read_text())
-        threshold, (low, high), (mean, std) = (fitted[key] for key in ("threshold", "heat_range", "good_scores"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
-    threshold = threshold if config.score == configs.read(workdir).score else None
-    return Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))
+    fitted = _fitted(workdir)
+    if config.score != configs.read(workdir).score:
+        fitted["threshold"] = None
+    return Detector(config, tree["variables"], tree["density"], **fitted)
