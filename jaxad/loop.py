@@ -137,10 +137,12 @@ class _Run:
             rate = self.config.threshold.false_alarm_rate
             detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
         if hosts.lead():
+            # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`. Measured before
+            # the detector is written, since images may be read here for the last time.
+            figures = self.measure(detector) if len(self.held) else None
             detector.save(self.workdir)
-            if len(self.held):
-                # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
-                synthetic.write(self.workdir, self.measure(detector))
+            if figures is not None:
+                synthetic.write(self.workdir, figures)
         hosts.wait()
         return detector
 

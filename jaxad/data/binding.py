@@ -60,18 +60,23 @@ def read(workdir: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes images.json to a fresh workdir, or checks that an existing one was made with the same images.
+    """Writes images.json to a workdir, or checks that what it holds was made with the same images.
+
+    While it holds neither a checkpoint nor a detector, nothing was made: an image that turned out to be damaged can be
+    replaced.
 
     Raises:
       UserError: It was made with others (what differs is named), or does not say with which.
       OSError: The file cannot be written.
     """
-    before = read(workdir)
-    if before is None:
-        if any((Path(workdir) / name).exists() for name in ("checkpoints", "detector.json")):
-            raise UserError(f"{workdir} does not say with which images it was made ({FILE} is missing); "
-                            f"restore that file, or {_advice(workdir)}")  # fmt: skip
-        configs.write_json(Path(workdir) / FILE, {"images": found})
+    workdir = Path(workdir)
+    if not (workdir / "detector.json").exists() and not any((workdir / "checkpoints").glob("*")):
+        configs.write_json(workdir / FILE, {"images": found})
+    elif (before := read(workdir)) is None:
+        raise UserError(
+            f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
+            f"{_advice(workdir)}"
+        )
     elif changes := differences(before, found):
         raise UserError(
             f"the training images are not those that {workdir} was made with: {changes}; restore them, or "

@@ -21,21 +21,24 @@ def describe(source: Source, config: ConfigDict) -> str:
 def _on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
     """Why there is no threshold, or what one of few images is worth; "" where there is nothing to say."""
     if not held:
-        why = f"config.data.holdout={holdout:g} of {images} images is none" if holdout else "config.data.holdout is 0"
+        if not holdout:
+            return "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided"
+        share = _least_share(images)
+        advice = f" or set --config.data.holdout={share:g}, which holds out one" if share else ""
         return (
-            f"no threshold will be fitted, since {why}: images get scores, but are not called good or defective; "
-            + (f"add good images, or set --config.data.holdout={_least_share(images):g}" if holdout else
-               "for a threshold set a share of good images to hold out, such as --config.data.holdout=0.1")
-        )  # fmt: skip
+            f"a share of {holdout:g} (config.data.holdout) of {images} images is less than half a one, so none is held "
+            f"out: no threshold will be fitted, and nothing is decided; add good images{advice}"
+        )
     if 1 / (held + 1) <= rate:
         return ""
     needed = f"; config.threshold.false_alarm_rate={rate:g} needs {math.ceil(1 / rate) - 1} held out" if rate else ""
     return f"of new good images, about 1 in {held + 1} will exceed a threshold from {held} held out{needed}"
 
 
-def _least_share(images: int) -> float:
-    """The smallest share in percent that holds out an image."""
-    return next(percent / 100 for percent in range(1, 100) if round(images * percent / 100))
+def _least_share(images: int) -> float | None:
+    """The smallest share in percent that holds out an image and leaves the two that a training needs."""
+    shares = (percent / 100 for percent in range(1, 100) if round(images * percent / 100) == 1)
+    return next(shares, None) if images > 2 else None
 
 
 def _on_left_out(source: Source) -> str:
