@@ -33,7 +33,8 @@ def check_training(config: ConfigDict, method: Method, *, seeds: int = 1) -> Non
     """
     image = config.data.size**2 * configs.channels(config)
     size = f"config.data.size={config.data.size}"
-    _check(2 * image, f"an image and its partner of {size} pixels a side", size, host_memory(), "this machine")
+    pair = f"an image and its partner of {size} pixels a side"
+    _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
     if method.loss is not None and method.example is None:
         batch = 2 * config.batch * seeds * image // jax.device_count()
         what = f"a device's part of config.batch={config.batch} images and partners of {size} pixels a side"
