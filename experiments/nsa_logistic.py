@@ -60,6 +60,7 @@ def get_config(category: str = "demo") -> ConfigDict:
         config.data.test_abnormal_list = f"anomaly_{adults}_test_curated_list.txt"
     config.data.channels = 1 if category in CHEST_XRAYS else 3
     config.data.size = row.view.resize
+    config.data.white_level = 0
     config.data.holdout = 0.0 if reproduces else 0.1
     config.data.synthesis = "device"
     config.data.workers = 0

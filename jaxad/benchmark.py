@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, evaluate, methods, metrics, parallel, provenance, report, training
-from jaxad.data import pipeline
+from jaxad.data import binding, levels, pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
 from jaxad.models import flops
@@ -288,7 +288,7 @@ def _scoring(
     inference = yardstick.measure(lambda: found.score(images), images=count, operations=operations(side))
     if not len(data.load(config).test):
         return {"inference": inference, "evaluation": missing("there are no test images")}, compile_s
-    records = evaluate.read_test_set(config)
+    records = evaluate.read_test_set(config, found.white_level)
 
     def call():
         return metrics.evaluate(evaluate.score_records(found, records), pro_limit=config.evaluate.pro_limit)
@@ -335,6 +335,8 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     """
     method = methods.create(config)
     dataset = data.load(config)
+    white_level = levels.choose(binding.fingerprints(dataset.train, {}), configs.white_level(config)).value
+    dataset = data.load(config, white_level=white_level)
     fitted, _ = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
     dtype = jnp.dtype(config.get("dtype", "float32"))
     yardstick = Yardstick(parallel.make_mesh(), dtype, repeats)
@@ -346,7 +348,8 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
         made = _training(config, method, images, yardstick)
     variables, memory = made.pop("variables"), {"training step": made.pop("step_memory", None)}
     good = pipeline.Images(dataset.train, fitted, size=config.score.size, **cache)
-    found = detector.Detector(config, variables, method.fit(variables, good, jax.random.key(config.seed)))
+    density = method.fit(variables, good, jax.random.key(config.seed))
+    found = detector.Detector(config, variables, density, white_level=white_level)
     figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)
     made["figures"] |= figures
     _relate(made["figures"])

@@ -38,6 +38,7 @@ _AT_LEAST = {
     "log_every": 1,
     "synthetic_every": 0,
     "data.size": 1,
+    "data.white_level": 0,
     "data.workers": 0,
     "data.cache_gib": 0.0,
     "data.device_gib": 0.0,
@@ -202,6 +203,8 @@ def _check_ranges(values: dict) -> None:
             raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}")
     if values.get("seed", 0) >= 2**32:
         raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
+    if values.get("data.white_level", 0) >= 2**16:
+        raise UserError(f"config.data.white_level must be below 2**16, not {values['data.white_level']}")
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):
         raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
@@ -335,6 +338,11 @@ def write_json(path: Path, values: dict) -> None:
 def channels(config: ConfigDict) -> int:
     """Channels of the images that a detector sees: 3, or 1 where ``config.data.channels`` says so."""
     return config.data.get("channels", 3)
+
+
+def white_level(config: ConfigDict) -> int:
+    """The 16-bit value that is white, as ``config.data.white_level`` gives it; 0 where the images decide."""
+    return config.data.get("white_level", 0)
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:

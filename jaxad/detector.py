@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, methods, parallel
+from jaxad import checkpoint, memory, methods, parallel
 from jaxad import config as configs
 from jaxad.data import MIN_SIDE
 from jaxad.data.given import Given, several, to_image
@@ -38,6 +38,7 @@ CHANGEABLE = (
     "data.ground_truth",
     "data.source",
     "data.lists",
+    "data.white_level",
 )
 
 
@@ -63,7 +64,7 @@ class Detector:
     """A method with its fitted variables and density.
 
     It can be passed to another process, if that was spawned and not forked: it is pickled as the path of its workdir,
-    where the process loads it. `threshold`, `heat_range` and `good_scores` are passed as they are.
+    where the process loads it. `threshold`, `heat_range`, `good_scores` and `white_level` are passed as they are.
 
     Args:
       config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
@@ -72,6 +73,8 @@ class Detector:
       threshold: Image scores of whole images above it are called defective; None without held-out images.
       heat_range: The map's median and highest value on good images; heatmaps run from the one to the other.
       good_scores: Mean and standard deviation of good images' scores.
+      white_level: Of the 16-bit training images, for `jaxad.data.image.read_image`; ``config.data.white_level`` goes
+        before it. None where no training image has 16 bits.
     """
 
     def __init__(
@@ -82,11 +85,13 @@ class Detector:
         threshold: float | None = None,
         heat_range: tuple[float, float] = (0.0, 1.0),
         good_scores: tuple[float, float] = (0.0, 1.0),
+        white_level: int | None = None,
     ):
         refuse_forked()
         self._origin: tuple | None = None  # the arguments of `_load_again`, once it is in a workdir
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.heat_range, self.good_scores = heat_range, good_scores
+        self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
         self._mesh = parallel.local_mesh()
         self._weights = parallel.replicate((variables, density), self._mesh)
@@ -105,7 +110,7 @@ class Detector:
 
     @property
     def _fitted(self) -> dict:
-        return {name: getattr(self, name) for name in ("threshold", "heat_range", "good_scores")}
+        return {name: getattr(self, name) for name in ("threshold", "heat_range", "good_scores", "white_level")}
 
     def __reduce__(self):
         if self._origin is None:
@@ -224,6 +229,7 @@ class Detector:
         size, made = self.config.score.size, []
         # TFDS may hold images as small as MNIST's.
         options = {"channels": self.channels, "min_side": 1 if self.config.data.source == "tfds" else MIN_SIDE}
+        options["white_level"] = self.white_level
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
             seen = [to_image(image, number=number, **options) for number, image in chunk]
@@ -264,8 +270,7 @@ class Detector:
         """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
         tree = {"variables": self.variables, "density": self.density}
         checkpoint.write(Path(workdir) / "detector", tree)
-        fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
-        (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
+        (Path(workdir) / "detector.json").write_text(json.dumps(self._fitted) + "\n")
         self._origin = str(Path(workdir).absolute()), None, self._fitted
 
 
@@ -303,6 +308,23 @@ def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | No
     return config
 
 
+def read_white_level(workdir: str | Path) -> int | None:
+    """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
+    return _read_fitted(workdir)["white_level"]
+
+
+def _read_fitted(workdir: str | Path) -> dict:
+    """What detector.json holds, as arguments of `Detector`; raises UserError where it is damaged."""
+    path = Path(workdir) / "detector.json"
+    try:
+        fitted = json.loads(path.read_text())
+        (low, high), (mean, std) = fitted["heat_range"], fitted["good_scores"]
+        pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
+        return {"threshold": fitted["threshold"], "white_level": fitted["white_level"], **pairs}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; {REWRITE}") from error
+
+
 def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> Detector:
     """Loads a trained detector.
 
@@ -319,17 +341,15 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     parallel.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
+    memory.check_scoring(config)
     path = workdir / "detector"
     if damage := checkpoint.inspect(path):
         raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
     tree = checkpoint.read(path)
-    try:
-        fitted = json.loads((workdir / "detector.json").read_text())
-        threshold, (low, high), (mean, std) = (fitted[key] for key in ("threshold", "heat_range", "good_scores"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
-    threshold = threshold if config.score == configs.read(workdir).score else None
-    detector = Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))
+    fitted = _read_fitted(workdir)
+    if config.score != configs.read(workdir).score:
+        fitted["threshold"] = None
+    detector = Detector(config, tree["variables"], tree["density"], **fitted)
     detector._origin = str(workdir.absolute()), overrides, detector._fitted
     return detector
 

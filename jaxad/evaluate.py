@@ -15,8 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, hosts, metrics, page, parallel, provenance, synthetic
-from jaxad.data import pipeline
+from jaxad import data, detector, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
+from jaxad.data import levels, pipeline
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -28,16 +28,20 @@ def category_of(config: ConfigDict) -> str:
     return config.category if config.data.category else Path(config.data.root).resolve().name
 
 
-def read_test_set(config: ConfigDict) -> list[Record]:
-    """Every test image of the dataset, at the size for scoring.
+def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
+    """Every test image of the dataset, at the size for scoring, 16-bit ones by the white level of the training images.
 
     Raises:
-      UserError: There are no test images, or one cannot be read.
+      UserError: There are no test images, one cannot be read, or there is not enough memory for all.
     """
-    source = data.load(config).test
+    source = data.load(config, white_level=white_level).test
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
-    return pipeline.read_all(source, config.score.size)
+    memory.check_test_set(config, len(source))
+    records = pipeline.read_all(source, config.score.size)
+    if clipped := levels.describe_clipped(source.clipped, configs.white_level(config) or white_level):
+        print(clipped, flush=True)
+    return records
 
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
@@ -59,7 +63,7 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
 
 def score_test_set(found: detector.Detector) -> metrics.TestScores:
     """Scores every test image of the detector's dataset once; raises UserError as `read_test_set`."""
-    return score_records(found, read_test_set(found.config))
+    return score_records(found, read_test_set(found.config, found.white_level))
 
 
 def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict[str, np.ndarray] | None:
@@ -223,15 +227,16 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
 def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[Record]:
     """The members' test set, which must be the same for all and seen in the same way."""
     flat = [configs.flatten(config) for config in settings]
-    records = read_test_set(settings[0])
+    records = read_test_set(settings[0], detector.read_white_level(workdirs[0]))
     for workdir, config, values in zip(workdirs[1:], settings[1:], flat[1:], strict=True):
         pair = f"{workdirs[0]} and {workdir} cannot be one ensemble"
         for key in ("score.size", "evaluate.crop", "evaluate.pro_limit"):
             if flat[0][key] != values[key]:
                 raise UserError(f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other")
-        if config.data == settings[0].data:
+        level = detector.read_white_level(workdir)
+        if config.data == settings[0].data and level == detector.read_white_level(workdirs[0]):
             continue  # the very files that were read
-        others = read_test_set(config)
+        others = read_test_set(config, level)
         if len(records) != len(others):
             raise UserError(f"{pair}: the one has {len(records)} test images, the other {len(others)}")
         for one, other in zip(records, others, strict=True):

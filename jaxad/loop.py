@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, hosts, methods, parallel, provenance, samples, synthetic, training
+from jaxad import data, hosts, intake, memory, methods, parallel, provenance, samples, synthetic, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.data.record import Source
@@ -54,30 +54,22 @@ def _variables(state: TrainState) -> dict[str, Any]:
 class _Run:
     """One seed of a training: its config, its workdir, its part of the images, and the detectors made of it.
 
+    Attributes:
+      source: The training images, in the end as `intake.take_in` returns them.
+      white_level: Theirs.
+
     Raises:
       UserError: There are too few images.
     """
 
     def __init__(self, config: ConfigDict, method: Method, workdir: str | Path, command: str, source: Source):
         self.config, self.method, self.workdir, self.command = config, method, Path(workdir), command
-        self._source, self._scorer = source, None
+        self.source, self.white_level, self._scorer = source, None, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.least:
             raise UserError(
                 f"the density of {config.method} needs at least {self.method.least} good images besides the held-out "
                 f"part, and there are {len(self.fitted)}; add images or choose another density"
-            )
-
-    def claim(self) -> None:
-        """`jaxad.config.claim` for all processes, which must see the same config, number of images and workdir."""
-        config = self.config
-        hosts.same("the config, or the number of training images,", (config.to_json(), len(self._source)))
-        if hosts.lead():
-            configs.claim(self.workdir, config)
-        hosts.wait()
-        if not (self.workdir / "config.json").exists():
-            raise UserError(
-                f"process 0 has made the workdir {self.workdir}, which is not seen here; choose one that all share"
             )
 
     def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
@@ -110,7 +102,7 @@ class _Run:
 
     def _good(self, numbers: np.ndarray) -> pipeline.Images:
         # Each is looked at a few times at most.
-        return pipeline.Images(self._source, numbers, size=self.config.score.size, cache_bytes=0)
+        return pipeline.Images(self.source, numbers, size=self.config.score.size, cache_bytes=0)
 
     @functools.cached_property
     def _made(self) -> synthetic.SyntheticSet | None:
@@ -127,7 +119,7 @@ class _Run:
         variables = parallel.to_host(variables)
         density = self.method.fit(variables, self._good(self.fitted), jax.random.key(self.config.seed))
         if self._scorer is None:
-            self._scorer = Detector(self.config, variables, density)
+            self._scorer = Detector(self.config, variables, density, white_level=self.white_level)
         else:
             self._scorer = self._scorer.with_weights(variables, density)
         return self._scorer
@@ -146,10 +138,12 @@ class _Run:
             rate = self.config.threshold.false_alarm_rate
             detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
         if hosts.lead():
+            # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`. Measured before
+            # the detector is written, since images may be read here for the last time.
+            figures = self.measure(detector) if len(self.held) else None
             detector.save(self.workdir)
-            if len(self.held):
-                # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
-                synthetic.write(self.workdir, self.measure(detector))
+            if figures is not None:
+                synthetic.write(self.workdir, figures)
         hosts.wait()
         return detector
 
@@ -321,27 +315,30 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
     return open_images(cache_bytes=config.data.cache_gib * 2**30 / processes)
 
 
-def train(config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train") -> Detector | None:
+def train(
+    config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train", restart: bool = False
+) -> Detector | None:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 
     Args:
       config: A locked config as experiments make it.
-      workdir: A directory to create, or one made with the same config.
+      workdir: A directory to create, or one made with the same config and images.
       command: What the user typed, for the provenance of the results.
+      restart: Begins anew, with any config and images; a training that `workdir` holds is deleted.
 
     Returns:
       The detector; None when SIGTERM stopped the training, which the same call then resumes.
 
     Raises:
-      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config, or
-        the loss is no longer finite.
+      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config or
+        other images, or the loss is no longer finite.
     """
-    detectors = train_seeds([config], [workdir], commands=[command])
+    detectors = train_seeds([config], [workdir], commands=[command], restart=restart)
     return detectors and detectors[0]
 
 
 def train_seeds(
-    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, commands: Sequence[str]
+    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, commands: Sequence[str], restart: bool = False
 ) -> list[Detector] | None:
     """Trains detectors that differ in their seed as one program, in which their parameters are stacked.
 
@@ -352,6 +349,7 @@ def train_seeds(
       several: Locked configs that differ in nothing but ``seed``.
       workdirs: One for each.
       commands: What the user typed, or what trains each alone, for the provenance of the results.
+      restart: As in `train`, for each.
 
     Returns:
       The detectors; None when SIGTERM stopped the training, which the same call then resumes.
@@ -366,6 +364,8 @@ def train_seeds(
     if len({Path(workdir).absolute() for workdir in workdirs}) < len(several):
         raise ValueError("two configs share a workdir")
     made = [methods.create(config) for config in several]  # before the images are looked for
+    memory.check_training(several[0], made[0], seeds=len(several))
+    memory.check_scoring(several[0])
     source = data.load(several[0]).train
     runs = [_Run(*given, source) for given in zip(several, made, workdirs, commands, strict=True)]
     config, method = several[0], made[0]
@@ -375,8 +375,9 @@ def train_seeds(
         image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
         method.start(jax.eval_shape(method.init, jax.random.key(0), image))
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
+    source, white_level = intake.take_in(several, workdirs, source, restart=restart)
     for run in runs:
-        run.claim()
+        run.source, run.white_level = source, white_level
     parallel.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:

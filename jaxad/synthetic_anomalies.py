@@ -166,7 +166,7 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
 
 def good_images(config: ConfigDict, workdir: str | Path) -> list[Record]:
     """The good test images of a detector's config, at the size for scoring; raises UserError where there are none."""
-    test = data.load(config).test
+    test = data.load(config, white_level=detector.read_white_level(workdir)).test
     good = [index for index, label in enumerate(test.labels) if label == 0]
     if not good:
         raise UserError(

@@ -21,6 +21,9 @@ def together(argvs: Sequence[list[str] | None]) -> bool:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew; deletes the training that the workdir holds"
+    )
     hosts.add_flags(parser)
     given = [configs.arguments(parser, argv) for argv in argvs]
     parallel.keep_freed_memory()
@@ -36,7 +39,7 @@ def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: S
         several.append(config)
         workdirs.append(Path(flags.workdir or f"runs/{name}"))
         print(f"workdir: {workdirs[-1]}", flush=True)
-    detectors = loop.train_seeds(several, workdirs, commands=commands)
+    detectors = loop.train_seeds(several, workdirs, commands=commands, restart=given[0][0].restart)
     if detectors is None:
         return False
     for detector, workdir in zip(detectors, workdirs, strict=True):

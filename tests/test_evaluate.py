@@ -304,7 +304,8 @@ def test_the_metrics_of_an_ensemble_are_those_of_its_mean(members, run, tmp_path
     for path in (sets / "nut" / "ground_truth" / "spot").iterdir():
         write(path, np.roll(read_mask(path) * 255, 4, axis=1))  # half beside the spot, so that no score is perfect
     found = evaluate.evaluate_ensemble(members, tmp_path / "out", overrides={"data.root": str(sets)})
-    masks = [record.mask for record in evaluate.read_test_set(jaxad.load(members[0], {"data.root": str(sets)}).config)]
+    config = jaxad.load(members[0], {"data.root": str(sets)}).config
+    masks = [record.mask for record in evaluate.read_test_set(config, None)]
     expected = roc_auc_score(np.stack(masks).ravel(), by_hand(members)[1].ravel())
     assert 0.6 < expected < 0.99 and found["pixel"]["auroc"] == pytest.approx(expected, rel=1e-4)
     assert len({found["pixel"]["auroc"], *(row["pixel"]["auroc"] for row in found["members"])}) == 4
@@ -373,7 +374,11 @@ def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):
 
 def test_a_test_set_that_members_share_is_read_once(members, run, tmp_path, monkeypatch):
     read, roots = evaluate.read_test_set, []
-    monkeypatch.setattr(evaluate, "read_test_set", lambda config: roots.append(config.data.root) or read(config))
+    def reading(config, white_level):
+        roots.append(config.data.root)
+        return read(config, white_level)
+
+    monkeypatch.setattr(evaluate, "read_test_set", reading)
     evaluate.evaluate_ensemble(members, tmp_path / "out")
     assert roots == [str(run / "sets")]
     sets, other = shutil.copytree(run / "sets", tmp_path / "sets"), shutil.copytree(members[1], tmp_path / "other")

@@ -11,14 +11,25 @@ from jaxad.errors import UserError
 MIN_SIDE = 32
 
 
-def load(config: ConfigDict) -> Dataset:
+def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
     """Opens the dataset that ``config.data`` names; images are decoded on access.
+
+    Args:
+      config: A config.
+      white_level: Of 16-bit files, where ``config.data.white_level`` gives none; see `jaxad.data.levels`.
 
     Raises:
       UserError: The source is unknown, or the data is not as its source expects it.
     """
     data = config.data
     options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
+    if data.source in ("folder", "chest_xray"):
+        options["white_level"] = configs.white_level(config) or white_level
+    elif configs.white_level(config):
+        raise UserError(
+            f"config.data.white_level is for files of 16 bits a channel, and the source {data.source} has none; "
+            "leave it 0"
+        )
     if data.source == "demo":
         if data.root or data.test or data.ground_truth:
             raise UserError(
@@ -43,7 +54,7 @@ def load(config: ConfigDict) -> Dataset:
     raise UserError(f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}")
 
 
-def _load_chest_xray(data: ConfigDict, **options: int) -> Dataset:
+def _load_chest_xray(data: ConfigDict, **options: int | None) -> Dataset:
     if "lists" not in data:
         raise UserError(
             "config.data.source chest_xray needs lists of images, which this config has no keys for; train with the "

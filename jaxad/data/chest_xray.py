@@ -33,6 +33,7 @@ def load(
     test_abnormal: str,
     min_side: int = 1,
     channels: int = 1,
+    white_level: int | None = None,
 ) -> Dataset:
     """Finds the listed images; nothing is decoded yet.
 
@@ -50,6 +51,7 @@ def load(
       test_abnormal: File name of the list of abnormal test images; "" for none.
       min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
       channels: 1 for grey images, 3 for RGB.
+      white_level: The white level of 16-bit files (see ``read_image``).
 
     Returns:
       The training and the test source, in the order of the lists, good test images first.
@@ -82,6 +84,8 @@ def load(
             defects=list(defects),
             min_side=min_side,
             channels=channels,
+            white_level=white_level,
+            place=f"'{root}'",
         )
 
     good, tested, abnormal = (files for _, files in listed)

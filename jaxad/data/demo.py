@@ -7,8 +7,11 @@ picture is kept, so the mask misses no changed pixel.
 """
 
 import difflib
+import hashlib
+import json
 import zlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -82,6 +85,7 @@ class DemoSource:
 
     Attributes:
       ids, labels, defects: The records' fields of these names, without rendering.
+      place, clipped: See `jaxad.data.record.Source`.
     """
 
     def __init__(self, category: str, split: str, counts: dict[str, int], *, size: int, seed: int):
@@ -91,6 +95,7 @@ class DemoSource:
         self.defects = [defect for defect, count in counts.items() for _ in range(count)]
         self.labels = [int(defect != "good") for defect in self.defects]
         self.ids = [f"{split}/{d}/{number:03d}" for d, number in zip(self.defects, self._numbers, strict=True)]
+        self.place, self.clipped = f"the demo category {category}", {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,6 +111,19 @@ class DemoSource:
         else:
             _, image, mask = render_pair(self._category, defect, number, size=self._size, seed=self._seed)
         return Record(image, self.labels[index], mask, self.ids[index], defect)
+
+    def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See `Source.fingerprint`: a picture is made of nothing but these words."""
+        words = [self._category, self.ids[index], self._size, self._seed]
+        return {"bytes": 3 * self._size**2, "sha256": hashlib.sha256(json.dumps(words).encode()).hexdigest()}
+
+    def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "DemoSource":
+        """See `Source.bound`; there are no files that could change."""
+        return self
+
+    def left_out(self) -> dict[str, int | None]:
+        """See `Source.left_out`."""
+        return {}
 
 
 def load(

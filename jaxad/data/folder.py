@@ -3,13 +3,17 @@
 import collections
 import dataclasses
 import difflib
+import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxad.data.image import find_images, list_folder, read_image, read_mask
+from jaxad.data.image import SUFFIXES, decode, find_images, list_folder, read_bytes, read_mask
+from jaxad.data.levels import declared, has_16_bits
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
@@ -33,6 +37,11 @@ class FolderSource:
       defects: ``good`` or the defect type.
       min_side: The smallest accepted height and width in pixels.
       channels: 3 for RGB images, 1 for grey ones.
+      place: Where the images lie, for the user to read.
+      beside: The folder whose other images are left out, and the folders in it that are not.
+      white_level: See `jaxad.data.levels`.
+      sha256: What the content of the files was when the training began; None where none is asked for.
+      clipped: How many pixels lie above the white level, by file, in what this process has decoded so far.
     """
 
     paths: list[pathlib.Path] = dataclasses.field(repr=False)
@@ -42,6 +51,11 @@ class FolderSource:
     defects: list[str] = dataclasses.field(repr=False)
     min_side: int
     channels: int = 3
+    place: str = ""
+    beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
+    white_level: int | None = None
+    sha256: list[str] | None = dataclasses.field(default=None, repr=False)
+    clipped: dict[str, int] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,10 +64,47 @@ class FolderSource:
         """Decodes one record.
 
         Raises:
-          UserError: The image or the mask cannot be used (see ``read_image``), or the two differ in size.
+          UserError: The image or the mask cannot be used (see ``read_image``), the two differ in size, or the image is
+            not the one that the source is bound to.
         """
-        image = read_image(self.paths[index], min_side=self.min_side, channels=self.channels)
+        path = self.paths[index]
+        data = read_bytes(path)
+        if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256[index]:
+            raise UserError(
+                f"image '{path}' is not the one that this training began with; restore it and run the same command "
+                "again"
+            )
+        image, clipped, _ = decode(
+            data, path, min_side=self.min_side, channels=self.channels, white_level=self.white_level
+        )
+        if clipped:
+            self.clipped[str(path)] = clipped
         return Record(image, self.labels[index], self._mask(index, image), self.ids[index], self.defects[index])
+
+    def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See `Source.fingerprint`; only a file of 16 bits is decoded, and only when it is not the known one."""
+        path = self.paths[index]
+        data = read_bytes(path)
+        content = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        if known is not None and content.items() <= known.items():
+            return dict(known)
+        if not has_16_bits(data):
+            return content
+        peak = decode(data, path).peak
+        return content if peak is None else content | {"peak": peak, "declared": declared(data)}
+
+    def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "FolderSource":
+        """See `Source.bound`."""
+        sha256 = [fingerprint["sha256"] for fingerprint in fingerprints]
+        return dataclasses.replace(self, sha256=sha256, white_level=white_level)
+
+    def left_out(self) -> dict[str, int | None]:
+        """See `Source.left_out`; at every level, without hidden entries."""
+        if self.beside is None:
+            return {}
+        top, used = self.beside
+        seen = {os.path.realpath(folder) for folder in used}
+        return {os.path.relpath(folder, top): images for folder, images in _images_below(top, seen) if images != 0}
 
     def _mask(self, index: int, image: np.ndarray) -> np.ndarray | None:
         if not self.labels[index]:
@@ -81,6 +132,7 @@ def load(
     ground_truth: str = "",
     min_side: int = 1,
     channels: int = 3,
+    white_level: int | None = None,
 ) -> Dataset:
     """Finds the images and masks of one category; nothing is decoded yet.
 
@@ -90,7 +142,7 @@ def load(
     - MVTec AD: ``train/good``, ``test/<good or defect>``, ``ground_truth/<defect>``. Without a ``test`` folder
       the test source is empty.
     - Plain: the good training images lie in the folder itself; its subfolders are read only when named as ``test``
-      and ``ground_truth``.
+      and ``ground_truth``, since they may hold defective images (`FolderSource.left_out` names the others).
 
     A mask is ``ground_truth/<defect>/<stem>_mask.*`` or ``<stem>.*``. Without any ground truth folder the masks of
     defective images are None; good images need none, theirs are zero. A mask that marks no pixel is used as it is, with
@@ -106,6 +158,7 @@ def load(
         given.
       min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
       channels: 3 for RGB images, 1 for grey ones, whatever the files hold.
+      white_level: The white level of 16-bit files (see ``read_image``).
 
     Returns:
       The training and the test source, each in order of folder and file name.
@@ -123,8 +176,16 @@ def load(
     masks_folder = _part(folder, "ground_truth", ground_truth, has_train and not test)
     images = _images_by_defect(test_folder) if test_folder else {}
     masks = _masks_by_image(images, masks_folder) if masks_folder else {}
-    options = {"min_side": min_side, "channels": channels}
-    return Dataset(_source("train", {GOOD: train}, {}, **options), _source("test", images, masks, **options))
+    options = {"min_side": min_side, "channels": channels, "white_level": white_level}
+    good = folder / "train" / GOOD if has_train else folder
+    used = [good, *(pathlib.Path(named) for named in (test, ground_truth) if named)]
+    if has_train:
+        used += [folder / "test", folder / "ground_truth"]
+    own = {"place": f"'{good}'", "beside": (folder, tuple(used))}
+    return Dataset(
+        _source("train", {GOOD: train}, {}, **options, **own),
+        _source("test", images, masks, **options, place=f"'{test_folder}'"),
+    )
 
 
 def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
@@ -224,8 +285,22 @@ def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: 
     return found[0]
 
 
+def _images_below(folder: pathlib.Path, seen: set[str]) -> Iterator[tuple[pathlib.Path, int | None]]:
+    """How many images lie in each folder at or below this one; not in those `seen`, which grow by what is visited."""
+    if (own := os.path.realpath(folder)) not in seen:
+        try:
+            yield folder, sum(path.suffix.lower() in SUFFIXES for path in list_folder(folder)[0])
+        except UserError:
+            yield folder, None
+            return
+        seen.add(own)  # links may lead in circles
+    for subfolder in list_folder(folder)[1]:
+        if os.path.realpath(subfolder) not in seen:
+            yield from _images_below(subfolder, seen)
+
+
 def _source(
-    split: str, images: dict[str, list[pathlib.Path]], masks: dict[pathlib.Path, pathlib.Path], **options: int
+    split: str, images: dict[str, list[pathlib.Path]], masks: dict[pathlib.Path, pathlib.Path], **options: Any
 ) -> FolderSource:
     rows = [(path, defect) for defect, paths in images.items() for path in paths]
     return FolderSource(

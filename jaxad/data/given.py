@@ -30,7 +30,9 @@ def several(images: Given | Iterable[Given]) -> Iterable[Given]:
     return images
 
 
-def to_image(given: Given, *, number: int, channels: int, min_side: int) -> np.ndarray:
+def to_image(
+    given: Given, *, number: int, channels: int, min_side: int, white_level: int | None = None
+) -> np.ndarray:
     """One image in the form that a detector takes.
 
     Files are read by `read_image`. Pillow's images are treated likewise: the EXIF orientation is applied, alpha is
@@ -41,6 +43,7 @@ def to_image(given: Given, *, number: int, channels: int, min_side: int) -> np.n
       number: Which of several images it is, for the sentence.
       channels: 3 or 1.
       min_side: The smallest accepted height and width in pixels.
+      white_level: Of files of 16 bits, see `read_image`.
 
     Returns:
       uint8 (h, w, channels); grey from RGB by `to_grey`, RGB from grey by three equal channels.
@@ -49,7 +52,7 @@ def to_image(given: Given, *, number: int, channels: int, min_side: int) -> np.n
       UserError: It is of another kind, cannot be read, or is smaller than `min_side`.
     """
     if isinstance(given, str | os.PathLike):
-        return read_image(given, min_side=min_side, channels=channels)
+        return read_image(given, min_side=min_side, channels=channels, white_level=white_level)
     if not isinstance(given, Image.Image) and not hasattr(given, "__array__"):
         raise UserError(f"image {number} must be a path, an image of Pillow or an array, not {_kind(given)}")
     image = _decoded(given, number) if isinstance(given, Image.Image) else np.asarray(given)

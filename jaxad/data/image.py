@@ -4,12 +4,14 @@ import io
 import os
 import pathlib
 import struct
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -37,17 +39,35 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
 
 
-def read_image(path: str | os.PathLike, *, min_side: int = 1, channels: int = 3) -> np.ndarray:
+class Decoded(NamedTuple):
+    """A decoded image file.
+
+    Attributes:
+      image: uint8 (h, w, channels).
+      clipped: How many pixels of a 16-bit file have a value above the white level, which is read as white.
+      peak: The largest value of a 16-bit file; None for 8 bits.
+    """
+
+    image: np.ndarray
+    clipped: int
+    peak: int | None
+
+
+def read_image(
+    path: str | os.PathLike, *, min_side: int = 1, channels: int = 3, white_level: int | None = None
+) -> np.ndarray:
     """Decodes an image file.
 
     PNG, JPEG, BMP, TIFF and WebP (told by content, not by suffix) with grey, palette, RGB or RGBA pixels of 1 to 8
-    or 16 bits. 16-bit values v become round(v / 257), alpha is dropped without blending, the EXIF orientation is
-    applied, and of several pages the first is read.
+    or 16 bits. 16-bit values v become round(255 v / white_level), alpha is dropped without blending, the EXIF
+    orientation is applied, and of several pages the first is read.
 
     Args:
       path: The file.
       min_side: The smallest accepted height and width in pixels.
       channels: 3 for RGB, 1 for grey, which is `to_grey` of it.
+      white_level: The 16-bit value, in [1, 65535], from which on pixels are white, such as 4095 for the values of a
+        12-bit sensor; None for 65535.
 
     Returns:
       uint8 (h, w, channels).
@@ -56,16 +76,29 @@ def read_image(path: str | os.PathLike, *, min_side: int = 1, channels: int = 3)
       UserError: The file is missing, a directory, unreadable, empty, no image, truncated or damaged, of an unsupported
         pixel type (floating point, signed, 32 bits), or smaller than ``min_side``.
     """
-    image = _read(path)
+    return decode(read_bytes(path), path, min_side=min_side, channels=channels, white_level=white_level).image
+
+
+def decode(
+    data: bytes,
+    path: str | os.PathLike,
+    *,
+    min_side: int = 1,
+    channels: int = 3,
+    white_level: int | None = None,
+) -> Decoded:
+    """Decodes the content `data` of the image file `path`; otherwise as `read_image`."""
+    image, clipped, peak = _decode(data, path), 0, None
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        peak = int(image.max())
+        image, clipped = to_8_bits(image, white_level)
     height, width = image.shape[:2]
     if min(height, width) < min_side:
         raise UserError(
             f"image '{path}' is {width} x {height} pixels (width x height), but at least {min_side} pixels a side "
             "are needed; remove it or use a larger image"
         )
-    return to_grey(image) if channels == 1 else image
+    return Decoded(to_grey(image) if channels == 1 else image, clipped, peak)
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
@@ -79,7 +112,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UserError: As in ``read_image``.
     """
-    brightness = _read(path).max(axis=-1)
+    brightness = _decode(read_bytes(path), path).max(axis=-1)
     half = np.iinfo(brightness.dtype).max // 2
     return (brightness > (half if brightness.max() > half else 0)).astype(np.uint8)
 
@@ -156,7 +189,8 @@ def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) 
     return np.array(Image.fromarray(flat).resize((width, height), method)).reshape(height, width, *array.shape[2:])
 
 
-def _read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of an image file, which is not empty; raises UserError as `read_image`."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -171,9 +205,8 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
-def _read(path: str | os.PathLike) -> np.ndarray:
+def _decode(data: bytes, path: str | os.PathLike) -> np.ndarray:
     """Uint8 or uint16 (h, w, 3), RGB."""
-    data = _read_bytes(path)
     kind = _format(data)
     if kind is None:
         raise UserError(f"'{path}' is not an image in PNG, JPEG, BMP, TIFF or WebP format; convert or remove it")

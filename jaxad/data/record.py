@@ -1,7 +1,7 @@
 """The record that every data source yields, and the pair of sources that makes a dataset."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,16 +27,39 @@ class Record(NamedTuple):
 class Source(Protocol):
     """Random access to records; decoding happens on access and the source can be sent to worker processes.
 
-    ``ids``, ``labels`` and ``defects`` hold the records' fields of these names without decoding an image.
+    Attributes:
+      ids, labels, defects: The records' fields of these names, without decoding an image.
+      place: Where the records come from, for the user to read, such as a folder in quotes.
+      clipped: How many pixels lie above the white level (see `jaxad.data.levels`), by file, in what this process has
+        decoded so far.
     """
 
     ids: Sequence[str]
     labels: Sequence[int]
     defects: Sequence[str]
+    place: str
+    clipped: Mapping[str, int]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What tells a record from every other one, in values of JSON; `known` is what it was before, if anything.
+
+        Returns:
+          ``bytes`` and ``sha256`` of what the record is made of. A file of 16 bits has its largest value, ``peak``,
+          and ``declared``, the white level that it declares with the place where it does, or null.
+        """
+        ...
+
+    def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "Source":
+        """The same records with this white level; access to a file without its fingerprint raises UserError."""
+        ...
+
+    def left_out(self) -> dict[str, int | None]:
+        """How many images lie beside the records' own and are not used, by folder; None where it cannot be read."""
+        ...
 
 
 class Dataset(NamedTuple):

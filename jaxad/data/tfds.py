@@ -5,10 +5,12 @@ Prepared datasets are read with `tfds.data_source`, which imports no TensorFlow.
 
 import dataclasses
 import difflib
+import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -33,19 +35,24 @@ class TfdsSource:
     Attributes:
       examples: The split as `tfds.data_source` opens it: dicts with uint8 ``image`` (h, w, 3) or (h, w, 1) and, where
         the dataset has masks, uint8 ``mask`` (h, w, 1) of 0 and 255.
+      encoded: The same with the images as they are stored, in bytes.
       rows: Where in the split the records lie.
       ids: ``train/good/<name>`` or ``test/<defect>/<name>``.
       labels: 0 good, 1 defective.
       defects: ``good`` or the defect type.
       channels: 3 for RGB images, 1 for grey ones.
+      place, clipped: See `jaxad.data.record.Source`.
     """
 
     examples: Sequence[dict] = dataclasses.field(repr=False)
+    encoded: Sequence[dict] = dataclasses.field(repr=False)
     rows: list[int] = dataclasses.field(repr=False)
     ids: list[str] = dataclasses.field(repr=False)
     labels: list[int] = dataclasses.field(repr=False)
     defects: list[str] = dataclasses.field(repr=False)
     channels: int = 3
+    place: str = ""
+    clipped: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +68,19 @@ class TfdsSource:
         elif not label:
             mask = np.zeros(image.shape[:2], np.uint8)
         return Record(image, label, mask, self.ids[index], self.defects[index])
+
+    def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See `Source.fingerprint`."""
+        data = self.encoded[self.rows[index]]["image"]
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "TfdsSource":
+        """See `Source.bound`; TFDS decodes by itself, from files of many records that it keeps open."""
+        return self
+
+    def left_out(self) -> dict[str, int | None]:
+        """See `Source.left_out`."""
+        return {}
 
 
 def load(root: str | os.PathLike, category: str, *, channels: int = 3) -> Dataset:
@@ -97,7 +117,8 @@ def load(root: str | os.PathLike, category: str, *, channels: int = 3) -> Datase
         reason = str(error).partition("\n")[0]
         raise UserError(f"'{name}' in '{root}' cannot be read ({reason}); delete it and {prepare}") from error
     source = _of_category if dataset == MVTEC_AD else _of_classes
-    return Dataset(*(source(split, *opened, category, channels) for split, opened in splits.items()))
+    options = {"channels": channels, "place": f"'{name}' in '{root}'"}
+    return Dataset(*(source(split, *opened, category, **options) for split, opened in splits.items()))
 
 
 def library() -> ModuleType:
@@ -137,37 +158,45 @@ def _preparation(root: str | os.PathLike, dataset: str, category: str) -> str:
     return f"run tfds build {dataset} --data_dir={root} --file_format=array_record where TensorFlow is installed"
 
 
-def _open(tfds: ModuleType, name: str, root: str | os.PathLike, split: str) -> tuple[Sequence[dict], list[dict]]:
-    """The examples of a split, and what they hold besides images."""
+def _open(
+    tfds: ModuleType, name: str, root: str | os.PathLike, split: str
+) -> tuple[Sequence[dict], Sequence[dict], list[dict]]:
+    """The examples of a split, the same with encoded images, and what they hold besides images."""
     # A version makes TFDS read what is prepared by its files alone, not by the code of that name in its registry.
     examples = tfds.data_source(name, split=split, data_dir=root, download=False, builder_kwargs={"version": "*.*.*"})
     images = {"image", "mask"} & set(examples.dataset_info.features)
     undecoded = dataclasses.replace(examples, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()))
-    return examples, [{key: row[key] for key in row.keys() - images} for row in undecoded]
+    return examples, undecoded, [{key: row[key] for key in row.keys() - images} for row in undecoded]
 
 
-def _of_category(split: str, examples: Sequence[dict], fields: list[dict], category: str, channels: int) -> TfdsSource:
+def _of_category(
+    split: str, examples: Sequence[dict], encoded: Sequence[dict], fields: list[dict], category: str, **options: Any
+) -> TfdsSource:
     """A split of MVTec AD; `category` is already what the split holds."""
     return TfdsSource(
         examples,
+        encoded,
         rows=list(range(len(fields))),
         ids=[field["id"].decode() for field in fields],
         labels=[int(field["label"]) for field in fields],
         defects=[field["defect"].decode() for field in fields],
-        channels=channels,
+        **options,
     )
 
 
-def _of_classes(split: str, examples: Sequence[dict], fields: list[dict], category: str, channels: int) -> TfdsSource:
+def _of_classes(
+    split: str, examples: Sequence[dict], encoded: Sequence[dict], fields: list[dict], category: str, **options: Any
+) -> TfdsSource:
     """A split of images of ten classes, of which `category` is the good one and the only one to train on."""
     names = examples.dataset_info.features["label"].names
     defects = [GOOD if names[field["label"]] == category else names[field["label"]] for field in fields]
     rows = [row for row, defect in enumerate(defects) if split == "test" or defect == GOOD]
     return TfdsSource(
         examples,
+        encoded,
         rows=rows,
         ids=[f"{split}/{defects[row]}/{row:05d}" for row in rows],
         labels=[int(defects[row] != GOOD) for row in rows],
         defects=[defects[row] for row in rows],
-        channels=channels,
+        **options,
     )

@@ -1,0 +1,116 @@
+"""Binds a workdir to the training images: images.json, which holds the name, size and content of each.
+
+A training that goes on with other images than it began with would be right for neither, and images that were trained
+on could be held out. So the file is written when a training begins, and compared whenever it goes on.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jaxad import config as configs
+from jaxad import hosts
+from jaxad.data.record import Source
+from jaxad.errors import UserError
+
+FILE = "images.json"
+_SHOWN = 3  # names of images in a sentence
+# What a training and its evaluation write, in the order of their removal: what says that something is complete comes
+# first, and what refuses another training last. Predictions are the user's.
+_WRITTEN = (
+    "results.json", "scores.csv", "report.html", "error.txt", "detector.json", "detector.sha256", "detector",
+    "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
+    "config.json",
+)  # fmt: skip
+
+
+def fingerprints(source: Source, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What `Source.fingerprint` tells of each record, by its id, in order; each process looks at its part.
+
+    Args:
+      source: The training images.
+      known: What was found before, by id, so that known files of 16 bits are not decoded again.
+    """
+    mine = range(len(source))[hosts.share(len(source))]
+    with ThreadPoolExecutor(2) as pool:  # reading, hashing and decoding release the GIL
+        rows = list(pool.map(lambda index: source.fingerprint(index, known.get(source.ids[index])), mine))
+    every = [row for part in hosts.gather(rows) for row in part]
+    return dict(zip(source.ids, every, strict=True))
+
+
+def read(workdir: Path) -> dict[str, dict[str, Any]] | None:
+    """The fingerprints in a workdir's images.json, by id and in order; None without the file.
+
+    Raises:
+      UserError: It cannot be read or is damaged.
+    """
+    path = Path(workdir) / FILE
+    try:
+        rows = json.loads(path.read_text())["images"]
+        return {name: {**row} for name, row in rows.items()}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; restore it, or {_advice(workdir)}") from error
+
+
+def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes images.json to a workdir, or checks that what it holds was made with the same images.
+
+    While it holds neither a checkpoint nor a detector, nothing was made: an image that turned out to be damaged can be
+    replaced.
+
+    Raises:
+      UserError: It was made with others (what differs is named), or does not say with which.
+      OSError: The file cannot be written.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "detector.json").exists() and not any((workdir / "checkpoints").glob("*")):
+        configs.write_json(workdir / FILE, {"images": found})
+    elif (before := read(workdir)) is None:
+        raise UserError(
+            f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
+            f"{_advice(workdir)}"
+        )
+    elif changes := differences(before, found):
+        raise UserError(
+            f"the training images are not those that {workdir} was made with: {changes}; restore them, or "
+            f"{_advice(workdir)}"
+        )
+
+
+def clear(workdir: Path) -> None:
+    """Removes a training from its workdir, for one that begins anew; other files stay, and a folder without one."""
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists():
+        return
+    for path in (workdir / name for name in _WRITTEN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> str:
+    """How two sets of fingerprints differ, in words; "" where they are the same in the same order."""
+    content = {
+        "changed": [name for name in before if name in now and before[name]["sha256"] != now[name]["sha256"]],
+        "added": [name for name in now if name not in before],
+        "missing": [name for name in before if name not in now],
+    }
+    parts = [f"{len(names)} {what} ({_first(names)})" for what, names in content.items() if names]
+    return ", ".join(parts) or ("" if list(before) == list(now) else "their order has changed")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
+
+
+def _advice(workdir: Path) -> str:
+    return f"choose another --workdir, or add --restart, which deletes the training in {workdir} and begins it anew"

@@ -1,0 +1,57 @@
+"""What a training says of its images before it begins: how many, from where, and what is left out."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from jaxad.data.pipeline import split_holdout
+from jaxad.data.record import Source
+
+
+def describe(source: Source, config: ConfigDict) -> str:
+    """The lines that tell which images are trained on, how many are held out, and what lies beside them unused."""
+    fitted, held = (len(part) for part in split_holdout(len(source), holdout=config.data.holdout, seed=config.seed))
+    parts = f"{fitted} to train on and {held} held out for the threshold" if held else "all to train on"
+    lines = [f"training images: {len(source)} from {source.place}, {parts}"]
+    rate = config.threshold.false_alarm_rate
+    lines += [_on_threshold(len(source), held, config.data.holdout, rate), _on_left_out(source)]
+    return "\n".join(line for line in lines if line)
+
+
+def _on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
+    """Why there is no threshold, or what one of few images is worth; "" where there is nothing to say."""
+    if not held:
+        if not holdout:
+            return "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided"
+        share = _least_share(images)
+        advice = f" or set --config.data.holdout={share:g}, which holds out one" if share else ""
+        return (
+            f"a share of {holdout:g} (config.data.holdout) of {images} images is less than half a one, so none is held "
+            f"out: no threshold will be fitted, and nothing is decided; add good images{advice}"
+        )
+    if 1 / (held + 1) <= rate:
+        return ""
+    needed = f"; config.threshold.false_alarm_rate={rate:g} needs {math.ceil(1 / rate) - 1} held out" if rate else ""
+    return f"of new good images, about 1 in {held + 1} will exceed a threshold from {held} held out{needed}"
+
+
+def _least_share(images: int) -> float | None:
+    """The smallest share in percent that holds out an image and leaves the two that a training needs."""
+    shares = (percent / 100 for percent in range(1, 100) if round(images * percent / 100) == 1)
+    return next(shares, None) if images > 2 else None
+
+
+def _on_left_out(source: Source) -> str:
+    """What lies beside the training images; a warning where it is more than they are."""
+    found = source.left_out()
+    if not found:
+        return ""
+    named = [f"'{name}' ({'cannot be read' if count is None else count})" for name, count in found.items()]
+    count = sum(number or 0 for number in found.values())
+    rule = "only the images directly in the folder are trained on, since subfolders may hold defects"
+    if count <= len(source):
+        return f"left out, with the number of images: {', '.join(named)}; {rule}"
+    return (
+        f"WARNING: {count} images beside these {len(source)} are NOT trained on, with their number in each folder: "
+        f"{', '.join(named)}; {rule}; to train on them, move them into one folder and name it with --config.data.root"
+    )

@@ -1,0 +1,63 @@
+"""What a training takes in before anything is computed: its workdirs, and the images that these are bound to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import hosts
+from jaxad.data import binding, levels, summary
+from jaxad.data.record import Source
+from jaxad.errors import UserError
+
+
+def take_in(
+    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], source: Source, *, restart: bool
+) -> tuple[Source, int | None]:
+    """Claims workdirs for configs, binds them to the training images, and says what these are.
+
+    Args:
+      several: Configs that differ in their seed.
+      workdirs: One for each.
+      source: The training images.
+      restart: Removes the trainings that the workdirs hold, once the images have been read.
+
+    Returns:
+      The source of the very images that the workdirs are bound to, which refuses others, and their white level (see
+      `jaxad.data.levels`).
+
+    Raises:
+      UserError: A workdir cannot be written, or belongs to another config or other images; an image cannot be read; the
+        processes do not see the same.
+    """
+    claims, known = [(Path(workdir), config) for workdir, config in zip(workdirs, several, strict=True)], {}
+    for workdir, config in claims:
+        hosts.same("the config, or the list of training images,", [config.to_json(), list(source.ids)])
+        if not restart:
+            _claim(workdir, config)
+            known = binding.read(workdir) or known
+    found = binding.fingerprints(source, known)
+    white = levels.choose(found, configs.white_level(several[0]))
+    for workdir, config in claims:
+        if restart:
+            if hosts.lead():
+                binding.clear(workdir)
+            _claim(workdir, config)
+        if hosts.lead():
+            binding.claim(workdir, found)
+    hosts.wait()
+    if hosts.lead():
+        print(summary.describe(source, several[0]), flush=True)
+        if white.reason:
+            print(white.reason, flush=True)
+    return source.bound(list(found.values()), white.value), white.value
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
+    if hosts.lead():
+        configs.claim(workdir, config)
+    hosts.wait()
+    if not (workdir / "config.json").exists():
+        raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")

@@ -1,0 +1,122 @@
+"""Refuses sizes that no memory can hold, by the least that they need, before anything is allocated.
+
+The system would kill the process without a word. The estimates count only what surely lies in memory at one time, so
+nothing that could work is refused.
+"""
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad import hosts
+from jaxad.errors import UserError
+from jaxad.methods.method import Method
+
+_FLOAT = 4  # bytes of a float32
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def check_training(config: ConfigDict, method: Method, *, seeds: int = 1) -> None:
+    """Refuses a size or a batch of images with which a training step cannot run.
+
+    Where the step makes its examples on the device, it holds the images and their partners of a batch. Otherwise the
+    host decodes an image and a partner of full size for each example.
+
+    Raises:
+      UserError: They need more than all memory of the host, or of a device.
+    """
+    image = config.data.size**2 * configs.channels(config)
+    size = f"config.data.size={config.data.size}"
+    pair = f"an image and its partner of {size} pixels a side"
+    _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
+    if method.loss is not None and method.example is None:
+        batch = 2 * config.batch * seeds * image // jax.device_count()
+        what = f"a device's part of config.batch={config.batch} images and partners of {size} pixels a side"
+        _check(batch, what, "config.batch or config.data.size", *_device_memory())
+
+
+def check_scoring(config: ConfigDict, batch: int | None = None) -> None:
+    """Refuses a size or a batch of images that cannot be scored: the images in float32, with a map for each.
+
+    Args:
+      config: A config; `batch` is ``config.evaluate.batch`` by default.
+      batch: Images that are scored together.
+
+    Raises:
+      UserError: They need more than all memory of a device.
+    """
+    batch, side = batch or config.evaluate.batch, config.score.size
+    need = -(-batch // jax.local_device_count()) * side**2 * (configs.channels(config) + 1) * _FLOAT
+    what = f"a device's part of {batch} images (config.evaluate.batch) of config.score.size={side} pixels a side"
+    _check(need, what, "config.evaluate.batch or config.score.size", *_device_memory())
+
+
+def check_test_set(config: ConfigDict, images: int) -> None:
+    """Refuses a size at which the test images cannot be kept together with their maps, which are float32.
+
+    Raises:
+      UserError: They need more than all memory of the host.
+    """
+    side = config.score.size
+    need = images * side**2 * (configs.channels(config) + _FLOAT // hosts.count())
+    what = f"{images} test images of config.score.size={side} pixels a side and their maps"
+    _check(need, what, "config.score.size", host_memory(), "this machine")
+
+
+def _check(need: int, what: str, settings: str, most: int, where: str) -> None:
+    if need > most:
+        raise UserError(f"{what} take at least {_gib(need)} of memory, and {where} has {_gib(most)}; lower {settings}")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
+
+
+def _device_memory() -> tuple[int, str]:
+    """The memory of a device in bytes, and its name; simulated devices and CPUs share the host's."""
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    return (limit, f"a {device.device_kind}") if limit else (host_memory(), "this machine")
+
+
+def host_memory() -> int:
+    """The bytes of memory and swap that this process may use at most: of the machine, its container, or its limit."""
+    swap = _swap()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [] if own == resource.RLIM_INFINITY else [own]
+    return min(total + swap, *limits, *(limit + swap for limit in _container_limits()))
+
+
+def _swap() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("SwapTotal:"))
+
+
+def _container_limits() -> Iterator[int]:
+    """The limits of the control groups that this process is in, of both versions of Linux's cgroups."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if not controllers:
+            root, file = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, file = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = Path(name.lstrip("/"))  # a container sees its own group as the root
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # it is not there, or says max
+                yield int((root / folder / file).read_text())

@@ -1,0 +1,128 @@
+"""What a training prints of its images: how many, from where, how many are held out, and what is left out."""
+
+import os
+
+import pytest
+
+from jaxad import config as configs
+from jaxad import detector, train
+from jaxad.data import folder
+from jaxad.data.summary import describe
+from tests.parts import baseline, command, part, refusal, write, write_parts
+
+RULE = "only the images directly in the folder are trained on, since subfolders may hold defects"
+
+
+def plain(root, workdir, **overrides) -> list[str]:
+    """Arguments that fit the baseline to the images of a plain folder."""
+    return baseline(root, workdir, data__category="", **overrides)
+
+
+def printed(capsys, *arguments) -> list[str]:
+    capsys.readouterr()
+    assert command(train.main, *arguments) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_two_images_on_top_and_twenty_below(tmp_path, capsys) -> None:
+    """Trained on are the two; the twenty, in folders at two levels, are named in a warning, without what is hidden."""
+    root = tmp_path / "parts"
+    for number in range(2):
+        write(root / f"{number}.png", part(number))
+    for number in range(10):
+        write(root / "b" / "deep" / f"{number}.png", part(number))
+        write(root / "a" / f"{number}.PNG", part(number))
+    write(root / ".hidden" / "0.png", part(0))
+    (root / "a" / "Thumbs.db").touch()
+    (root / "notes").mkdir()
+    (root / "notes" / "read.txt").touch()
+    (root / "b" / "again").symlink_to(root, target_is_directory=True)  # in a circle
+    lines = printed(capsys, *plain(root, tmp_path / "work", data__holdout=0))
+    assert f"training images: 2 from '{root}', all to train on" in lines
+    [warning] = [line for line in lines if line.startswith("WARNING")]
+    assert warning == (
+        "WARNING: 20 images beside these 2 are NOT trained on, with their number in each folder: 'a' (10), "
+        f"'b/deep' (10); {RULE}; to train on them, move them into one folder and name it with --config.data.root"
+    )
+
+
+def test_little_that_is_left_out_is_named_without_a_warning(tmp_path, capsys) -> None:
+    """Not what the config names as test images and masks."""
+    root = tmp_path / "parts"
+    for number in range(6):
+        write(root / f"{number}.png", part(number))
+    for name in ("extra", "check/good", "check/spot", "truth/spot"):
+        write(root / name / "0.png", part(0))
+    lines = printed(capsys, *plain(root, tmp_path / "work", data__holdout=0.3, data__test=root / "check"))
+    assert f"training images: 6 from '{root}', 4 to train on and 2 held out for the threshold" in lines
+    assert f"left out, with the number of images: 'extra' (1), 'truth/spot' (1); {RULE}" in lines
+    assert not any(line.startswith("WARNING") for line in lines)
+
+
+def test_beside_the_layout_of_mvtec_ad(tmp_path, capsys) -> None:
+    root = write_parts(tmp_path / "sets")
+    for name in ("train/bad", "validation/good", "train", "."):
+        write(root / "nut" / name / "9.png", part(9))
+    (root / "nut" / "readme.txt").touch()
+    lines = printed(capsys, *baseline(root, tmp_path / "work"))
+    assert f"training images: 6 from '{root / 'nut' / 'train' / 'good'}', all to train on" in lines
+    named = "'.' (1), 'train' (1), 'train/bad' (1), 'validation/good' (1)"
+    assert f"left out, with the number of images: {named}; {RULE}" in lines
+
+
+def test_nothing_left_out_is_nothing_said(tmp_path) -> None:
+    root = write_parts(tmp_path / "sets")
+    assert folder.load(root, "nut").train.left_out() == {}
+    assert folder.load(root, "nut").test.left_out() == {}
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path) -> None:
+    root = write_parts(tmp_path / "sets") / "nut" / "train" / "good"
+    (root.parent / "closed").mkdir(mode=0)
+    assert folder.load(root.parents[2], "nut").train.left_out() == {"train/closed": None}
+
+
+HELD = {
+    # images, holdout: the words on the threshold
+    (5, 0.1): "a share of 0.1 (config.data.holdout) of 5 images is less than half a one, so none is held out: no "
+    "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds out one",
+    (2, 0.1): "a share of 0.1 (config.data.holdout) of 2 images is less than half a one, so none is held out: no "
+    "threshold will be fitted, and nothing is decided; add good images",
+    (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",
+    (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1 held out; "
+    "config.threshold.false_alarm_rate=0.05 needs 19 held out",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("images, holdout", HELD)
+def test_few_images_say_what_becomes_of_the_threshold(tmp_path, capsys, images, holdout) -> None:
+    for number in range(images):
+        write(tmp_path / "parts" / f"{number}.png", part(number))
+    given = plain(tmp_path / "parts", tmp_path / "work", data__holdout=holdout)
+    assert HELD[images, holdout] in printed(capsys, *given)
+    assert (detector.load(tmp_path / "work").threshold is None) == (holdout != 0.11)
+
+
+def test_enough_held_out_images_need_no_word(tmp_path) -> None:
+    for number in range(38):
+        write(tmp_path / "parts" / f"{number}.png", part(number))
+    _, file, *_ = plain(tmp_path / "parts", tmp_path)
+    config = configs.load(file, {"data.holdout": "0.5"})
+    source = folder.load(tmp_path / "parts", "").train
+    assert describe(source, config) == (
+        f"training images: 38 from '{tmp_path / 'parts'}', 19 to train on and 19 held out for the threshold"
+    )
+
+
+def test_images_without_a_folder_have_a_place_too(tmp_path, capsys) -> None:
+    _, file, *_ = baseline("", "")
+    given = ["--config", file.removesuffix(":nut"), "--workdir", tmp_path / "work", "--config.data.size=32"]
+    line = "training images: 120 from the demo category cap, 108 to train on and 12 held out for the threshold"
+    assert line in printed(capsys, *given)
+
+
+def test_a_plain_folder_that_holds_only_subfolders_is_still_refused(tmp_path, capsys) -> None:
+    write(tmp_path / "parts" / "a" / "0.png", part(0))
+    message = refusal(capsys, train.main, *plain(tmp_path / "parts", tmp_path / "work"))
+    assert "holds neither images nor 'train/good', only 'a'" in message

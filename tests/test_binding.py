@@ -1,0 +1,207 @@
+"""A workdir is bound to its training images: what changed is named, nothing is mixed and nothing is lost."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxad import checkpoint, methods, train
+from jaxad.data import binding, demo
+from jaxad.log import read_history
+from tests import tiny
+from tests.parts import NSA, command, interrupted, part, refusal, sentence, write
+
+IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
+ADVICE = "choose another --workdir, or add --restart, which deletes the training in {0} and begins it anew"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    """The tiny method has a name, and programs that several runs need are compiled once."""
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(methods.METHODS, "tiny", tiny.create)
+        yield
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def write_images(root: Path, count: int, *, seed: int = 0) -> None:
+    """Training images in a plain folder."""
+    for number, record in enumerate(demo.load("fabric", size=64, train=count, seed=seed).train):
+        write(root / f"{number:02d}.png", record.image)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    write_images(tmp_path / "parts", IMAGES)
+    for number in range(2):
+        write(tmp_path / "check" / "good" / f"{number}.png", part(number))
+        write(tmp_path / "check" / "spot" / f"{number}.png", part(10 + number, spot=True))
+    return tmp_path / "parts"
+
+
+def arguments(root: Path, workdir: Path, **changes) -> list[str]:
+    """Trains the tiny method on images that are decoded again for every example, and for the density."""
+    given = {"data__root": root, "data__test": root.parent / "check", "data__size": 64, "view__crop": 64}
+    given |= {"method": "tiny", "batch": 8, "epochs": 3, "log_every": 1, "checkpoint__every_steps": 2}
+    given |= {"evaluate__batch": 8, "data__synthesis": "host", "data__cache_gib": 0.0} | changes
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in given.items()]
+    return ["--config", f"{NSA}:texture", "--workdir", str(workdir), *flags]
+
+
+def result(workdir: Path) -> tuple:
+    """Weights, threshold, losses and test scores, for a comparison to the bit."""
+    weights = jax.tree.leaves(jax.device_get(checkpoint.read(workdir / "detector")))
+    losses = [(row["step"], row["loss"]) for row in read_history(workdir)]
+    fitted, scores = ((workdir / name).read_text() for name in ("detector.json", "scores.csv"))
+    return [leaf.tobytes() for leaf in weights], losses, fitted, scores
+
+
+@pytest.fixture
+def complete(root, tmp_path) -> Path:
+    """The workdir of an undisturbed run."""
+    assert command(train.main, *arguments(root, tmp_path / "complete")) == 0
+    return tmp_path / "complete"
+
+
+CHANGES = {
+    "replaced": (IMAGES, 1, "24 changed ('train/good/00', 'train/good/01', 'train/good/02' and 21 more)"),
+    "fewer": (14, 0, "10 missing ('train/good/14', 'train/good/15', 'train/good/16' and 7 more)"),
+    "more": (IMAGES + 1, 0, "1 added ('train/good/24')"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsys, change) -> None:
+    count, seed, words = CHANGES[change]
+    before = result(complete)
+    kept = shutil.copytree(root, root.with_name("kept"))
+    shutil.rmtree(root)
+    write_images(root, count, seed=seed)
+    assert refusal(capsys, train.main, *arguments(root, complete)) == (
+        f"the training images are not those that {complete} was made with: {words}; restore them, or "
+        f"{ADVICE.format(complete)}"
+    )
+    assert result(complete) == before
+    shutil.rmtree(root)
+    shutil.move(kept, root)
+    assert command(train.main, *arguments(root, complete)) == 0  # and so do images that were restored
+    assert result(complete) == before
+
+
+def test_restart_trains_on_the_new_images_as_in_a_fresh_workdir(complete, root, tmp_path) -> None:
+    (complete / "predictions").mkdir()
+    (complete / "notes.txt").write_text("mine")
+    write(root / "00.png", part(5))
+    assert command(train.main, *arguments(root, complete), "--restart") == 0
+    assert command(train.main, *arguments(root, tmp_path / "fresh")) == 0
+    assert result(complete) == result(tmp_path / "fresh")
+    assert len(json.loads((complete / "provenance.json").read_text())) == 1
+    assert (complete / "predictions").is_dir() and (complete / "notes.txt").read_text() == "mine"
+
+
+def test_restart_deletes_nothing_before_the_images_were_read(complete, root, capsys) -> None:
+    before = result(complete)
+    (root / "03.png").write_bytes(b"")
+    message = refusal(capsys, train.main, *arguments(root, complete, batch=16), "--restart")
+    assert message == f"image '{root / '03.png'}' is empty (zero bytes); replace or remove it"
+    assert result(complete) == before
+
+
+def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> None:
+    for name in ("report.html", "checkpoints"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    binding.clear(tmp_path / "mine")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["checkpoints", "report.html"]
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
+    ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged; restore it, or "),
+    ('{"images": 3}', "{0}/images.json is damaged; restore it, or "),
+])  # fmt: skip
+def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, content, words) -> None:
+    path = complete / "images.json"
+    path.unlink() if content is None else path.write_text(content)
+    message = refusal(capsys, train.main, *arguments(root, complete))
+    assert message == words.format(complete) + ADVICE.format(complete)
+
+
+def test_another_order_of_the_same_images_is_refused(complete, root, capsys) -> None:
+    """The names lack the suffix, by which files are sorted too."""
+    path = complete / "images.json"
+    images = json.loads(path.read_text())["images"]
+    path.write_text(json.dumps({"images": dict(reversed(images.items()))}))
+    assert "was made with: their order has changed; restore" in refusal(capsys, train.main, *arguments(root, complete))
+
+
+def test_an_image_that_cannot_be_decoded_may_be_replaced_before_anything_was_made(root, tmp_path, capsys) -> None:
+    whole = (root / "00.png").read_bytes()
+    (root / "00.png").write_bytes(whole[:-20])
+    assert "'{}' is truncated or damaged".format(root / "00.png") in refusal(
+        capsys, train.main, *arguments(root, tmp_path / "run")
+    )
+    write(root / "00.png", part(5))
+    assert command(train.main, *arguments(root, tmp_path / "run")) == 0
+    assert command(train.main, *arguments(root, tmp_path / "fresh")) == 0
+    assert result(tmp_path / "run") == result(tmp_path / "fresh")
+
+
+def test_images_that_change_while_a_training_was_stopped_are_refused(root, tmp_path, monkeypatch, capsys) -> None:
+    interrupted(monkeypatch, 4, lambda: command(train.main, *arguments(root, tmp_path / "run")))
+    write(root / "07.png", part(5))
+    assert "was made with: 1 changed ('train/good/07'); restore them" in refusal(
+        capsys, train.main, *arguments(root, tmp_path / "run")
+    )
+
+
+def swap(path: Path, other: Path, workdir: Path, delay: float) -> threading.Thread:
+    """A thread that replaces a file so many seconds after a training has been bound to its images."""
+
+    def act() -> None:
+        while not (workdir / "images.json").exists():
+            time.sleep(0.001)
+        time.sleep(delay)
+        os.replace(other, path)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def test_files_swapped_under_a_running_command(complete, root, tmp_path, capsys) -> None:
+    """At random moments an image is replaced: the run ends as an undisturbed one to the bit, or with one sentence."""
+    expected, rng, refused = result(complete), np.random.default_rng(), 0
+    start = time.perf_counter()
+    assert command(train.main, *arguments(root, tmp_path / "timed")) == 0
+    duration = time.perf_counter() - start
+    for number in range(SWAPS):
+        path, workdir = root / f"{rng.integers(IMAGES):02d}.png", tmp_path / f"run{number}"
+        kept, other = path.read_bytes(), write(tmp_path / "other.png", part(100 + number))
+        capsys.readouterr()
+        thread = swap(path, other, workdir, rng.uniform(0, duration))
+        status = command(train.main, *arguments(root, workdir))
+        thread.join()
+        printed = capsys.readouterr()
+        path.write_bytes(kept)
+        if status:
+            refused += 1
+            assert sentence(status, printed.err, printed.out) == (
+                f"image '{path}' is not the one that this training began with; restore it and run the same command "
+                "again"
+            )
+            assert not (workdir / "detector.json").exists()
+            assert command(train.main, *arguments(root, workdir)) == 0
+        assert result(workdir) == expected
+    with capsys.disabled():
+        print(f"\n{refused} of {SWAPS} runs ended with a sentence")
