@@ -145,6 +145,7 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.crop = 0
+    config.evaluate.heatmap_sigma = 0.0
     config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
 

@@ -12,7 +12,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +25,7 @@ from jaxad.data.image import resize_image
 from jaxad.errors import UserError
 from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
+from jaxad.region import Region
 
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
@@ -49,8 +49,10 @@ class Prediction(NamedTuple):
       score: The image score; larger is more anomalous.
       threshold: Scores above it are called defective; None where none was fitted.
       defective: The decision; None without a threshold.
-      map: float32 (h, w), the score map at the image's own size.
-      peak: (row, column) of the map's highest value, in pixels of the image.
+      map: float32 (h, w), the score map at the image's own size; NaN outside the region that is judged.
+      peak: (row, column) of the highest value of the map as it was scored, in pixels of the image.
+      judged: (top, left, bottom, right) of the region that is judged, in pixels of the image; bottom and right lie
+        outside it. What the training left out, such as the border around a central crop, is not judged.
     """
 
     score: float
@@ -58,6 +60,7 @@ class Prediction(NamedTuple):
     defective: bool | None
     map: np.ndarray
     peak: tuple[int, int]
+    judged: tuple[int, int, int, int]
 
 
 class Detector:
@@ -70,7 +73,7 @@ class Detector:
       config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
       variables: Parameters and batch statistics.
       density: What ``Method.fit`` returned.
-      threshold: Image scores of whole images above it are called defective; None without held-out images.
+      threshold: Image scores above it are called defective; None without held-out images.
       heat_range: The map's median and highest value on good images; heatmaps run from the one to the other.
       good_scores: Mean and standard deviation of good images' scores.
       white_level: Of the 16-bit training images, for `jaxad.data.image.read_image`; ``config.data.white_level`` goes
@@ -90,6 +93,7 @@ class Detector:
         refuse_forked()
         self._origin: tuple | None = None  # the arguments of `_load_again`, once it is in a workdir
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
+        self.region = Region(config.score.size, config.evaluate.crop)
         self.heat_range, self.good_scores = heat_range, good_scores
         self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
@@ -129,45 +133,43 @@ class Detector:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
         return parallel.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
 
-    def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
+    def score(self, images: np.ndarray, *, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.
+
+        The network sees the central square of side ``config.evaluate.crop``, or the whole image where that is 0.
 
         Args:
           images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: Side of the central square that the network sees; the map is zero outside it. 0 for the whole image.
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
 
         Returns:
-          NumPy scores: image (n,) and map (n, size, size), float32.
+          NumPy scores: image (n,) and map (n, size, size), float32. The map is zero where the network sees nothing.
 
         Raises:
-          UserError: The images are no such array, or crop or batch are none that they can have.
+          UserError: The images are no such array, or there is no such batch.
         """
-        seen = _central(images, crop)
-        found = self._call(self._score, seen, batch)
-        return found._replace(map=_bordered(found.map, images.shape[1]))
+        found = self._call(self._score, self.region.seen(images), batch)
+        return found._replace(map=self.region.bordered(found.map))
 
-    def parts(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+    def parts(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """The terms of which the score map is the sum, for a picture.
 
         Args:
-          images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: As in `score`.
+          images: As in `score`.
 
         Returns:
           float32 (n, size, size) by name; None where the method's map has none (see `Method`).
         """
         if self._parts is None:
             return None
-        found = self._call(self._parts, _central(images, crop))
-        return {name: _bordered(maps, images.shape[1]) for name, maps in found.items()}
+        found = self._call(self._parts, self.region.seen(images))
+        return {name: self.region.bordered(maps) for name, maps in found.items()}
 
-    def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+    def embed(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """Features of images as they are, which come first, and as training changes them, by name, for a picture.
 
         Args:
-          images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: As in `score`.
+          images: As in `score`.
 
         Returns:
           float32 (n, d) by name; None where the method has none (see `Method`).
@@ -180,7 +182,7 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), _central(images, crop)))
+        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), self.region.seen(images)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
@@ -212,7 +214,7 @@ class Detector:
         return number
 
     def predict(self, images: Given | Iterable[Given], *, batch: int | None = None) -> list[Prediction]:
-        """Scores images of any size; the whole image is seen.
+        """Scores images of any size.
 
         Args:
           images: Any iterable of images, whose sizes may differ, or a single one. An image is the path of a file, an
@@ -239,15 +241,17 @@ class Detector:
             made += [self._prediction(*row) for row in zip(seen, scores.image, scores.map, strict=True)]
         return made
 
-    def _prediction(self, image: np.ndarray, score: np.floating, small: np.ndarray) -> Prediction:
-        full = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        row, column = np.unravel_index(full.argmax(), full.shape)
+    def _prediction(self, image: np.ndarray, score: np.floating, scored: np.ndarray) -> Prediction:
+        size = image.shape[:2]
         defective = None if self.threshold is None else bool(score > self.threshold)
-        return Prediction(float(score), self.threshold, defective, full, (int(row), int(column)))
+        region = self.region
+        placed = region.map_at(scored, size), region.peak_at(scored, size), region.judged_at(size)
+        return Prediction(float(score), self.threshold, defective, *placed)
 
     def fit_ranges(self, good: Scores) -> None:
-        """Sets `heat_range` and `good_scores` from the scores of good images, whole and of the training split."""
-        self.heat_range = (float(np.median(good.map)), float(good.map.max()))
+        """Sets `heat_range` and `good_scores` from the scores of good images of the training split."""
+        maps = self.region.inside(good.map)
+        self.heat_range = (float(np.median(maps)), float(maps.max()))
         image = good.image.astype(np.float64)
         self.good_scores = (float(image.mean()), float(image.std()))
 
@@ -274,26 +278,6 @@ class Detector:
         self._origin = str(Path(workdir).absolute()), None, self._fitted
 
 
-def _central(images: np.ndarray, crop: int) -> np.ndarray:
-    """The central part of images (n, side, side, c) that the network sees; all of them where `crop` is 0."""
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise UserError(f"images to score must be uint8 (n, size, size, c), not {images.dtype} {images.shape}")
-    side = images.shape[1]
-    if crop > side or crop < 0:
-        raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")
-    if crop and (side - crop) % 2:
-        raise UserError(f"config.evaluate.crop {crop} cannot be centred in {side} pixels; their difference is odd")
-    border = (side - crop) // 2 if crop else 0
-    return images[:, border : side - border, border : side - border]
-
-
-def _bordered(maps: np.ndarray, side: int) -> np.ndarray:
-    """Maps (n, crop, crop) of what the network has seen of images (n, side, side): zero outside it."""
-    border = (side - maps.shape[1]) // 2
-    return np.pad(maps, ((0, 0), (border, border), (border, border)))
-
-
 def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> ConfigDict:
     """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
     workdir = Path(workdir)
@@ -306,6 +290,11 @@ def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | No
     if not (workdir / "detector.json").is_file():
         raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")
     return config
+
+
+def scoring(config: ConfigDict) -> list:
+    """The values of a config that decide what an image's score is: ``config.score`` and ``config.evaluate.crop``."""
+    return [config.score.to_dict(), config.evaluate.crop]
 
 
 def read_white_level(workdir: str | Path) -> int | None:
@@ -331,8 +320,8 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
       overrides: Values of its config to change for this use, by dotted key, as `jaxad.config.override` takes them:
-        where the test images are, and how they are scored. With other values in ``config.score`` the threshold is None,
-        since it was fitted with these.
+        where the test images are, and how they are scored. With another `scoring` the threshold is None, since it was
+        fitted with that.
 
     Raises:
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
@@ -347,7 +336,7 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
         raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
     tree = checkpoint.read(path)
     fitted = _read_fitted(workdir)
-    if config.score != configs.read(workdir).score:
+    if scoring(config) != scoring(configs.read(workdir)):
         fitted["threshold"] = None
     detector = Detector(config, tree["variables"], tree["density"], **fitted)
     detector._origin = str(workdir.absolute()), overrides, detector._fitted

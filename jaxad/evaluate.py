@@ -48,7 +48,7 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
     """Scores a test set once, each process its share; the images have the size for scoring."""
     hosts.same("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
-    shares = hosts.gather(found.score(images[hosts.share(len(images))], crop=found.config.evaluate.crop))
+    shares = hosts.gather(found.score(images[hosts.share(len(images))]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],
@@ -68,7 +68,7 @@ def score_test_set(found: detector.Detector) -> metrics.TestScores:
 
 def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict[str, np.ndarray] | None:
     """Features of good and defective images, and of good ones as training changes them; None where there are none."""
-    features = found.embed(scores.images, crop=found.config.evaluate.crop)
+    features = found.embed(scores.images)
     if features is None:
         return None
     (_, normal), *changed = features.items()
@@ -79,16 +79,15 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
 def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
     """The terms of the score maps of the images that the report shows, by name and index; None where there are none."""
     shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
-    parts = found.parts(scores.images[shown], crop=found.config.evaluate.crop)
+    parts = found.parts(scores.images[shown])
     return None if parts is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in parts.items()}
 
 
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
-        return {"value": None, "reason": "no good images were held out, or config.score is not what it was fitted with"}
-    if found.config.evaluate.crop:
-        return {"value": found.threshold, "reason": "fitted on whole images, the test set is scored on a crop"}
+        reason = "no good images were held out, or config.score or config.evaluate.crop is not what it was fitted with"
+        return {"value": None, "reason": reason}
     called = scores.image_scores > found.threshold
     rates = {
         name: float(called[scores.labels == label].mean()) if (scores.labels == label).any() else None
@@ -171,7 +170,7 @@ def evaluate_ensemble(
     Args:
       workdirs: Where the members were trained, such as with other seeds.
       output: A directory for the three files, made when it is not there.
-      overrides: Values of every member's config to change, as text by dotted key; none of ``config.score``.
+      overrides: Values of every member's config to change, by dotted key; none that decides scores.
 
     Returns:
       The results as results.json holds them: as for one workdir, with ``members``, and with the part of the config that
@@ -209,7 +208,7 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
     for number, workdir in enumerate(workdirs):
         if workdir.resolve() in [other.resolve() for other in workdirs[:number]]:
             raise UserError(f"{workdir} is given twice; the members of an ensemble are different workdirs")
-    if fixed := [key for key in overrides if key.startswith("score.")]:
+    if fixed := [key for key in overrides if key.startswith("score.") or key == "evaluate.crop"]:
         raise UserError(
             f"config.{fixed[0]} cannot be changed for an ensemble, whose scores are normalised by what the training "
             "found with the trained value; evaluate the workdirs one by one"
@@ -333,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m jaxad.evaluate",
         description="Scores the test set of a workdir; values of its config can be changed for this evaluation, "
-        "such as --config.evaluate.crop=0, --config.score.reduction=max or --config.data.root=DIR.",
+        "such as --config.evaluate.pro_limit=0.05, --config.score.reduction=max or --config.data.root=DIR.",
     )
     parser.add_argument(
         "--workdir",

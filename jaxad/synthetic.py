@@ -108,19 +108,27 @@ KINDS: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndar
 
 
 def _defective(
-    rng: np.random.Generator, kind: str, image: np.ndarray, others: Sequence[np.ndarray]
+    rng: np.random.Generator, kind: str, image: np.ndarray, others: Sequence[np.ndarray], border: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """An image with a defect that can be seen, and its mask; None where none of many draws could be seen."""
+    """An image with a defect that can be seen, and its mask; None where none of many draws could be seen.
+
+    The defect lies inside a border of this width, and is made as if there were nothing else.
+    """
+    inside = (slice(border, len(image) - border),) * 2
+    seen = np.ascontiguousarray(image[inside])
     for _ in range(_TRIES):
-        changed = KINDS[kind](rng, image, others[int(rng.integers(len(others)))])
-        difference = channel_sum(cv2.absdiff(changed, image).reshape(image.shape)) / image.shape[2]
+        other = np.ascontiguousarray(others[int(rng.integers(len(others)))][inside])
+        changed = KINDS[kind](rng, seen, other)
+        difference = channel_sum(cv2.absdiff(changed, seen).reshape(seen.shape)) / seen.shape[2]
         mask = difference > 1
         if mask.mean() >= _SMALLEST and difference[mask].mean() >= _VISIBLE:
-            return np.where(mask[..., None], changed, image), mask.astype(np.uint8)
+            made = image.copy()
+            made[inside] = np.where(mask[..., None], changed, seen)
+            return made, np.pad(mask, border).astype(np.uint8)
     return None
 
 
-def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
+def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> SyntheticSet:
     """Makes the set from held-out good images; the same images give the same set.
 
     The defects of image number i depend on i, on this image and on `others`, and on nothing else. Of more than `MOST`
@@ -130,6 +138,7 @@ def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
     Args:
       good: uint8 (n, s, s, c) with n > 0, c = 3 or 1 and s at least 32.
       others: uint8 (s, s, c) good images, such as those of the training, from which patches are blended in.
+      crop: Side of the central square in which the defects lie, what their size is a share of; 0 for the whole image.
 
     Raises:
       ValueError: There are no images, or no others.
@@ -137,11 +146,12 @@ def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
     if not len(good) or not len(others):
         raise ValueError(f"need held-out images and others, not {len(good)} and {len(others)}")
     good = good[np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)]
+    border = (good.shape[1] - crop) // 2 if crop else 0
     images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
     kinds = ["good"] * len(good)
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
-            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others)
+            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, border)
             if made is not None:
                 images.append(made[0])
                 masks.append(made[1])
@@ -202,8 +212,9 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     path = Path(workdir) / _FILE
     if not path.is_file():
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
-    if config.score != configs.read(workdir).score:
-        return unknown("config.score is not what it was measured with, at the end of the training")
+    trained = configs.read(workdir)
+    if (config.score, config.evaluate.crop) != (trained.score, trained.evaluate.crop):
+        return unknown("config.score or config.evaluate.crop is not what it was measured with, after the training")
     try:
         figures = json.loads(path.read_text())
         return {name: float(value) for name, value in figures.items()} or unknown("no synthetic defect could be seen")

@@ -97,8 +97,9 @@ def test_the_crop_protocol(neighbours, crop):
     images = pictures(4)
     border = (SIZE - crop) // 2
     inside = slice(border, SIZE - border)
-    cropped = neighbours.score(images, crop=crop)
-    alone = neighbours.score(np.ascontiguousarray(images[:, inside, inside]))
+    cropped = Detector(config(evaluate__crop=crop), {}, {}).score(images)
+    small = config(data__size=crop, score__size=crop)
+    alone = Detector(small, {}, {}).score(np.ascontiguousarray(images[:, inside, inside]))
     assert cropped.map.shape == (4, SIZE, SIZE)
     np.testing.assert_allclose(cropped.map[:, inside, inside], alone.map, rtol=1e-6)
     np.testing.assert_allclose(cropped.image, alone.image, rtol=1e-6)
@@ -110,29 +111,73 @@ def test_the_crop_protocol(neighbours, crop):
 
 def test_no_crop_and_the_whole_image_are_the_same(neighbours):
     images = pictures(2)
-    np.testing.assert_array_equal(neighbours.score(images).map, neighbours.score(images, crop=SIZE).map)
+    whole = Detector(config(evaluate__crop=SIZE), {}, {})
+    np.testing.assert_array_equal(neighbours.score(images).map, whole.score(images).map)
 
 
-@pytest.mark.parametrize(
-    "crop, words", [(33, "is 33, but the images are 32"), (31, "cannot be centred in 32"), (-2, "is -2")]
-)
-def test_crops_that_do_not_fit(neighbours, crop, words):
-    with pytest.raises(UserError, match=words):
-        neighbours.score(pictures(1), crop=crop)
+@pytest.mark.parametrize("shape", [(1, 33, 33, 3), (1, 32, 40, 3), (32, 32, 3)])
+def test_images_of_another_size_are_not_scored(neighbours, shape):
+    with pytest.raises(UserError, match=r"images to score must be uint8 \(n, 32, 32, c\), not uint8"):
+        neighbours.score(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("count", [1, 8, 17])  # 8 simulated devices
 @pytest.mark.parametrize("crop", [0, 24])
 def test_parts_sum_to_the_map(divided, count, crop):
     images = pictures(count)
-    parts, border = divided.parts(images, crop=crop), (SIZE - (crop or SIZE)) // 2
+    divided = Detector(config(evaluate__crop=crop), divided.variables, {})
+    parts, border = divided.parts(images), (SIZE - (crop or SIZE)) // 2
     assert list(parts) == ["first", "second"]
     for maps, expected in zip(parts.values(), (images[..., 0] / 255, images[..., 1] / 127.5), strict=True):
         expected = np.pad(expected[:, border : SIZE - border, border : SIZE - border], [(0, 0)] + 2 * [(border,) * 2])
         assert maps.dtype == np.float32
         np.testing.assert_allclose(maps, expected, rtol=1e-6)
-    total = divided.score(images, crop=crop).map
-    np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
+    np.testing.assert_allclose(sum(parts.values()), divided.score(images).map, rtol=1e-6)
+
+
+def test_only_the_region_that_was_trained_on_is_judged(divided):
+    """A bright frame around the central 24 of 32 pixels, in an image twice as high and three times as wide."""
+    found = Detector(config(evaluate__crop=24), divided.variables, {})
+    image = np.full((64, 96, 3), 255, np.uint8)
+    image[8:56, 12:84] = 50
+    image[20:24, 60:66] = 100
+    [made] = found.predict([image])
+    assert made.judged == (8, 12, 56, 84) and made.peak == (21, 61)
+    judged = np.zeros((64, 96), bool)
+    judged[8:56, 12:84] = True
+    assert np.isnan(made.map[~judged]).all() and np.isfinite(made.map[judged]).all()
+    assert made.map[judged].max() < 1.5  # nothing of the frame, which would be 3
+    assert made.score < 0.7
+    [whole] = Detector(config(), divided.variables, {}).predict([image])
+    assert whole.judged == (0, 0, 64, 96) and np.isfinite(whole.map).all() and whole.map.max() > 2.9
+
+
+def test_ranges_are_those_of_the_judged_region(divided):
+    found = Detector(config(evaluate__crop=24), divided.variables, {})
+    scores = found.score(pictures(3))
+    found.fit_ranges(scores)
+    inside = scores.map[:, 4:28, 4:28]
+    assert found.heat_range == (pytest.approx(np.median(inside)), pytest.approx(inside.max()))
+
+
+def test_a_small_image_keeps_its_peak(divided):
+    """A hot pixel of the scored map, in an image of an eighth of its side: it is averaged, and not left out."""
+    scored = np.zeros((SIZE, SIZE), np.float32)
+    scored[13, 21] = 64
+    assert divided.region.peak_at(scored, (4, 4)) == (1, 2)
+    small = divided.region.map_at(scored, (4, 4))
+    assert small[1, 2] == 1 and small.sum() == 1
+    assert divided.region.peak_at(scored, (320, 3)) == (135, 2)
+    tall = divided.region.map_at(scored, (64, 4))
+    assert tall.sum() == pytest.approx(16) and tall.argmax() // 4 in (26, 27) and tall.argmax() % 4 == 2
+
+
+def test_only_pictures_are_smoothed(divided):
+    scored = np.zeros((SIZE, SIZE), np.float32)
+    scored[13, 21] = 1
+    drawn = divided.region.map_at(scored, (SIZE, SIZE), sigma=1.0)
+    assert drawn[13, 21] == pytest.approx(0.159, abs=2e-3) and drawn.sum() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_array_equal(divided.region.map_at(scored, (SIZE, SIZE)), scored)
 
 
 def test_a_map_without_parts(neighbours):
@@ -148,7 +193,9 @@ def test_prediction_of_images_of_different_sizes():
     for one, score, map_, image in zip(made, small.image, small.map, images, strict=True):
         assert one.score == pytest.approx(float(score)) and isinstance(one.score, float)
         np.testing.assert_array_equal(one.map, cv2.resize(map_, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        assert one.map[one.peak] == one.map.max() and one.map.dtype == np.float32
+        row, column = np.unravel_index(map_.argmax(), map_.shape)
+        assert one.peak == (int((row + 0.5) * image.shape[0] / SIZE), int((column + 0.5) * image.shape[1] / SIZE))
+        assert one.map.dtype == np.float32
         assert one.threshold == 1.0 and one.defective is (one.score > 1.0)
 
 
@@ -236,7 +283,7 @@ def test_a_batch_that_is_none(batch):
 def test_stacks_that_cannot_be_scored(images):
     with pytest.raises(UserError) as caught:
         baseline().score(images)
-    words = f"images to score must be uint8 (n, size, size, c), not {images.dtype} {images.shape}"
+    words = f"images to score must be uint8 (n, {SIZE}, {SIZE}, c), not {images.dtype} {images.shape}"
     assert str(caught.value) == words
 
 

@@ -108,6 +108,22 @@ def test_men_and_women_differ_in_nothing_but_the_lists():
     assert all(female[key] == male[key].replace("_Male", "_Female") for key in lists)
 
 
+@pytest.mark.parametrize("category", (*PUBLISHED, *OWN, *demo.CATEGORIES))
+def test_what_is_judged_was_trained_on(category):
+    """A central crop is all that the training sees; without one, its random crops reach every border."""
+    config = configs.load(f"{NSA}:{category}")
+    judged = (config.evaluate.crop or config.score.size) / config.score.size
+    assert judged <= (config.view.center_crop or config.data.size) / config.data.size
+
+
+def test_what_was_not_trained_on_cannot_be_judged():
+    config = configs.load(f"{NSA}:bottle", {"evaluate.crop": 0})
+    words = "config.evaluate.crop=0 judges 256 of 256 pixels a side, but config.view.center_crop=230 shows the training"
+    with pytest.raises(UserError, match=words):
+        methods.create(config)
+    methods.create(configs.load(f"{NSA}:bottle", {"evaluate.crop": 0, "view.center_crop": 0}))
+
+
 @pytest.mark.parametrize("category", (*OWN, *demo.CATEGORIES))
 def test_your_own_images_and_the_demo_are_seen_whole_with_a_threshold(category):
     config = configs.load(f"{NSA}:{category}")

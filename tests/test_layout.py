@@ -20,7 +20,7 @@ ORDER = (
     ("augment",),
     ("models",),
     ("mixture",),
-    ("density", "localize", "similarity"),
+    ("density", "localize", "similarity", "region"),
     ("methods",),
     ("memory",),
     ("detector",),

@@ -262,7 +262,7 @@ def copy(run, tmp_path):
     [
         (None, (), "no good images were held out"),
         ("{}", (), "no synthetic defect could be seen"),
-        ('{"synthetic_image_auroc": 1.0}', ("--config.score.sigma=2.0",), "config.score is not what"),
+        ('{"synthetic_image_auroc": 1.0}', ("--config.score.sigma=2.0",), "config.score or config.evaluate.crop is"),
     ],
 )
 def test_what_cannot_be_said_is_none_with_the_reason(copy, content, flags, reason):

@@ -135,6 +135,26 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _resize(mask, size, Image.Resampling.NEAREST)
 
 
+def resize_map(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resamples a score map: each side is averaged over areas where it shrinks, and interpolated where it grows.
+
+    Args:
+      scores: float32 (h, w).
+      size: The new (height, width).
+
+    Returns:
+      float32 (*size,).
+    """
+    smaller = [min(old, new) for old, new in zip(scores.shape, size, strict=True)]
+    shrunk = cv2.resize(scores, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def smooth_map(scores: np.ndarray, sigma: float) -> np.ndarray:
+    """Smooths a score map, float32 (h, w), with a Gaussian of this standard deviation in its pixels; 0 leaves it."""
+    return cv2.GaussianBlur(scores, (0, 0), sigma) if sigma else scores
+
+
 def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """The files and the subfolders of a folder, each sorted by name; hidden ones and file browsers' litter left out.
 

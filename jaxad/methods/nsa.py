@@ -80,6 +80,13 @@ def _check(config: ConfigDict) -> None:
     for key, side in sides.items():
         if side < STRIDE or side % STRIDE:
             raise UserError(f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only")
+    judged = config.evaluate.crop or config.score.size
+    if view.center_crop and judged * whole > view.center_crop * config.score.size:
+        raise UserError(
+            f"config.evaluate.crop={config.evaluate.crop} judges {judged} of {config.score.size} pixels a side, but "
+            f"config.view.center_crop={view.center_crop} shows the training only the central {view.center_crop} of "
+            f"{whole}; train with config.view.center_crop=0, or judge less"
+        )
     _check_ranges(config)
     _check_choices_together(config)
 
