@@ -97,7 +97,9 @@ def load(
     Raises:
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
-    file, _, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    if colon and not category:
+        raise UserError(f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone")
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
         raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
@@ -130,6 +132,8 @@ def _module(file: str | Path) -> ModuleType:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
         raise UserError(f"config file {file} does not exist{hint}")
+    if path.suffix != ".py":
+        raise UserError(f"config file {file} is no Python file (.py); see experiments/ for examples")
     with _told(file):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
@@ -209,6 +213,8 @@ def _check_ranges(values: dict) -> None:
         numbers = values.get(key, [0] * channels)
         if not isinstance(numbers, list) or len(numbers) != channels:
             raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}")
+        if key == "normalize.std" and key in values and not min(numbers) > 0:
+            raise UserError(f"config.{key} must hold numbers above 0, not {numbers}")
     for key, share in _SHARES.items():
         value = _number(key, values.get(key, 0.5), float)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
@@ -282,7 +288,7 @@ def read(workdir: Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -352,9 +358,10 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[
       The parsed flags and the overrides by dotted key.
 
     Raises:
-      UserError: An argument is neither a flag of the command nor an override.
+      UserError: An argument is neither a flag of the command nor an override, or a flag is empty.
     """
     flags, rest = parser.parse_known_args(argv)
+    refuse_empty(parser, flags)
     overrides = {}
     while rest:
         argument = rest.pop(0)
@@ -367,3 +374,10 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[
             value = rest.pop(0)
         overrides[name.removeprefix("--config.")] = value
     return flags, overrides
+
+
+def refuse_empty(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Refuses flags given as empty text, as an unset variable of the shell makes them: no default is meant by it."""
+    for name, value in vars(flags).items():
+        if "" in (value if isinstance(value, list) else [value]) and parser.get_default(name) != "":
+            raise UserError(f"the value given for {name} is empty; write one, or leave it out")

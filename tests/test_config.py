@@ -205,6 +205,8 @@ def test_a_value_of_the_wrong_type(key, text, words):
     ("threshold.false_alarm_rate", "1", "config.threshold.false_alarm_rate must lie in [0, 1), not 1.0"),
     ("checkpoint.every_steps", "0", "config.checkpoint.every_steps must be at least 1, not 0"),
     ("checkpoint.keep", "0", "config.checkpoint.keep must be at least 1, not 0"),
+    ("normalize.std", "(1, 0, 1)", "config.normalize.std must hold numbers above 0, not [1, 0, 1]"),
+    ("normalize.std", "(1, -1, 1)", "config.normalize.std must hold numbers above 0, not [1, -1, 1]"),
 ])  # fmt: skip
 def test_a_value_out_of_range(key, text, words):
     assert refused(NSA, **{key: text}) == words
@@ -275,6 +277,27 @@ def test_arguments_that_are_neither(argument, words):
     assert str(caught.value) == words
 
 
+@pytest.mark.parametrize("argv", [["--config", "a.py", "--workdir="], ["--config", "a.py", "--workdir", ""]])
+def test_an_empty_flag_as_of_an_unset_variable_is_no_default(argv):
+    with pytest.raises(UserError) as caught:
+        configs.arguments(parser(), argv)
+    assert str(caught.value) == "the value given for workdir is empty; write one, or leave it out"
+    assert configs.arguments(parser(), argv[:2])[0].workdir is None
+
+
+def test_an_empty_category_is_not_the_demo():
+    assert refused(f"{NSA}:") == (
+        f"--config {NSA}: names no category after the colon; write {NSA}:CATEGORY, or {NSA} alone"
+    )
+
+
+def test_a_config_file_that_is_no_python(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert refused(f"{tmp_path}/config.json:cap") == (
+        f"config file {tmp_path}/config.json is no Python file (.py); see experiments/ for examples"
+    )
+
+
 def test_claim_round_trip(tmp_path):
     config = configs.load(f"{NSA}:bottle", {"data.root": "/d"})
     configs.claim(tmp_path / "a" / "b", config)
@@ -303,12 +326,13 @@ def test_claim_names_the_keys_that_differ(tmp_path):
     ("{", "cannot be read: "),
     ("[]", "is not what jaxad.train writes"),
     (None, "it has no config.json; train with --workdir"),
+    ("workdir", "it has no config.json; train with --workdir"),
 ])  # fmt: skip
 def test_a_workdir_without_a_readable_config(tmp_path, text, words):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=words):
-        configs.read(tmp_path)
+        configs.read(tmp_path / "config.json" if text == "workdir" else tmp_path)
 
 
 def edited(workdir, change):
