@@ -15,7 +15,9 @@ import jaxad
 from jaxad import config as configs
 from jaxad import evaluate, predict, train
 from jaxad.errors import UserError
-from tests.parts import BASELINE, NSA, baseline, command, refusal, write_parts
+from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_parts
+
+CUTPASTE = f"{ROOT}/experiments/cutpaste_3way.py"
 
 
 def parser():
@@ -74,9 +76,9 @@ def test_overrides_of_every_type(key, text, value):
     ("seed", 3, 3),
     ("seed", np.int64(3), 3),
     ("seed", "3", 3),
-    ("score.top", 1, 1.0),
-    ("score.top", np.float32(0.25), 0.25),
-    ("score.top", np.array(0.25), 0.25),
+    ("evaluate.pro_limit", 1, 1.0),
+    ("evaluate.pro_limit", np.float32(0.25), 0.25),
+    ("evaluate.pro_limit", np.array(0.25), 0.25),
     ("optim.learning_rate", 0, 0.0),
     ("view.flip", True, True),
     ("view.flip", np.True_, True),
@@ -126,6 +128,32 @@ def test_values_from_python_of_the_wrong_type(key, given, words):
     with pytest.raises(UserError) as caught:
         configs.load(f"{NSA}:object", {key: given})
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file, given, words", [
+    (f"{NSA}:object", {"score.top": "0.05"},
+     "config.score.top has no effect while config.score.reduction is mean; set config.score.reduction to top as well, "
+     "or leave config.score.top out"),
+    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01},
+     "config.threshold.false_alarm_rate has no effect while config.data.holdout is 0.0; set config.data.holdout above "
+     "0 as well, or leave config.threshold.false_alarm_rate out"),
+    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_learning_rate has no effect while config.optim."),
+    (CUTPASTE, {"density.components": 3}, "config.density.components has no effect while config.density.name is gauss"),
+    (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.bandwidth has no effect while config.density.name is gau"),
+    (f"{NSA}:object", {"category": "bottle"},
+     f"config.category only names what the experiment was made for; write --config {NSA}:CATEGORY"),
+])  # fmt: skip
+def test_an_override_without_effect_is_refused(file, given, words):
+    with pytest.raises(UserError) as caught:
+        configs.load(file, given)
+    assert str(caught.value).startswith(words)
+
+
+def test_an_override_that_another_one_puts_into_effect():
+    given = {"score.reduction": "top", "score.top": 0.05, "data.holdout": 0.1, "threshold.false_alarm_rate": 0.01}
+    assert configs.load(f"{NSA}:bottle", given).score.top == 0.05
+    given = {"density.components": 3, "density.name": "gaussian_mixture"}
+    assert configs.load(CUTPASTE, given).density.components == 3
 
 
 def test_overrides_that_are_no_dict():
