@@ -5,7 +5,6 @@ every value is written out. Overrides change values, never add keys and never ch
 """
 
 import argparse
-import ast
 import contextlib
 import copy
 import difflib
@@ -13,19 +12,15 @@ import importlib.util
 import inspect
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxad.config_values import PER_CHANNEL, Value, checked, number
 from jaxad.errors import UserError
 from jaxad.guarded_config import guarded
-
-# What an override may be: text as typed, which is read as the key's type, or a value of that type.
-Value = str | os.PathLike | bool | int | float | Sequence[float] | None
 
 # Accepted values, wherever a config has the key: numbers from a bound on, integers where the bound is one, and shares
 # with open or closed ends.
@@ -76,10 +71,19 @@ _SHARES = {
     "threshold.false_alarm_rate": "[0, 1)",
     "evaluate.pro_limit": "(0, 1]",
 }
-_PER_CHANNEL = ("normalize.mean", "normalize.std")
 _REQUIRED = dict.fromkeys(("experiment", "category", "method"), str) | dict.fromkeys(("seed", "epochs"), int)
 _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDict)
-_OPTIONAL = ("synthesis.background",)  # may be none
+# What a key has no effect without: another key of this value, or above 0 where it is None.
+_USED_WITH = {
+    "score.top": ("score.reduction", "top"),
+    "threshold.false_alarm_rate": ("data.holdout", None),
+    "optim.head_learning_rate": ("optim.head_epochs", None),
+    "density.shrinkage": ("density.name", "gaussian"),
+    "density.bandwidth": ("density.name", "kernel"),
+    "density.components": ("density.name", "gaussian_mixture"),
+    "density.covariance": ("density.name", "gaussian_mixture"),
+    "density.tolerance": ("density.name", "gaussian_mixture"),
+}
 _OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
 
 
@@ -99,7 +103,9 @@ def load(
     Raises:
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
-    file, _, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    if colon and not category:
+        raise UserError(f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone")
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
         raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
@@ -109,6 +115,8 @@ def load(
         config = get_config(category) if category else get_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+    if overrides and "category" in overrides:
+        raise UserError(f"config.category only names what the experiment was made for; write --config {file}:CATEGORY")
     source, remedy = f"the config of {file}", "see experiments/ for examples"
     _check_required(config, required, source, remedy)
     return override(guarded(config, source, remedy), overrides or {})
@@ -132,6 +140,8 @@ def _module(file: str | Path) -> ModuleType:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
         raise UserError(f"config file {file} does not exist{hint}")
+    if path.suffix != ".py":
+        raise UserError(f"config file {file} is no Python file (.py); see experiments/ for examples")
     with _told(file):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
@@ -171,7 +181,8 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
     also NumPy's, booleans, sequences of numbers, paths for text, and None for an optional value.
 
     Raises:
-      UserError: A key does not exist (the nearest is named), or a value is not of the key's type or out of its range.
+      UserError: A key does not exist (the nearest is named) or would have no effect, or a value is not of the key's
+        type or out of its range.
     """
     if not isinstance(overrides, Mapping):
         raise UserError(f"overrides must be a dict of values by key, such as {{'data.size': 64}}, not {overrides!r}")
@@ -188,8 +199,16 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
             raise UserError(f"config has no key {key!r}; {hint}")
         parent, _, leaf = key.rpartition(".")
         node = config[parent] if parent else config
-        node[leaf] = _checked(key, given, node.get_ref(leaf).get_type(), known[key])
-    _check_ranges(flatten(config))
+        node[leaf] = checked(key, given, node.get_ref(leaf).get_type(), known[key])
+    values = flatten(config)
+    _check_ranges(values)
+    for key in overrides.keys() & _USED_WITH.keys():
+        other, needed = _USED_WITH[key]
+        if other in values and (not values[other] if needed is None else values[other] != needed):
+            raise UserError(
+                f"config.{key} has no effect while config.{other} is {values[other]}; set config.{other} "
+                f"{'above 0' if needed is None else f'to {needed}'} as well, or leave config.{key} out"
+            )
     config.lock()
     return config
 
@@ -200,7 +219,7 @@ def _check_ranges(values: dict) -> None:
         if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
             raise UserError(f"config.{key} must be finite, not {value}")
     for key, least in _AT_LEAST.items():
-        if key in values and not _number(key, values[key], type(least)) >= least:
+        if key in values and not number(key, values[key], type(least)) >= least:
             raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}")
     if values.get("seed", 0) >= 2**32:
         raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
@@ -209,60 +228,16 @@ def _check_ranges(values: dict) -> None:
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):
         raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
-    for key in _PER_CHANNEL:
+    for key in PER_CHANNEL:
         numbers = values.get(key, [0] * channels)
         if not isinstance(numbers, list) or len(numbers) != channels:
             raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}")
+        if key == "normalize.std" and key in values and not min(numbers) > 0:
+            raise UserError(f"config.{key} must hold numbers above 0, not {numbers}")
     for key, share in _SHARES.items():
-        value = _number(key, values.get(key, 0.5), float)
+        value = number(key, values.get(key, 0.5), float)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
             raise UserError(f"config.{key} must lie in {share}, not {value}")
-
-
-def _number(key: str, value: Any, kind: type) -> Any:
-    """The value, which must be an integer where `kind` is int, else any number."""
-    if type(value) not in (int, kind):
-        raise UserError(f"config.{key} must be of type {kind.__name__}, not {value!r}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """A value of NumPy or JAX as Python's own, a path as text, anything else as it is."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _checked(key: str, given: Value, kind: type, old: Any) -> Any:
-    """Reads what is given as a value of type `kind` to replace the value `old`; None empties an optional value."""
-    value = _plain(given)
-    if isinstance(given, str) and kind is not str:
-        value = _read_text(given)
-    if kind is bool and type(value) is not bool:
-        raise UserError(f"config.{key} must be true or false, not {given!r}")
-    if kind is float and type(value) is int:
-        with contextlib.suppress(OverflowError):  # an integer beyond every float is refused by its type below
-            value = float(value)
-    if kind in (tuple, list) and isinstance(value, (tuple, list)):
-        value = kind(_plain(number) for number in value)
-        numbers = all(type(number) in (int, float) for number in value)
-        fixed = old is not None and key not in _PER_CHANNEL
-        if not numbers or (fixed and len(value) != len(old)):
-            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {given!r}")
-    if not (type(value) is kind or (value is None and key in _OPTIONAL)):
-        raise UserError(f"config.{key} must be of type {kind.__name__}, not {given!r}")
-    return value
-
-
-def _read_text(text: str) -> Any:
-    """Text as the number, boolean, None or sequence that it spells; other text as it is."""
-    known = {"none": None, "true": True, "false": False}
-    if text.lower() in known:
-        return known[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def flatten(config: ConfigDict) -> dict:
@@ -286,7 +261,7 @@ def read(workdir: Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -361,9 +336,10 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[
       The parsed flags and the overrides by dotted key.
 
     Raises:
-      UserError: An argument is neither a flag of the command nor an override.
+      UserError: An argument is neither a flag of the command nor an override, or a flag is empty.
     """
     flags, rest = parser.parse_known_args(argv)
+    refuse_empty(parser, flags)
     overrides = {}
     while rest:
         argument = rest.pop(0)
@@ -376,3 +352,10 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[
             value = rest.pop(0)
         overrides[name.removeprefix("--config.")] = value
     return flags, overrides
+
+
+def refuse_empty(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Refuses flags given as empty text, as an unset variable of the shell makes them: no default is meant by it."""
+    for name, value in vars(flags).items():
+        if "" in (value if isinstance(value, list) else [value]) and parser.get_default(name) != "":
+            raise UserError(f"the value given for {name} is empty; write one, or leave it out")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jaxad import config as configs
 from jaxad import detector, errors, hosts, parallel
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.image import decode, find_images, list_folder, read_bytes
@@ -159,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
     hosts.add_flags(parser)
     flags = parser.parse_args(argv)
+    configs.refuse_empty(parser, flags)
     parallel.keep_freed_memory()
     with hosts.joined(flags):
         _run(flags)

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import published, tables
-from jaxad.config import flatten
+from jaxad.config import flatten, refuse_empty
 from jaxad.errors import UserError, run
 
 # Values that change no result.
@@ -49,9 +49,11 @@ def gather(workdirs: Sequence[str | Path]) -> list[dict]:
 def _read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        keys = ("experiment", "category", "seed", "config", "image", "pixel")
-        missing = [key for key in keys if key not in results]
-    except (OSError, ValueError, TypeError) as error:
+        needed = {"config": (), "image": ("auroc",), "pixel": ("auroc", "aupro")}
+        missing = [key for key in ("experiment", "category", "seed", *needed) if key not in results]
+        missing = missing or [f"{part}.{key}" for part in needed for key in needed[part] if key not in results[part]]
+        dict(results.get("config", {}))  # a section
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}); run python -m jaxad.evaluate again") from error
     if missing:
         raise UserError(f"{path} has no {missing[0]!r}; run python -m jaxad.evaluate again")
@@ -367,12 +369,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", metavar="FILE.md", help="write the Markdown to this file")
     parser.add_argument("--html", metavar="FILE.html", help="write the tables as an HTML page to this file")
     parser.add_argument("--readme", metavar="README.md", help="replace what stands between a section's markers")
-    parser.add_argument(
-        "--section",
-        default="results",
-        help=f"the section's name, results by default: {START.format('NAME')} and {END.format('NAME')}",
-    )
+    section_help = f"the section's name, results by default: {START.format('NAME')} and {END.format('NAME')}"
+    parser.add_argument("--section", help=section_help)
     flags = parser.parse_args(argv)
+    refuse_empty(parser, flags)
+    if flags.section and not flags.readme:
+        raise UserError("--section names a part of a README; add --readme README.md, or leave it out")
     made = _make(flags.workdirs, flags.layout)
     text = tables.markdown(made)
     try:
@@ -382,8 +384,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(flags.html).write_text(tables.page(made), encoding="utf-8")
         if flags.readme:
             readme = Path(flags.readme)
-            whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section)
+            whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section or "results")
             readme.write_text(whole, encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flags.readme} is no text in UTF-8; give the README that the table belongs into") from error
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     if not (flags.output or flags.html or flags.readme):

@@ -336,7 +336,7 @@ def test_a_config_that_cannot_work(capsys, workdir, argument, words):
     ({"epochs": 3}, "config.epochs must be 0 for baseline_mean, which is not trained, not 3"),
     ({"evaluate__crop": 16}, "baseline_mean compares whole images pixel by pixel: config.evaluate.crop must be 0"),
     ({"score__size": 64}, "baseline_mean compares whole images pixel by pixel: config.evaluate.crop must be 0"),
-    ({"score__sigma": 0}, "config.score.sigma must be positive, not 0.0"),
+    ({"score__sigma": 0}, "config.score.sigma must be positive and at most config.score.size, not 0.0"),
     ({"score__floor": 0}, "config.score.floor must be positive, not 0.0"),
 ])  # fmt: skip
 def test_a_config_that_cannot_work_for_the_baseline(capsys, root, workdir, overrides, words):

@@ -15,7 +15,9 @@ import jaxad
 from jaxad import config as configs
 from jaxad import evaluate, predict, train
 from jaxad.errors import UserError
-from tests.parts import BASELINE, NSA, baseline, command, refusal, write_parts
+from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_parts
+
+CUTPASTE = f"{ROOT}/experiments/cutpaste_3way.py"
 
 
 def parser():
@@ -74,9 +76,9 @@ def test_overrides_of_every_type(key, text, value):
     ("seed", 3, 3),
     ("seed", np.int64(3), 3),
     ("seed", "3", 3),
-    ("score.top", 1, 1.0),
-    ("score.top", np.float32(0.25), 0.25),
-    ("score.top", np.array(0.25), 0.25),
+    ("evaluate.pro_limit", 1, 1.0),
+    ("evaluate.pro_limit", np.float32(0.25), 0.25),
+    ("evaluate.pro_limit", np.array(0.25), 0.25),
     ("optim.learning_rate", 0, 0.0),
     ("view.flip", True, True),
     ("view.flip", np.True_, True),
@@ -126,6 +128,32 @@ def test_values_from_python_of_the_wrong_type(key, given, words):
     with pytest.raises(UserError) as caught:
         configs.load(f"{NSA}:object", {key: given})
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file, given, words", [
+    (f"{NSA}:object", {"score.top": "0.05"},
+     "config.score.top has no effect while config.score.reduction is mean; set config.score.reduction to top as well, "
+     "or leave config.score.top out"),
+    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01},
+     "config.threshold.false_alarm_rate has no effect while config.data.holdout is 0.0; set config.data.holdout above "
+     "0 as well, or leave config.threshold.false_alarm_rate out"),
+    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_learning_rate has no effect while config.optim."),
+    (CUTPASTE, {"density.components": 3}, "config.density.components has no effect while config.density.name is gauss"),
+    (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.bandwidth has no effect while config.density.name is gau"),
+    (f"{NSA}:object", {"category": "bottle"},
+     f"config.category only names what the experiment was made for; write --config {NSA}:CATEGORY"),
+])  # fmt: skip
+def test_an_override_without_effect_is_refused(file, given, words):
+    with pytest.raises(UserError) as caught:
+        configs.load(file, given)
+    assert str(caught.value).startswith(words)
+
+
+def test_an_override_that_another_one_puts_into_effect():
+    given = {"score.reduction": "top", "score.top": 0.05, "data.holdout": 0.1, "threshold.false_alarm_rate": 0.01}
+    assert configs.load(f"{NSA}:bottle", given).score.top == 0.05
+    given = {"density.components": 3, "density.name": "gaussian_mixture"}
+    assert configs.load(CUTPASTE, given).density.components == 3
 
 
 def test_overrides_that_are_no_dict():
@@ -205,6 +233,8 @@ def test_a_value_of_the_wrong_type(key, text, words):
     ("threshold.false_alarm_rate", "1", "config.threshold.false_alarm_rate must lie in [0, 1), not 1.0"),
     ("checkpoint.every_steps", "0", "config.checkpoint.every_steps must be at least 1, not 0"),
     ("checkpoint.keep", "0", "config.checkpoint.keep must be at least 1, not 0"),
+    ("normalize.std", "(1, 0, 1)", "config.normalize.std must hold numbers above 0, not [1, 0, 1]"),
+    ("normalize.std", "(1, -1, 1)", "config.normalize.std must hold numbers above 0, not [1, -1, 1]"),
 ])  # fmt: skip
 def test_a_value_out_of_range(key, text, words):
     assert refused(NSA, **{key: text}) == words
@@ -275,6 +305,27 @@ def test_arguments_that_are_neither(argument, words):
     assert str(caught.value) == words
 
 
+@pytest.mark.parametrize("argv", [["--config", "a.py", "--workdir="], ["--config", "a.py", "--workdir", ""]])
+def test_an_empty_flag_as_of_an_unset_variable_is_no_default(argv):
+    with pytest.raises(UserError) as caught:
+        configs.arguments(parser(), argv)
+    assert str(caught.value) == "the value given for workdir is empty; write one, or leave it out"
+    assert configs.arguments(parser(), argv[:2])[0].workdir is None
+
+
+def test_an_empty_category_is_not_the_demo():
+    assert refused(f"{NSA}:") == (
+        f"--config {NSA}: names no category after the colon; write {NSA}:CATEGORY, or {NSA} alone"
+    )
+
+
+def test_a_config_file_that_is_no_python(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert refused(f"{tmp_path}/config.json:cap") == (
+        f"config file {tmp_path}/config.json is no Python file (.py); see experiments/ for examples"
+    )
+
+
 def test_claim_round_trip(tmp_path):
     config = configs.load(f"{NSA}:bottle", {"data.root": "/d"})
     configs.claim(tmp_path / "a" / "b", config)
@@ -303,12 +354,13 @@ def test_claim_names_the_keys_that_differ(tmp_path):
     ("{", "cannot be read: "),
     ("[]", "is not what jaxad.train writes"),
     (None, "it has no config.json; train with --workdir"),
+    ("workdir", "it has no config.json; train with --workdir"),
 ])  # fmt: skip
 def test_a_workdir_without_a_readable_config(tmp_path, text, words):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=words):
-        configs.read(tmp_path)
+        configs.read(tmp_path / "config.json" if text == "workdir" else tmp_path)
 
 
 def edited(workdir, change):

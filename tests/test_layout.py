@@ -14,7 +14,7 @@ from tests.parts import ROOT
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
     ("errors",),
-    ("guarded_config", "fork_guard", "threshold"),
+    ("guarded_config", "config_values", "fork_guard", "threshold"),
     ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),
     ("augment",),

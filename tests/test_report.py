@@ -17,6 +17,7 @@ from sklearn.manifold import TSNE
 
 from jaxad import figures, metrics, page, published, report, samples, tables
 from jaxad.errors import UserError
+from tests.parts import refusal
 
 ROOT = Path(report.__file__).parents[1]
 
@@ -320,6 +321,18 @@ def test_readme_table_is_replaced_between_the_markers(tmp_path, capsys):
     assert capsys.readouterr().out == table
 
 
+def test_flags_that_would_be_ignored_and_a_readme_that_is_no_text(tmp_path, capsys):
+    write_results(tmp_path / "w")
+    (tmp_path / "README.md").write_bytes("Größe".encode("latin-1"))
+    for flags, words in (
+        (["--section", "x"], "--section names a part of a README; add --readme README.md, or leave it out"),
+        (["--html", ""], "the value given for html is empty; write one, or leave it out"),
+        ([""], "the value given for workdirs is empty; write one, or leave it out"),
+        (["--readme", str(tmp_path / "README.md")], f"{tmp_path / 'README.md'} is no text in UTF-8; give the README"),
+    ):
+        assert refusal(capsys, report.main, tmp_path / "w", *flags).startswith(words)
+
+
 def test_only_the_named_section_is_replaced(tmp_path):
     write_results(tmp_path / "w")
     readme = tmp_path / "README.md"
@@ -335,6 +348,10 @@ def test_only_the_named_section_is_replaced(tmp_path):
     ("{", "cannot be read"),
     ("3", "cannot be read"),
     ('{"experiment": "x"}', "has no 'category'"),
+    ('{"experiment": 1, "category": 2, "seed": 3, "config": 4, "image": 5, "pixel": 6}', "cannot be read"),
+    ('{"experiment": 1, "category": 2, "seed": 3, "config": 4, "image": {"auroc": 1},'
+     '"pixel": {"auroc": 1, "aupro": 1}}', "cannot be read"),
+    ('{"experiment": 1, "category": 2, "seed": 3, "config": {}, "image": {}, "pixel": {}}', "has no 'image.auroc'"),
 ])
 def test_bad_results_name_the_file(tmp_path, content, sentence):
     if content is not None:

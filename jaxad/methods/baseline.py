@@ -34,8 +34,8 @@ def create(config: ConfigDict) -> Method:
         zero), ``score.reduction`` and ``score.top``.
     """
     settings = config.score
-    if not settings.sigma > 0:
-        raise UserError(f"config.score.sigma must be positive, not {settings.sigma}")
+    if not 0 < settings.sigma <= settings.size:
+        raise UserError(f"config.score.sigma must be positive and at most config.score.size, not {settings.sigma}")
     if not settings.floor > 0:
         raise UserError(f"config.score.floor must be positive, not {settings.floor}")
     if config.evaluate.crop or settings.size != config.data.size:
