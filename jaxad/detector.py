@@ -1,11 +1,10 @@
 """A trained detector: everything that is needed to score images, in one directory.
 
-The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax, sealed), and detector.json
-with the threshold and what the scores and maps of good images are like.
+The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax), and detector.json with
+the threshold, what the scores and maps of good images are like, and the seal of the files in ``detector/``.
 """
 
 import copy
-import json
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, methods, parallel
+from jaxad import checkpoint, disk, methods, parallel
 from jaxad import config as configs
 from jaxad.data.image import resize_image, to_grey
-from jaxad.errors import UserError
+from jaxad.errors import UserError, first_line
 from jaxad.methods.method import Scores
 
 REWRITE = "run its training command again to rewrite it"
@@ -217,11 +216,15 @@ class Detector:
         return Scores(image, (scores.map - np.float32(low)) / np.float32((high - low) or 1.0))
 
     def save(self, workdir: Path) -> None:
-        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
+        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json.
+
+        Raises:
+          UserError: It cannot be written, or another process works there; the detector before it stays.
+        """
         tree = {"variables": self.variables, "density": self.density}
-        checkpoint.write(Path(workdir) / "detector", tree)
         fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
-        (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
+        with disk.locked(workdir):
+            checkpoint.write(Path(workdir) / "detector.json", tree, fitted)
 
 
 def _central(images: np.ndarray, crop: int) -> np.ndarray:
@@ -286,14 +289,10 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     parallel.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
-    path = workdir / "detector"
-    if damage := checkpoint.inspect(path):
-        raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
-    tree = checkpoint.read(path)
     try:
-        fitted = json.loads((workdir / "detector.json").read_text())
+        tree, fitted = checkpoint.load(workdir / "detector.json")
         threshold, (low, high), (mean, std) = (fitted[key] for key in ("threshold", "heat_range", "good_scores"))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
+        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
     threshold = threshold if config.score == configs.read(workdir).score else None
     return Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))
