@@ -1,6 +1,7 @@
 """Errors that are told to the user as one sentence, and the wrapper through which every command runs."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -60,6 +61,11 @@ def told(error: BaseException) -> tuple[str, int] | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_REMEDIES[error.errno]}", 2
     return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else None
+
+
+def refused(error: BaseException) -> str | None:
+    """What the file system has refused, where a library tells it in the text of an error of its own, else None."""
+    return next((os.strerror(number) for number in _REMEDIES if os.strerror(number) in str(error)), None)
 
 
 def first_line(error: BaseException) -> str:
