@@ -1,11 +1,10 @@
 """A trained detector: everything that is needed to score images, in one directory.
 
-The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax, sealed), and detector.json
-with the threshold and what the scores and maps of good images are like.
+The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax), and detector.json with
+the threshold, what the scores and maps of good images are like, and the seal of the files in ``detector/``.
 """
 
 import itertools
-import json
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, memory, methods, parallel
+from jaxad import checkpoint, disk, memory, methods, parallel
 from jaxad import config as configs
 from jaxad.data import MIN_SIDE
 from jaxad.data.given import Given, several, to_image
 from jaxad.data.image import resize_image
-from jaxad.errors import UserError
+from jaxad.errors import UserError, first_line
 from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
 from jaxad.region import Region
@@ -271,10 +270,14 @@ class Detector:
         return Scores(image, (scores.map - np.float32(low)) / np.float32((high - low) or 1.0))
 
     def save(self, workdir: Path) -> None:
-        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
+        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json.
+
+        Raises:
+          UserError: It cannot be written, or another process works there; the detector before it stays.
+        """
         tree = {"variables": self.variables, "density": self.density}
-        checkpoint.write(Path(workdir) / "detector", tree)
-        (Path(workdir) / "detector.json").write_text(json.dumps(self._fitted) + "\n")
+        with disk.locked(workdir):
+            checkpoint.write(Path(workdir) / "detector.json", tree, self._fitted)
         self._origin = str(Path(workdir).absolute()), None, self._fitted
 
 
@@ -299,19 +302,17 @@ def scoring(config: ConfigDict) -> list:
 
 def read_white_level(workdir: str | Path) -> int | None:
     """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
-    return _read_fitted(workdir)["white_level"]
-
-
-def _read_fitted(workdir: str | Path) -> dict:
-    """What detector.json holds, as arguments of `Detector`; raises UserError where it is damaged."""
-    path = Path(workdir) / "detector.json"
     try:
-        fitted = json.loads(path.read_text())
-        (low, high), (mean, std) = fitted["heat_range"], fitted["good_scores"]
-        pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
-        return {"threshold": fitted["threshold"], "white_level": fitted["white_level"], **pairs}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; {REWRITE}") from error
+        return _arguments(disk.read_json(Path(workdir) / "detector.json", REWRITE)["values"])["white_level"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
+
+
+def _arguments(values: dict) -> dict:
+    """What `Detector.save` kept beside the arrays, as arguments of `Detector`; what it raises says damage."""
+    (low, high), (mean, std) = values["heat_range"], values["good_scores"]
+    pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
+    return {"threshold": values["threshold"], "white_level": values["white_level"], **pairs}
 
 
 def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> Detector:
@@ -331,11 +332,11 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
     memory.check_scoring(config)
-    path = workdir / "detector"
-    if damage := checkpoint.inspect(path):
-        raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
-    tree = checkpoint.read(path)
-    fitted = _read_fitted(workdir)
+    try:
+        tree, values = checkpoint.load(workdir / "detector.json")
+        fitted = _arguments(values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
     if scoring(config) != scoring(configs.read(workdir)):
         fitted["threshold"] = None
     detector = Detector(config, tree["variables"], tree["density"], **fitted)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import published, tables
+from jaxad import disk, published, tables
 from jaxad.config import flatten, refuse_empty
 from jaxad.errors import UserError, run
 
@@ -379,13 +379,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = tables.markdown(made)
     try:
         if flags.output:
-            Path(flags.output).write_text(text, encoding="utf-8")
+            disk.write_text(flags.output, text)
         if flags.html:
-            Path(flags.html).write_text(tables.page(made), encoding="utf-8")
+            disk.write_text(flags.html, tables.page(made))
         if flags.readme:
             readme = Path(flags.readme)
             whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section or "results")
-            readme.write_text(whole, encoding="utf-8")
+            disk.write_text(readme, whole)
     except UnicodeDecodeError as error:
         raise UserError(f"{flags.readme} is no text in UTF-8; give the README that the table belongs into") from error
     except OSError as error:

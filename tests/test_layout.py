@@ -15,7 +15,7 @@ from tests.parts import ROOT
 ORDER = (
     ("errors",),
     ("guarded_config", "config_values", "fork_guard", "threshold"),
-    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
+    ("config", "disk", "hosts", "stopping", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),
     ("augment",),
     ("models",),

@@ -41,7 +41,7 @@ class FolderSource:
       beside: The folder whose other images are left out, and the folders in it that are not.
       white_level: See `jaxad.data.levels`.
       sha256: What the content of the files was when the training began; None where none is asked for.
-      clipped: How many pixels lie above the white level, by file, in what this process has decoded so far.
+      deep: See `Source`.
     """
 
     paths: list[pathlib.Path] = dataclasses.field(repr=False)
@@ -55,7 +55,7 @@ class FolderSource:
     beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
     white_level: int | None = None
     sha256: list[str] | None = dataclasses.field(default=None, repr=False)
-    clipped: dict[str, int] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    deep: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,11 +74,11 @@ class FolderSource:
                 f"image '{path}' is not the one that this training began with; restore it and run the same command "
                 "again"
             )
-        image, clipped, _ = decode(
+        image, clipped, peak = decode(
             data, path, min_side=self.min_side, channels=self.channels, white_level=self.white_level
         )
-        if clipped:
-            self.clipped[str(path)] = clipped
+        if peak is not None:
+            self.deep[str(path)] = clipped, peak
         return Record(image, self.labels[index], self._mask(index, image), self.ids[index], self.defects[index])
 
     def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -166,14 +166,22 @@ def _sensor_white(value: int) -> int:
     return next(2**bits - 1 for bits in _SENSORS if value < 2**bits)
 
 
-def describe_clipped(clipped: Mapping[str, int], white_level: int | None) -> str:
-    """A sentence on files with pixels above the white level, whose numbers are given by file; "" without any."""
-    rows = [f"'{name}' ({count} pixels)" for name, count in clipped.items() if count]
+def describe(deep: Mapping[str, tuple[int, int]], white_level: int | None) -> str:
+    """A sentence on files of 16 bits that the training images say nothing of; "" without any.
+
+    Args:
+      deep: How many pixels lie above the white level, and the largest value, by file.
+      white_level: That of the training images; None where none of them had 16 bits.
+    """
+    if white_level is None:
+        rows = [f"'{name}' (largest value {peak})" for name, (_, peak) in deep.items()]
+        verbs, what = ("has", "have"), f"16 bits and no training image had: {FULL} is taken for white"
+    else:
+        rows = [f"'{name}' ({above} pixels)" for name, (above, _) in deep.items() if above]
+        verbs = "holds", "hold"
+        what = f"values above {white_level}, the white of the 16-bit training images, which are read as white"
     if not rows:
         return ""
+    files = f"{len(rows)} images {verbs[1]}" if len(rows) > 1 else f"1 image {verbs[0]}"
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    files = f"{len(rows)} images hold" if len(rows) > 1 else "1 image holds"
-    return (
-        f"{files} values above {white_level}, the white of the 16-bit training images, which are read as white: "
-        f"{', '.join(rows[:_SHOWN])}{more}"
-    )
+    return f"{files} {what}: {', '.join(rows[:_SHOWN])}{more}"
