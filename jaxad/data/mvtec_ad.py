@@ -17,8 +17,7 @@ def prepare(manual_dir: pathlib.Path, data_dir: pathlib.Path, categories: Sequen
 
     Raises:
       UserError: tensorflow-datasets is not installed; a category is unknown or incomplete; an image cannot be used;
-      `data_dir` cannot be
-        written.
+        `data_dir` cannot be written.
     """
     for category in categories:
         check_category("--categories", category, CATEGORIES[MVTEC_AD])
