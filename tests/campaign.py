@@ -138,7 +138,7 @@ class Campaign:
 
     def kill(self, count: int) -> str:
         """kill -9 at random moments of trainings and of evaluations, which the same command then completes."""
-        train, evaluate, workdirs = self.training, ["jaxad.evaluate"], 0
+        train, evaluate, workdirs = self.training, ["tests.tiny", "evaluate"], 0
         died, late, saving = 0, 0, 0
         while died < count:
             workdir = self.folder / f"killed{workdirs}"
@@ -216,7 +216,7 @@ class Campaign:
         used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
         room = int(self.rng.uniform(0, 0.4) * used)
         subprocess.run(["mount", "-o", f"remount,size={used + room}", str(disk)], check=True)
-        status, text = self.end(*self.start(["jaxad.evaluate"], disk / "W"))
+        status, text = self.end(*self.start(["tests.tiny", "evaluate"], disk / "W"))
         assert status in (0, 2), text
         assert status == 0 or "No space left on device" in text, text
         self.assert_complete(disk / "W")
