@@ -219,6 +219,7 @@ def _start(flags: argparse.Namespace) -> bool:
         _check_port(address, lead=process == 0)
     elif not _on_tpu_vm():
         return False
+    _runtime()  # refuses a release of JAX without it while nothing waits yet
     told = f"not all processes are at {address}" if address else "the hosts of this TPU were not found"
     advice = "start every process with the same --coordinator and --processes and a --process_id of its own"
     advice += "" if address else ", or this one alone with --processes 1"
@@ -237,16 +238,33 @@ def _start(flags: argparse.Namespace) -> bool:
 def _on_tpu_vm() -> bool:
     if importlib.util.find_spec("libtpu") is None:
         return False
-    from jax._src import cloud_tpu_init  # no public module tells
+    with _within_jax("whether this is a TPU VM", "--processes 1, or all of --coordinator, --processes, --process_id"):
+        from jax._src import cloud_tpu_init  # no public module tells
 
-    return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "")
+        on_vm = cloud_tpu_init.running_in_cloud_tpu_vm
+    return on_vm and "tpu" in (jax.config.jax_platforms or "")
 
 
 def _runtime():
     """What JAX knows of the connected processes, with the store of keys and values that they share."""
-    from jax._src import distributed  # no public module gives access to the store
+    with _within_jax("how to reach the other processes", "--processes 1"):
+        from jax._src import distributed  # no public module gives access to the store
 
-    return distributed.global_state
+        state = distributed.global_state
+        _ = state.client, state.process_id
+    return state
+
+
+@contextlib.contextmanager
+def _within_jax(what: str, instead: str) -> Iterator[None]:
+    """Turns the absence of something in JAX's private modules, which any release may change, into a sentence."""
+    try:
+        yield
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"jax {jax.__version__} does not tell {what} ({errors.first_line(error)}); give {instead}, or install a "
+            "release of jax that jaxad's pyproject.toml names"
+        ) from error
 
 
 def _check_port(address: str, *, lead: bool) -> None:

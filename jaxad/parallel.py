@@ -4,6 +4,7 @@ Importing this module settles how XLA compiles; it must happen before the first 
 """
 
 import ctypes
+import functools
 import os
 import platform
 from collections import deque
@@ -12,20 +13,24 @@ from pathlib import Path
 
 import jaxlib.version
 
-# YNNPACK's convolutions are several times slower than Eigen's on CPU (jax-ml/jax#37465, #23783); dots and reductions
-# stay with it. The flag is of this release series: an unknown flag would stop the process.
+# XLA's CPU backend hands dots, convolutions and reductions to YNNPACK. In jaxlib 0.10.2, the last for Python 3.11, this
+# gives wrong rows for small products whose squares are summed (see `check_numbers`), whichever of the three it takes;
+# 0.11 and 0.12 are right. There nothing is handed over, which costs nothing: what YNNPACK adds faster than XLA,
+# `models.sums` adds faster still. Other releases get no flag, since an unknown one would stop the process.
 if jaxlib.version.__version_info__[:2] == (0, 10):
     _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
     if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-        )
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}="
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxad.errors import UserError
+
 AXIS = "batch"
+_NEEDS_FLAG = jaxlib.version.__version_info__[:2] == (0, 10)
 _STEPS = PartitionSpec(None, AXIS)  # the batches of several steps, (k, b, ...)
 _ALLOCATOR_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_")
 
@@ -80,6 +85,28 @@ def local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+@functools.cache
+def check_numbers() -> None:
+    """Refuses a process whose XLA computes a known case wrong, in jaxlib 0.10.2: one row of 32,769 (jax-ml/jax#39103).
+
+    `compiled` calls it once, where the installed release needs its flag: it takes some hundredths of a second.
+
+    Raises:
+      UserError: The flag that keeps the numbers right was set otherwise, or after JAX had read its flags.
+    """
+    rows = np.arange(3 * 32769, dtype=np.float32).reshape(-1, 3) / 2**16
+    matrix = np.array([[1, 2, 0], [0, 1, 1], [2, 0, 1]], np.float32)
+    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
+        found = to_host(jax.jit(jax.vmap(lambda row: jnp.square(matrix @ row).sum()))(rows))
+    right = np.square(rows.astype(np.float64) @ matrix.T).sum(1)
+    if not np.allclose(found, right, rtol=1e-5):
+        raise UserError(
+            f"jaxlib {jaxlib.version.__version__} computes wrong numbers on CPU (jax-ml/jax#39103) unless XLA_FLAGS "
+            f"holds {_FLAG}= with nothing behind it when JAX starts; import jaxad before anything is computed with "
+            "JAX, and take other values of this flag out of XLA_FLAGS"
+        )
+
+
 def compiled(function: Callable, **options) -> Callable:
     """``jax.jit`` with the compiler's options for the networks of `jaxad.models`; `options` are others of ``jax.jit``.
 
@@ -88,6 +115,8 @@ def compiled(function: Callable, **options) -> Callable:
     differentiated.
     """
     on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and _NEEDS_FLAG:
+        check_numbers()
     settings = {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else {}
     return jax.jit(function, compiler_options=settings, **options)
 
@@ -114,6 +143,18 @@ def pmapped(step: Callable, mesh: Mesh) -> Callable:
         steps, mesh=mesh, in_specs=(replicated, _STEPS, replicated), out_specs=(replicated, replicated)
     )
     return compiled(mapped, donate_argnums=0)
+
+
+def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays, which inside `jax.shard_map` all vary over the mapped axes that any of them varies over.
+
+    Arguments of a function with a gradient of its own need it: a gradient must vary over the axes that its argument
+    varies over. The gradient of the cast, of a replicated kernel say, sums over the devices.
+    """
+    own = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    every = frozenset().union(*own)
+    cast = jax.lax.pcast
+    return tuple(cast(array, tuple(every - axes), to="varying") for array, axes in zip(arrays, own, strict=True))
 
 
 def once(function: Callable) -> Callable:

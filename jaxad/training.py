@@ -21,6 +21,7 @@ from jaxad import hosts, parallel
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, begin
+from jaxad.models import sums
 
 
 class TrainState(NamedTuple):
@@ -150,7 +151,7 @@ def make_step(
         (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
+        metrics = {"loss": loss, "gradient_norm": sums.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
         metrics["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

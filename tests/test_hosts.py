@@ -285,3 +285,35 @@ def test_one_process_is_what_it_is_without_flags(folder, fitted, monkeypatch, ca
     assert command(evaluate.main, "--workdir", fitted, "--processes", 1) == 0
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")  # the environment gives the flags' defaults
     assert "must be given together" in refusal(capsys, evaluate.main, "--workdir", fitted)
+
+
+def without(monkeypatch, module: str) -> None:
+    """Lets JAX be a release whose private module of that name is gone."""
+    monkeypatch.setitem(sys.modules, f"jax._src.{module}", None)
+    monkeypatch.delattr(f"jax._src.{module}")
+
+
+def test_a_release_of_jax_that_hides_tpu_vms_is_named(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)  # libtpu is installed
+    without(monkeypatch, "cloud_tpu_init")
+    told = refusal(capsys, train.main, *baseline(write_parts(tmp_path), tmp_path / "work"))
+    assert told.startswith(f"jax {jax.__version__} does not tell whether this is a TPU VM (")
+    assert "--processes 1" in told and "pyproject.toml" in told
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("gone", ["module", "attribute"])
+def test_a_release_of_jax_that_hides_its_processes_is_named(capsys, tmp_path: Path, monkeypatch, gone: str) -> None:
+    if gone == "module":
+        without(monkeypatch, "distributed")
+    else:
+        from jax._src import distributed
+
+        monkeypatch.setattr(distributed, "global_state", object())
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    flags = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process_id", "0"]
+    told = refusal(capsys, train.main, *baseline(write_parts(tmp_path), tmp_path / "work"), *flags)
+    assert told.startswith(f"jax {jax.__version__} does not tell how to reach the other processes (")
+    assert "--processes 1" in told

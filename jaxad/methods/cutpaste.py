@@ -24,7 +24,7 @@ from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
-from jaxad.models import weights
+from jaxad.models import sums, weights
 from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
 
@@ -49,7 +49,7 @@ def l2_penalty(params: Any) -> jax.Array:
     The paper does not say what its L2 regularisation covers. Biases and BatchNorm's scales and shifts are left free.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return 0.5 * sum(jnp.square(leaf).sum() for path, leaf in leaves if path[-1].key == "kernel")
+    return 0.5 * sum(sums.total(jnp.square(leaf)) for path, leaf in leaves if path[-1].key == "kernel")
 
 
 def density_functions(

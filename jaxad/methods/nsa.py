@@ -19,6 +19,7 @@ from jaxad.augment import device_views, nsa, synthesis, views
 from jaxad.augment.nsa_settings import LABELS, Synthesis
 from jaxad.errors import UserError
 from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
+from jaxad.models import sums
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.parallel import AXIS
 from jaxad.samples import label_grid
@@ -149,9 +150,9 @@ def create(config: ConfigDict) -> Method:
         variables = {"params": params, "batch_stats": batch_stats}
         stages, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
         if bounded:
-            value = optax.sigmoid_binary_cross_entropy(stages["logits"], batch["label"]).mean()
+            value = sums.mean(optax.sigmoid_binary_cross_entropy(stages["logits"], batch["label"]))
         else:
-            value = jnp.square(jax.nn.relu(stages["logits"]) - batch["label"]).mean()
+            value = sums.mean(jnp.square(jax.nn.relu(stages["logits"]) - batch["label"]))
         tried = batch["patches"] + batch["skipped"]
         skipped = batch["skipped"].sum() / tried.sum()
         return value, (updated["batch_stats"], {"skipped_patches": skipped})

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxad import parallel
 from jaxad.models.layers import materialized
 
 
@@ -27,13 +28,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
         return lax.conv_general_dilated(
             x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, feature_group_count=groups
         )
-    # The two must vary over the same mapped axes; see winograd.conv3x3.
-    own = [jax.typeof(array).manual_axis_type.varying for array in (x, kernel)]
-    both = own[0] | own[1]
-    x, kernel = (
-        lax.pcast(array, tuple(both - axes), to="varying") for array, axes in zip((x, kernel), own, strict=True)
-    )
-    return _depthwise_conv(stride, x, kernel)
+    return _depthwise_conv(stride, *parallel.varying_alike(x, kernel))
 
 
 def padding(n: int, k: int, stride: int) -> tuple[int, int]:

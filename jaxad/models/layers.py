@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxad.models import winograd
+from jaxad.models import sums, winograd
 
 
 def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -220,20 +220,26 @@ class BatchNorm(nn.Module):
                 for average, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
                     moved = (1 - self.momentum) * average.value + self.momentum * new
                     average.value = moved.astype(average.value.dtype)
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        return (x * factor + (bias - mean * factor)).astype(x.dtype)
+        return sums.scale_centered(x, mean, scale * lax.rsqrt(var + self.epsilon), bias).astype(x.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance of each channel of the global batch, and over how many values they are taken."""
+        """Mean and biased variance of each channel of the global batch, and over how many values they are taken.
+
+        The variance is the mean square of what the global mean leaves. E[x^2] - E[x]^2 would need one exchange between
+        the devices instead of two, but is 20 times too large in float32 at a mean of 100 and a deviation of 0.01.
+        """
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        axes = tuple(range(x.ndim - 1))
+        synchronized = self.axis_name is not None and not self.is_initializing()
         count = x.size // x.shape[-1]
-        moments = x.mean(axes), jnp.square(x).mean(axes)
-        if self.axis_name is not None and not self.is_initializing():
-            moments = lax.pmean(moments, self.axis_name)
-            count *= lax.axis_size(self.axis_name)
-        mean, square = moments
-        return mean, jnp.maximum(square - jnp.square(mean), 0), count
+
+        def mean_of(values: jax.Array) -> jax.Array:
+            mean = sums.channel_sum(values) / count
+            return lax.pmean(mean, self.axis_name) if synchronized else mean
+
+        mean = mean_of(x)
+        # Through the mean the variance has no gradient: deviations from it add up to zero.
+        var = mean_of(jnp.square(x - lax.stop_gradient(mean)))
+        return mean, var, count * (lax.axis_size(self.axis_name) if synchronized else 1)
 
 
 class Dropout(nn.Module):

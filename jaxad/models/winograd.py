@@ -14,6 +14,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxad import parallel
+
 Tiles = list[list[jax.Array]]  # one array for each place [row][column] in the tile
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -95,14 +97,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     It has no forward-mode derivative.
     """
-    # A gradient must vary over the mapped axes that its argument varies over, so both vary over the same. The gradient
-    # of this cast, of a replicated kernel say, sums over the devices.
-    own = [jax.typeof(array).manual_axis_type.varying for array in (x, kernel)]
-    both = own[0] | own[1]
-    x, kernel = (
-        lax.pcast(array, tuple(both - axes), to="varying") for array, axes in zip((x, kernel), own, strict=True)
-    )
-    return _conv3x3(x, kernel)
+    return _conv3x3(*parallel.varying_alike(x, kernel))
 
 
 @jax.custom_vjp

@@ -168,6 +168,32 @@ def test_batch_norm_equals_flax() -> None:
     assert_same_function(ours, plain, 3 + 2 * normal(0, (4, 5, 6, 7)), normal(1, (7,)), normal(2, (7,)))
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batch_norm_is_right_far_from_zero(devices: int) -> None:
+    """At a mean of 100 and a deviation of 0.01, E[x^2] - E[x]^2 in float32 is up to 20 times the variance.
+
+    The devices' own means differ too, by more than the deviation.
+    """
+    x = np.random.default_rng(0).normal(100, 0.01, (8, 32, 32, 4)) + 0.1 * np.arange(8)[:, None, None, None]
+    x[..., 0] = x[0, ..., 0]  # this channel is the same on all devices
+    x = x.astype(np.float32)
+    variables = BatchNorm().init(jax.random.key(0), x[:1], train=True)
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("batch")
+
+    def apply(x: jax.Array) -> tuple[jax.Array, dict]:
+        return BatchNorm("batch", momentum=1.0).apply(variables, x, train=True, mutable=["batch_stats"])
+
+    y, updated = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=split, out_specs=(split, whole)))(x)
+    wide = x.astype(np.float64)
+    var = wide.var((0, 1, 2))
+    found = updated["batch_stats"]
+    np.testing.assert_allclose(found["mean"], wide.mean((0, 1, 2)), rtol=2e-7)
+    np.testing.assert_allclose(found["var"], wide.var((0, 1, 2), ddof=1), rtol=1e-4)
+    # What is left is the rounding of the mean itself, 2e-7 of 100.
+    np.testing.assert_allclose(y, (wide - wide.mean((0, 1, 2))) / np.sqrt(var + 1e-5), atol=2e-5 / np.sqrt(var.min()))
+
+
 def test_batch_norm_takes_statistics_in_float32() -> None:
     """In bfloat16 a sum of 4096 ones would stop at 256."""
     x = jnp.ones((1, 64, 64, 1), jnp.bfloat16).at[0, ::2].set(3)
