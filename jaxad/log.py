@@ -16,6 +16,8 @@ from tqdm import tqdm
 from jaxad import disk
 from jaxad.errors import UserError
 
+_FLUSH_S = 30  # until TensorBoard sees an event
+
 
 class Log:
     """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line.
@@ -44,7 +46,7 @@ class Log:
         self._events = _open_events(workdir / "tensorboard", start=start)
         shown = {"desc": name or None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
         self._bar = tqdm(total=steps, initial=start, unit="step", **shown)
-        self._rows, self._clock, self._end = [], time.perf_counter(), steps
+        self._rows, self._clock, self._end, self._flushed = [], time.perf_counter(), steps, time.monotonic()
 
     def add_all(self, rows: Iterable[tuple[int, dict[str, np.ndarray]]]) -> None:
         """Takes completed steps, each with its metrics."""
@@ -98,7 +100,9 @@ class Log:
             if name != "step":
                 event = Event(wall_time=time.time(), step=int(row["step"]), summary=scalar(name, value))
                 self._events.write_event(event)
-        self._events.flush()
+        if time.monotonic() - self._flushed > _FLUSH_S:  # it waits for the disk
+            self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Closes the bar and the event file."""

@@ -145,7 +145,7 @@ def _score_share(
         write_images(output, stem, image, made, found.heat_range, maps)
         if sys.stderr.isatty() and hosts.lead():
             print(f"\r{number}/{mine.stop}", end="", file=sys.stderr)
-        yield [path, made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"]
+        yield [str(path), made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"]
 
 
 def main(argv: list[str] | None = None) -> None:

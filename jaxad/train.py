@@ -46,7 +46,8 @@ def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: S
             if len(data.load(detector.config).test):
                 evaluate.evaluate(detector, workdir)
             else:
-                print(f"there are no test images; score some with: python -m jaxad.predict --workdir {workdir} PATH...")
+                command = f"python -m jaxad.predict --workdir {workdir} PATH..."
+                print(f"there are no test images; score images with: {command}")
 
 
 if __name__ == "__main__":

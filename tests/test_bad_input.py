@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from jaxad import errors, evaluate, methods, predict, train
+from jaxad import disk, errors, evaluate, methods, predict, report, train
 from jaxad.data import image as images
 from jaxad.methods.method import Method, Scores
 from tests.parts import (
@@ -440,6 +441,49 @@ def test_a_damaged_threshold_file(capsys, copy, text):
         f"the detector in {copy} is damaged (detector.json is not what jaxad writes); "
         "run its training command again to rewrite it"
     )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[", "7"])
+@pytest.mark.parametrize("name, remedy", [
+    ("config.json", "restore it or train into another --workdir"),
+    ("synthetic.json", "run the training command again to rewrite it"),
+    ("provenance.json", "restore it, or move it away: results then don't say which command and commit trained"),
+])  # fmt: skip
+def test_damaged_json_is_told_and_what_it_says_to_do_helps(capsys, copy, fitted, name, remedy, text):
+    (copy / name).write_text(text)
+    mine = {path.name for path in copy.iterdir()}
+    message = refusal(capsys, evaluate.main, "--workdir", copy)
+    assert message.startswith(f"{copy / name} is damaged (") and f"; {remedy}" in message
+    assert {path.name for path in copy.iterdir()} == mine  # nothing is removed
+    if name == "synthetic.json":
+        assert command(train.main, *baseline(fitted / "sets", copy, data__holdout=0.3)) == 0
+    elif name == "provenance.json":
+        assert refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3)) == message
+        (copy / name).unlink()
+    else:
+        assert refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3)) == message
+        assert refusal(capsys, predict.main, "--workdir", copy, fitted / "sets") == message
+        shutil.copy(fitted / "work" / name, copy)
+    assert command(evaluate.main, "--workdir", copy) == 0
+
+
+def test_damaged_results_are_made_again(capsys, copy):
+    (copy / "results.json").write_text('{"experiment": "ba')
+    message = refusal(capsys, report.main, copy)
+    assert message.startswith(f"{copy / 'results.json'} cannot be read (")
+    assert message.endswith("; run python -m jaxad.evaluate again")
+    assert command(evaluate.main, "--workdir", copy) == 0 and command(report.main, copy) == 0
+
+
+def test_an_evaluation_beside_another_command(capsys, copy):
+    """Results of a detector that is being replaced, or of two evaluations at once, would not belong together."""
+    with ThreadPoolExecutor(1) as other:
+        lock = disk.locked(copy)
+        other.submit(lock.__enter__).result()
+        message = refusal(capsys, evaluate.main, "--workdir", copy)
+        other.submit(lock.__exit__, None, None, None).result()
+    assert message.startswith(f"{copy} is in use by another thread of process ")
+    assert command(evaluate.main, "--workdir", copy) == 0
 
 
 @needs_full

@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxad import checkpoint, parallel
+from jaxad import checkpoint, disk, parallel
 from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
 
@@ -118,6 +119,72 @@ def test_save_that_was_cut_off_is_no_checkpoint(saved: Path) -> None:
     (saved / "6.orbax-checkpoint-tmp" / "part").write_text("x")
     assert restored(saved) == 2
     assert sorted(path.name for path in saved.iterdir()) == ["2", "2.sha256"]
+
+
+LITTER = (".DS_Store", "Thumbs.db", ".nfs000000000001", "._4", "stray")
+
+
+def test_litter_is_no_damage_and_is_let_be(saved: Path, capsys) -> None:
+    for folder in (saved, saved / "4", saved / "4" / "d"):
+        for name in LITTER:
+            (folder / name).write_text("x")
+    (saved / "notes").mkdir()  # of a user
+    assert checkpoint.inspect(saved / "4") is None
+    assert restored(saved) == 4 and "damaged" not in capsys.readouterr().out
+    assert {path.name for path in saved.iterdir()} == {"2", "2.sha256", "4", "4.sha256", "notes", *LITTER}
+
+
+def test_litter_is_not_sealed(saved: Path) -> None:
+    (saved / "4" / ".DS_Store").write_text("x")  # a file manager looks while the save is under way
+    (saved / "4" / "Thumbs.db").write_text("x")
+    checkpoint.seal(saved / "4")
+    (saved / "4" / ".DS_Store").write_text("y")
+    (saved / "4" / "Thumbs.db").unlink()
+    assert restored(saved) == 4
+
+
+def test_a_directory_with_litter_that_cannot_be_removed_is_out_of_the_way(saved: Path, monkeypatch) -> None:
+    """Network folders keep files that another process has open; the step is saved again beside them."""
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: None)
+    with Checkpoints(saved, keep=2) as checkpoints:
+        checkpoints.save(4, state_of(4))
+    assert restored(saved) == 4
+
+
+def test_a_detector_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch) -> None:
+    """The reader gets the arrays and the values of one write, whenever the next one comes."""
+    pointer, read, calls = tmp_path / "detector.json", checkpoint.read, []
+    checkpoint.write(pointer, state_of(1), {"number": 1})
+
+    def replaced(path):
+        """The first three reads meet a write: before they begin, so that their files are gone, or behind their end."""
+        calls.append(path)
+        number = len(calls) + 1
+        before = read(path) if number == 3 else None
+        if number <= 4:
+            checkpoint.write(pointer, state_of(number), {"number": number})
+        return before or read(path)
+
+    monkeypatch.setattr(checkpoint, "read", replaced)
+    tree, values = checkpoint.load(pointer)
+    assert len(calls) == 4 and values == {"number": 4} and tree["step"] == 4
+    np.testing.assert_array_equal(tree["params"]["w"], parallel.to_host(state_of(4))["params"]["w"])
+
+
+def test_a_write_that_fails_leaves_the_detector_before_it(tmp_path: Path, monkeypatch) -> None:
+    pointer = tmp_path / "detector.json"
+    checkpoint.write(pointer, state_of(1), {"number": 1})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module, name in ((ocp.StandardCheckpointer, "save"), (disk, "write_json")):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device"):
+            patch.setattr(module, name, full)
+            checkpoint.write(pointer, state_of(2), {"number": 2})
+        tree, values = checkpoint.load(pointer)
+        assert values == {"number": 1} and tree["step"] == 1
+        assert len(list((tmp_path / "detector").iterdir())) == 1
 
 
 def test_saving_a_step_again_replaces_it(saved: Path) -> None:

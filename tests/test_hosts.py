@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, evaluate, predict, train
+from jaxad import checkpoint, evaluate, hosts, predict, train
 from jaxad.log import read_history
 from tests.parts import NSA, ROOT, SIZE, baseline, command, part, refusal, sentence, write, write_parts
 
@@ -35,6 +35,29 @@ def start(program: str, arguments, log: Path, *, devices: int = 1) -> subprocess
             [sys.executable, "-m", program, *map(str, arguments)],
             cwd=ROOT, env=os.environ | own, stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+
+def test_what_is_gathered_arrives_as_it_was() -> None:
+    value = {
+        "none": None,
+        "truth": (True, False, np.bool_(True)),
+        "numbers": [1, -(2**70), 0.1, float("inf"), np.float32(0.1), np.int64(7)],
+        "names": ("\udcff.png", "grün", ""),
+        3: {"nested": [{}, [], ()]},
+        "arrays": [np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2], np.zeros((0, 4), np.uint8), np.float64(1 / 3)],
+    }
+    found = hosts._unpacked(hosts._packed(value))
+    arrays, expected = found.pop("arrays"), value.pop("arrays")
+    assert found == value
+    for one, other in zip(arrays, expected, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), b"bytes"])
+def test_what_cannot_be_gathered(value) -> None:
+    with pytest.raises(TypeError):
+        hosts._packed([value])
 
 
 class Pair:

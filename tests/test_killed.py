@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,17 +42,18 @@ class Runs:
         overrides = {"data.root": folder / "parts", "data.size": 64, "view.crop": 64, "batch": 2, "epochs": epochs}
         overrides |= {"log_every": 1, "checkpoint.every_steps": self.every, "checkpoint.keep": 2, "evaluate.batch": 2}
         overrides |= {"method": "tiny" if small else "nsa"}
-        self._command = [sys.executable, "-m", program, "--config", f"{NSA}:texture"]
-        self._command += [f"--config.{key}={value}" for key, value in overrides.items()]
+        self.command = [sys.executable, "-m", program, "--config", f"{NSA}:texture"]
+        self.command += [f"--config.{key}={value}" for key, value in overrides.items()]
         one_device = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
-        self._environment = os.environ | one_device | {"JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+        self.environment = os.environ | one_device | {"JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+        self.environment["PYTHONPATH"] = str(ROOT)
 
     def start(self, workdir: str) -> subprocess.Popen:
         """Starts the command; its output is appended to a file beside the workdir."""
         with open(self.folder / f"{workdir}.log", "a") as log:
             return subprocess.Popen(
-                [*self._command, "--workdir", str(self.folder / workdir)],
-                cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT,
+                [*self.command, "--workdir", str(self.folder / workdir)],
+                cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def log(self, workdir: str) -> str:
@@ -113,6 +115,45 @@ def test_sigkill_at_random_steps_changes_nothing(runs) -> None:
     # On a busy machine several kills may come before the first checkpoint is complete.
     assert "resuming at step" in runs.log("killed")
     runs.assert_same("killed", "complete")
+
+
+def test_two_trainings_in_one_workdir(runs) -> None:
+    """The second is refused, whenever it comes, and the first is not disturbed."""
+    first = runs.start("shared")
+    while runs.reached("shared") < 5:
+        assert first.poll() is None, runs.log("shared")
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # for as long as the second takes to start
+    with open(runs.folder / "second.log", "w") as log:
+        where = {"cwd": runs.folder, "env": runs.environment}
+        second = subprocess.run([*runs.command, "--workdir", "shared"], **where, stderr=log)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(DEADLINE) == 0, runs.log("shared")
+    [sentence] = (runs.folder / "second.log").read_text().splitlines()
+    assert second.returncode == 2
+    assert sentence.startswith(f"error: shared is in use by process {first.pid} on {socket.gethostname()}; wait until")
+    runs.assert_same("shared", "complete")
+
+
+STUCK = """
+import time
+from jaxad import stopping
+with stopping.deferred() as asked:
+    print("ready", flush=True)
+    time.sleep(600)  # a step that takes long
+"""
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", STUCK], cwd=ROOT, **pipes, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "\n"
+        assert process.stderr.readline().startswith("stopping after the step under way, whose state is saved; Ctrl-C")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert "what was not saved is lost" in process.stderr.read()
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

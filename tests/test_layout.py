@@ -129,6 +129,22 @@ def test_randomness_comes_from_a_seed(file):
 
 
 @each_module
+def test_nothing_is_unpickled(file):
+    """A pickle runs what its author wants; what is read from a disk or from other hosts is data."""
+    modules = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle", "yaml"}
+    for node in ast.walk(MODULES[file]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not modules & {part for name in names for part in name.split(".")}, f"line {node.lineno}"
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "read_pickle" and dotted(node) != "torch.load", f"line {node.lineno}"
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            allowed = given.get("allow_pickle")
+            assert allowed is None or getattr(allowed, "value", True) is False, f"line {node.lineno}"
+
+
+@each_module
 def test_public_things_have_docstrings(file):
     tree = MODULES[file]
     if not tree.body:

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
+from jaxad.errors import UserError
 from jaxad.log import Log, read_history
 
 CONFIG = ConfigDict({"batch": 4, "log_every": 3})
@@ -93,6 +94,38 @@ def test_a_kill_while_resuming_costs_no_history(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(KeyboardInterrupt):
         Log(tmp_path, CONFIG, start=6, steps=8, per_epoch=2)
     assert read_history(tmp_path) == before
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"step": 2}', "\0\0", '{"step": null, "seconds": 1}'])
+def test_a_damaged_line_is_named(tmp_path: Path, line) -> None:
+    record(tmp_path, range(1, 9))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+    with pytest.raises(UserError) as told:
+        read_history(tmp_path)
+    advice = "remove the line: the metrics of its step alone are lost"
+    assert str(told.value) == f"line 2 of {path} is damaged; {advice}"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events"])
+def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path: Path, monkeypatch, name) -> None:
+    """Nobody writes in another thread, for which the training would wait for ever."""
+    monkeypatch.setattr("jaxad.log._FLUSH_S", 0)
+    log = Log(tmp_path, ConfigDict({"batch": 4, "log_every": 1}), start=0, steps=100, per_epoch=2)
+    if name == "events":
+        log._events._py_recordio_writer._writer.close()
+        with open("/dev/full", "wb") as full:
+            monkeypatch.setattr(log._events._py_recordio_writer, "_writer", full)
+            with pytest.raises(OSError, match="No space left on device"):
+                log.add(1, {"loss": np.float32(1)})
+            full.raw.close()
+    else:
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device"):
+            log.add(1, {"loss": np.float32(1)})
+        log.close()
 
 
 def test_no_history(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
 from jaxad.training import Shared, TrainState, init_state, make_step, pack, unpack
 from tests import tiny
-from tests.parts import one_step
+from tests.parts import ROOT, one_step
 
 BATCH, SIDE, SEED = 8, 16, 3
 OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
@@ -64,6 +64,17 @@ def largest(tree) -> float:
 
 def subtract(one, other):
     return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, one, other)
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null"], ids=["none", "not writable"])
+def test_a_user_without_a_home_has_no_compilation_cache(home):
+    """As in a container whose user id has no name; the programs work without."""
+    program = "import os; from jaxad import parallel; os.getuid = lambda: 54321; parallel.use_compilation_cache(); "
+    program += "import jax; print(jax.config.jax_compilation_cache_dir)"
+    left = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
+    left |= {"HOME": home} if home else {}
+    result = subprocess.run([sys.executable, "-c", program], env=left, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "None\n", "")
 
 
 def test_meshes_hold_the_devices_asked_for() -> None:

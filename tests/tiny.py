@@ -1,8 +1,11 @@
-"""A method with a network of a few hundred weights, for tests of the loop; ``python -m tests.tiny`` trains with it.
+"""A method with a network of a few hundred weights, for tests of the loop; ``python -m tests.tiny`` trains with it, and
+``python -m tests.tiny evaluate`` or ``predict`` uses it.
 
 The host part is NSA's own, the device part adds noise from the example's key, and BatchNorm is synchronised, so
 everything that the loop promises of a method is in use.
 """
+
+import sys
 
 import flax.linen as nn
 import jax
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from jaxad import errors, methods, train
+from jaxad import errors, evaluate, methods, predict, train
 from jaxad.methods import nsa
 from jaxad.methods.method import Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
@@ -75,4 +78,5 @@ def create(config) -> Method:
 
 if __name__ == "__main__":
     methods.METHODS["tiny"] = create
-    errors.run(train.main)
+    others = {"evaluate": evaluate, "predict": predict}
+    errors.run(others[sys.argv.pop(1)].main if sys.argv[1] in others else train.main)

@@ -16,8 +16,8 @@ def prepare(manual_dir: pathlib.Path, data_dir: pathlib.Path, categories: Sequen
     """Writes categories as TFDS's ``data_dir/mvtec_ad/<category>/<version>``; those already there are left as they are.
 
     Raises:
-      UserError: tensorflow-datasets is not installed; a category is unknown or incomplete; an image cannot be used; `data_dir` cannot be
-        written.
+      UserError: tensorflow-datasets is not installed; a category is unknown or incomplete; an image cannot be used;
+        `data_dir` cannot be written.
     """
     for category in categories:
         check_category("--categories", category, CATEGORIES[MVTEC_AD])
