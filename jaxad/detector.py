@@ -35,6 +35,7 @@ CHANGEABLE = (
     "data.source",
     "data.lists",
     "data.white_level",
+    "data.max_megapixels",
 )
 
 
