@@ -17,9 +17,20 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from jaxad.data import tiff
 from jaxad.data.levels import to_8_bits
-from jaxad.data.tiff import MissingExtraError, UnsupportedError
+from jaxad.data.tiff import (
+    TIFF_SIGNATURES,
+    MissingExtraError,
+    UnsupportedError,
+    choose_reader,
+    decode_with_opencv,
+    decode_with_tifffile,
+    find_page,
+    fits_opencv,
+    import_extra,
+    open_with_pillow,
+    without_orientation,
+)
 from jaxad.errors import UserError
 
 MAX_PIXELS = 10**9  # read by default; 3 GB in color
@@ -27,7 +38,7 @@ _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"BM": "BMP",
-    **dict.fromkeys(tiff.SIGNATURES, "TIFF"),
+    **dict.fromkeys(TIFF_SIGNATURES, "TIFF"),
 }
 _PNG_END = b"IEND\xaeB`\x82"  # Pillow returns a picture whose last bytes are missing, so the end is looked for
 _ORIENTATION = 0x0112  # EXIF 2.32
@@ -53,7 +64,7 @@ class Pixels(NamedTuple):
     is_lossy: bool = False
 
 
-def decode(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, raw: bool = False) -> Pixels:
+def decode_pixels(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, raw: bool = False) -> Pixels:
     """Decodes the content of a file.
 
     Args:
@@ -121,13 +132,13 @@ def _read_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     if data[24] != 16:  # bit depth in the IHDR chunk
         return _from_pillow(opened, raw)
     # Pillow keeps only the upper 8 bits of 16-bit colors, so OpenCV decodes.
-    if not tiff.fits_opencv(opened.size):
+    if not fits_opencv(opened.size):
         raise _TooLargeError(
             f"a 16-bit PNG of {opened.width} x {opened.height} pixels (width x height), and no more than 2**30, with "
             "2**20 a side, are read of that kind; cut it into tiles or save it as TIFF"
         )
     PngImageFile(io.BytesIO(data)).verify()  # checks the checksums in silence; libpng would write to the terminal
-    return _from_array(tiff.decode_with_opencv(data), _orientation(opened.getexif()), raw)
+    return _from_array(decode_with_opencv(data), _orientation(opened.getexif()), raw)
 
 
 def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:
@@ -142,7 +153,7 @@ def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:
         return _from_pillow(JpegImageFile(io.BytesIO(data)), raw, is_lossy=True)
     if frame.channels not in (1, 3):
         raise UnsupportedError(f"{frame.channels} channels of {frame.bits} bits in a JPEG")
-    _, imagecodecs = tiff.extra(f"{'lossless JPEG compression' if frame.is_lossless else 'JPEG'} of {frame.bits} bits")
+    _, imagecodecs = import_extra(f"{'lossless ' if frame.is_lossless else ''}JPEG pixels of {frame.bits} bits")
     if b"\xff\xd9" not in data[frame.pixels_at :]:  # the end of the image, whose absence the decoder overlooks
         raise EOFError("no EOI marker")
     values = imagecodecs.jpeg8_decode(data)
@@ -187,11 +198,10 @@ def _read_bmp(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     limit.check(opened.size)
     if opened.mode == "1" and data[28] != 1:  # bits of a pixel
         # Pillow 13 takes a palette of black and white for one of 1 bit whatever the bits; of three colors it does not.
-        (header,) = struct.unpack_from("<I", data, 14)
-        (start,) = struct.unpack_from("<I", data, 10)
-        end = 14 + header + 8
-        data = data[:10] + struct.pack("<I", start + 4) + data[14:46] + b"\3\0\0\0" + data[50:end] + bytes(4) + data[end:]
-        opened = BmpImageFile(io.BytesIO(data))
+        start, header = struct.unpack_from("<II", data, 10)
+        end = 14 + header + 8  # of the two colors
+        three = b"\3\0\0\0" + data[50:end] + bytes(4)
+        opened = BmpImageFile(io.BytesIO(data[:10] + struct.pack("<I", start + 4) + data[14:46] + three + data[end:]))
     return _from_pillow(opened, raw)
 
 
@@ -205,15 +215,15 @@ def _read_webp(data: bytes, limit: _Limit, raw: bool) -> Pixels:
 
 
 def _read_tiff(data: bytes, limit: _Limit, raw: bool) -> Pixels:
-    page = tiff.find_page(data)
+    page = find_page(data)
     limit.check(page.size)
-    reader = tiff.reader(page)
+    reader = choose_reader(page)
     if reader == "pillow":
-        return _from_pillow(tiff.open_with_pillow(page), raw, page.orientation, is_lossy=page.is_lossy)
+        return _from_pillow(open_with_pillow(page), raw, page.orientation, is_lossy=page.is_lossy)
     if reader == "opencv":
-        values = tiff.decode_with_opencv(tiff.without_orientation(page))
+        values = decode_with_opencv(without_orientation(page))
     else:
-        values = _of_full_depth(tiff.decode_with_tifffile(page), page.bits)
+        values = _of_full_depth(decode_with_tifffile(page), page.bits)
     if page.has_associated_alpha:
         values = _unassociated(values)
     return _from_array(values, page.orientation, raw, is_lossy=page.is_lossy)

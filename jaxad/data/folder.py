@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import difflib
 import hashlib
-import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxad.data import codec
-from jaxad.data.codec import MAX_PIXELS
+from jaxad.data.codec import MAX_PIXELS, decode_pixels
 from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
@@ -83,7 +82,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
     """Decodes the content `data` of the image file `path`; otherwise as `read_image`."""
-    pixels = codec.decode(data, path, max_pixels=max_pixels)
+    pixels = decode_pixels(data, path, max_pixels=max_pixels)
     image, clipped, peak = pixels.values, 0, None
     if image.dtype == np.uint16:
         peak = int(image.max())

@@ -6,8 +6,7 @@ import os
 import cv2
 import numpy as np
 
-from jaxad.data import codec
-from jaxad.data.codec import MAX_PIXELS, Pixels
+from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, turn
 from jaxad.data.image import Decoded, read_bytes
 from jaxad.errors import UserError
 
@@ -38,7 +37,7 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
       UserError: As in `jaxad.data.image.read_image`; or a lossy file has more than two values, so that what is
         noise cannot be told.
     """
-    return _marked(codec.decode(read_bytes(path), path, max_pixels=max_pixels, raw=True), path)
+    return _marked(decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True), path)
 
 
 def read_mask_of(
@@ -54,7 +53,7 @@ def read_mask_of(
     Raises:
       UserError: As in `read_mask`; or the mask does not lie on the image in one way only.
     """
-    pixels = codec.decode(read_bytes(path), path, max_pixels=max_pixels, raw=True)
+    pixels = decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True)
     mask, shape = _marked(pixels, path), image.image.shape[:2]
     if image.orientation != 1 and pixels.orientation == 1:
         stored = shape[::-1] if image.orientation >= 5 else shape
@@ -65,7 +64,7 @@ def read_mask_of(
                 "orientation, with a mask to match"
             )
         if mask.shape == stored:
-            mask = codec.turn(mask, image.orientation)
+            mask = turn(mask, image.orientation)
     if mask.shape != shape:
         raise UserError(
             f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image "

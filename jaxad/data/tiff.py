@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 BIG_TIFF = (b"II+\0", b"MM\0+")
-SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
 
 # Tags of TIFF 6.0 and its supplements.
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
@@ -36,9 +36,9 @@ _REDUCED, _TRANSPARENCY, _OLD_REDUCED = 1, 4, 2
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLORS = {
-    _PALETTE: "a palette", 4: "a transparency mask", _CMYK: "CMYK colors", _YCBCR: "YCbCr colors", 8: "CIE L*a*b* colors",
-    9: "ICC L*a*b* colors", 10: "ITU L*a*b* colors", 32803: "the raw mosaic of a color filter array (CFA)",
-    32844: "LogL pixels", 32845: "LogLuv pixels", 34892: "linear raw colors",
+    _PALETTE: "a palette", 4: "a transparency mask", _CMYK: "CMYK colors", _YCBCR: "YCbCr colors",
+    8: "CIE L*a*b* colors", 9: "ICC L*a*b* colors", 10: "ITU L*a*b* colors",
+    32803: "the raw mosaic of a color filter array (CFA)", 32844: "LogL pixels", 32845: "LogLuv pixels", 34892: "linear raw colors",
 }  # fmt: skip
 _NONE, _JPEG, _OLD_JPEG = 1, 7, 6
 _COMPRESSIONS = {
@@ -163,7 +163,7 @@ def _is_full(tags: dict[int, np.ndarray]) -> bool:
 
 def _read_tags(data: bytes, offset: int, order: str, big: bool) -> _Directory:
     """Reads one directory; other tags than those above are passed over."""
-    count, head, entry, room = ("Q", "HHQ", 20, 8) if big else ("H", "HHI", 12, 4)
+    count, head, pointer, entry, room = ("Q", "HHQ", "Q", 20, 8) if big else ("H", "HHI", "I", 12, 4)
     entries = struct.unpack_from(order + count, data, offset)[0]
     offset += struct.calcsize(count)
     tags, places = {}, {}
@@ -174,9 +174,10 @@ def _read_tags(data: bytes, offset: int, order: str, big: bool) -> _Directory:
         values = np.dtype(order + _INTEGERS[kind])
         at += entry - room
         if number * values.itemsize > room:
-            at = struct.unpack_from(order + ("Q" if big else "I"), data, at)[0]
+            (at,) = struct.unpack_from(order + pointer, data, at)
         tags[tag], places[tag] = np.frombuffer(data, values, number, at), at
-    return _Directory(tags, places, struct.unpack_from(order + ("Q" if big else "I"), data, offset + entries * entry)[0])
+    (following,) = struct.unpack_from(order + pointer, data, offset + entries * entry)
+    return _Directory(tags, places, following)
 
 
 def _check_whole(page: Page) -> None:
@@ -190,7 +191,7 @@ def _check_whole(page: Page) -> None:
             raise ValueError("pixels are missing at the end")
 
 
-def reader(page: Page) -> str:
+def choose_reader(page: Page) -> str:
     """Which library decodes the page: ``pillow``, ``opencv`` or ``tifffile``.
 
     Raises:
@@ -210,11 +211,13 @@ def reader(page: Page) -> str:
     if bits == 16 and plain and compression in _BY_OPENCV and fits_opencv(page.size):
         return "opencv"
     if compression not in _BY_TIFFFILE:
-        raise UnsupportedError(f"{_COMPRESSIONS.get(compression, f'a {compression}th kind of')} compression")
+        name = _COMPRESSIONS.get(compression)
+        raise UnsupportedError(f"{name} compression" if name else f"a compression of kind {compression}")
     grey = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and samples <= 2
     color = (photometric == _RGB or (photometric == _YCBCR and compression == _JPEG)) and samples in (3, 4)
     if not (grey or color):
-        raise UnsupportedError(f"{samples} channels of {_COLORS.get(photometric, 'grey or RGB pixels')}{_of_bits(page)}")
+        colors = _COLORS.get(photometric, "grey or RGB pixels")
+        raise UnsupportedError(f"{samples} channels of {colors}{_of_bits(page)}")
     return "tifffile"
 
 
@@ -247,13 +250,17 @@ def describe(page: Page) -> str:
         return f"grey pixels with alpha{_of_bits(page)}"
     if page[_PHOTOMETRIC] == _WHITE_IS_ZERO:
         return f"grey pixels with 0 as white{_of_bits(page)}"
-    return "a BigTIFF layout of big-endian numbers" if page.data[:4] == BIG_TIFF[1] else f"unusual pixels{_of_bits(page)}"
+    if page.data[:4] == BIG_TIFF[1]:
+        return "a BigTIFF layout of big-endian numbers"
+    return f"unusual pixels{_of_bits(page)}"
 
 
 def open_with_pillow(page: Page) -> TiffImageFile:
     """Opens a page of up to 8 bits; Pillow turns it upright when it loads the pixels."""
     _silence_libtiff()
-    return _open_with_pillow(page)
+    opened = _open_with_pillow(page)
+    opened.im = Image.core.new(opened.mode, page.size)  # Pillow would check its own limit before it made this
+    return opened
 
 
 @functools.cache
@@ -318,7 +325,7 @@ def decode_with_tifffile(page: Page) -> np.ndarray:
       MissingExtraError: The extra is not installed.
       Exception: Any, where the pixels are damaged.
     """
-    tifffile, _ = extra(describe(page))
+    tifffile, _ = import_extra(describe(page))
     with tifffile.TiffFile(io.BytesIO(page.data)) as file:
         first = file.pages[0]
         pixels = first.asarray()
@@ -333,7 +340,7 @@ def decode_with_tifffile(page: Page) -> np.ndarray:
     return pixels
 
 
-def extra(what: str) -> tuple:
+def import_extra(what: str) -> tuple:
     """The packages tifffile and imagecodecs; raises MissingExtraError about `what` where one is not installed."""
     try:
         import imagecodecs
