@@ -39,8 +39,8 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
     memory.check_test_set(config, len(source))
     records = pipeline.read_all(source, config.score.size)
-    if clipped := levels.describe_clipped(source.clipped, configs.white_level(config) or white_level):
-        print(clipped, flush=True)
+    if sentence := levels.describe(source.deep, configs.white_level(config) or white_level):
+        print(sentence, flush=True)
     return records
 
 

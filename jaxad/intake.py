@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import hosts
+from jaxad import hosts, memory, training
 from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
+from jaxad.methods.method import Method
 
 
 def take_in(
@@ -52,6 +55,26 @@ def take_in(
         if white.reason:
             print(white.reason, flush=True)
     return source.bound(list(found.values()), white.value), white.value
+
+
+def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
+    """`memory.check_step` of a training whose examples are made on the devices, for one seed.
+
+    Raises:
+      UserError: The images are too many or too large.
+    """
+    size, rows = (config.data.size, config.data.size, configs.channels(config)), config.batch // plan.mesh.size
+
+    def make():
+        like = training.abstract_state(method, plan.optimizer, jax.ShapeDtypeStruct(size, np.uint8), plan.mesh)
+        state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+        batch = dict.fromkeys(("image", "partner"), jax.ShapeDtypeStruct((rows, *size), np.uint8))
+        batch["index"] = jax.ShapeDtypeStruct((rows,), np.int32)
+        shared = training.Shared(jax.ShapeDtypeStruct((), np.uint32), None)
+        return training.make_step(method, plan.optimizer, plan.schedule), (state, batch, shared)
+
+    if method.example is None:
+        memory.check_step(config, make)
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

@@ -373,6 +373,8 @@ def train_seeds(
         # Weights that cannot be used are refused before anything is written.
         image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
         method.start(jax.eval_shape(method.init, jax.random.key(0), image))
+    if plan is not None:
+        intake.check_step(config, method, plan)
     # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
     source, white_level = intake.take_in(several, workdirs, source, restart=restart)
     for run in runs:

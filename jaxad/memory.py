@@ -5,20 +5,23 @@ nothing that could work is refused.
 """
 
 import contextlib
+import math
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import hosts
+from jaxad import hosts, parallel
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
 
 _FLOAT = 4  # bytes of a float32
+_SMALL = 0.02  # share of the memory: in all of jaxad's networks the first stage is less than 50 times its images
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -67,6 +70,41 @@ def check_test_set(config: ConfigDict, images: int) -> None:
     need = images * side**2 * (configs.channels(config) + _FLOAT // hosts.count())
     what = f"{images} test images of config.score.size={side} pixels a side and their maps"
     _check(need, what, "config.score.size", host_memory(), "this machine")
+
+
+def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -> None:
+    """Refuses a training step for images so large that a single result of its network is beyond all memory.
+
+    The step is traced, which takes seconds, only where its images take more than a small share of the memory.
+
+    Args:
+      config: The config.
+      make: Gives the step as one device sees it, with the axis ``batch``, and the shapes of its arguments.
+
+    Raises:
+      UserError: A result needs more than all memory of a device.
+    """
+    batch, side = config.batch // jax.device_count(), config.data.size
+    most, where = _device_memory()
+    if batch * side**2 * configs.channels(config) * _FLOAT < most * _SMALL:
+        return
+    axis = [(parallel.AXIS, jax.device_count())]
+    step, arguments = make()
+    need = _largest(jax.make_jaxpr(step, axis_env=axis)(*arguments).jaxpr)
+    what = f"the values of one layer for a device's {batch} of config.batch images of config.data.size={side} pixels"
+    _check(need, what, "config.batch or config.data.size", most, where)
+
+
+def _largest(jaxpr: Any) -> int:
+    """The most bytes that a convolution or matrix product in a program returns; these are never fused away."""
+    most = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            most = max(most, *(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars))
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if inner := getattr(value, "jaxpr", value if hasattr(value, "eqns") else None):
+                most = max(most, _largest(inner))
+    return most
 
 
 def _check(need: int, what: str, settings: str, most: int, where: str) -> None:

@@ -53,11 +53,11 @@ def batch_of(found: Detector, paths: list[Path]) -> int:
 
 
 def predictions(
-    found: Detector, paths: list[Path], clipped: dict[str, int]
+    found: Detector, paths: list[Path], deep: dict[str, tuple[int, int]]
 ) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
     """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, c) and prediction, in order.
 
-    Files of 16 bits with pixels above the detector's white level are entered in `clipped`, with the number of these.
+    Files of 16 bits are entered in `deep`, with the number of pixels above the white level and the largest value.
     """
     batch = batch_of(found, paths)
     options = {"min_side": MIN_SIDE, "channels": found.channels, "white_level": found.white_level}
@@ -65,7 +65,8 @@ def predictions(
     for start in range(0, len(paths), batch):
         chunk = paths[start : start + batch]
         decoded = [decode(read_bytes(path), path, **options) for path in chunk]
-        clipped |= {str(path): one.clipped for path, one in zip(chunk, decoded, strict=True) if one.clipped}
+        some = {str(path): (one.clipped, one.peak) for path, one in zip(chunk, decoded, strict=True)}
+        deep |= {name: row for name, row in some.items() if row[1] is not None}
         images = [one.image for one in decoded]
         yield from zip(chunk, images, found.predict(images, batch=batch), strict=True)
 
@@ -109,12 +110,12 @@ def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str |
                 if stale.is_file():
                     stale.unlink()
     hosts.wait()
-    clipped: dict[str, int] = {}
-    rows = _score_share(found, paths, output, maps, clipped)
+    deep: dict[str, tuple[int, int]] = {}
+    rows = _score_share(found, paths, output, maps, deep)
     if hosts.count() > 1:
         rows = itertools.chain(*hosts.gather(list(rows)))
     if not hosts.lead():
-        _tell_clipped(clipped, found.white_level)
+        _tell_deep(deep, found.white_level)
         return 0
     flagged = 0
     with open(output / "predictions.csv", "w", newline="") as file:
@@ -123,23 +124,23 @@ def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str |
         for row in rows:
             writer.writerow(row)
             flagged += row[COLUMNS.index("decision")] == "defective"
-    _tell_clipped(clipped, found.white_level)
+    _tell_deep(deep, found.white_level)
     return flagged
 
 
-def _tell_clipped(clipped: dict[str, int], white_level: int | None) -> None:
-    """Process 0 names what all have clipped."""
-    every = {name: count for part in hosts.gather(clipped) for name, count in part.items()}
-    if hosts.lead() and (sentence := levels.describe_clipped(every, white_level)):
+def _tell_deep(deep: dict[str, tuple[int, int]], white_level: int | None) -> None:
+    """Process 0 says what all have found of files of 16 bits."""
+    every = {name: row for part in hosts.gather(deep) for name, row in part.items()}
+    if hosts.lead() and (sentence := levels.describe(every, white_level)):
         print(sentence, flush=True)
 
 
 def _score_share(
-    found: Detector, paths: list[Path], output: Path, maps: str | None, clipped: dict[str, int]
+    found: Detector, paths: list[Path], output: Path, maps: str | None, deep: dict[str, tuple[int, int]]
 ) -> Iterator[list]:
     """Scores this process's share of the images, writes their pictures, and yields their rows of predictions.csv."""
     mine = hosts.share(len(paths))
-    for number, (path, image, made) in enumerate(predictions(found, paths[mine], clipped), start=mine.start + 1):
+    for number, (path, image, made) in enumerate(predictions(found, paths[mine], deep), start=mine.start + 1):
         stem = f"{number:05d}_{path.stem}"
         decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
         threshold = "n/a" if made.threshold is None else made.threshold

@@ -46,6 +46,21 @@ def test_an_absurd_training_is_refused_before_anything_is_made(tmp_path, capsys,
     assert not (tmp_path / "work").exists()
 
 
+def test_a_network_whose_first_layer_does_not_fit_is_refused(tmp_path, capsys, monkeypatch) -> None:
+    """The first of ResNet-18 gives 64 channels at half the side: 16 MiB for an image of 512 pixels, one a device."""
+    monkeypatch.setattr(memory, "check_scoring", lambda config: None)
+    write_parts(tmp_path / "sets", train=8)
+    given = ["--config", f"{NSA}:object", "--config.batch=8", "--config.data.size=512", "--config.view.crop=512"]
+    given += ["--config.view.center_crop=0", "--config.evaluate.crop=0", "--workdir", tmp_path / "work"]
+    given += [f"--config.data.root={tmp_path / 'sets' / 'nut'}"]
+    monkeypatch.setattr(memory, "host_memory", lambda: 16 * 2**20 - 1)
+    assert refusal(capsys, train.main, *given) == (
+        "the values of one layer for a device's 1 of config.batch images of config.data.size=512 pixels take at least "
+        "0.0 GiB of memory, and this machine has 0.0 GiB; lower config.batch or config.data.size"
+    )
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("key, value", [("score.size", 1000000), ("evaluate.batch", 10**12)])
 def test_an_absurd_evaluation_is_refused(work, capsys, key, value) -> None:
     before = (work / "results.json").read_bytes()

@@ -42,7 +42,7 @@ class FolderSource:
       white_level: See `jaxad.data.levels`.
       max_pixels: The most pixels of an image that are accepted.
       sha256: What the content of the files was when the training began; None where none is asked for.
-      clipped: How many pixels lie above the white level, by file, in what this process has decoded so far.
+      deep: See `Source`.
     """
 
     paths: list[pathlib.Path] = dataclasses.field(repr=False)
@@ -57,7 +57,7 @@ class FolderSource:
     white_level: int | None = None
     max_pixels: int = MAX_PIXELS
     sha256: list[str] | None = dataclasses.field(default=None, repr=False)
-    clipped: dict[str, int] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    deep: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,8 +84,8 @@ class FolderSource:
             white_level=self.white_level,
             max_pixels=self.max_pixels,
         )
-        if decoded.clipped:
-            self.clipped[str(path)] = decoded.clipped
+        if decoded.peak is not None:
+            self.deep[str(path)] = decoded.clipped, decoded.peak
         mask = self._mask(index, decoded)
         return Record(decoded.image, self.labels[index], mask, self.ids[index], self.defects[index])
 

@@ -30,15 +30,15 @@ class Source(Protocol):
     Attributes:
       ids, labels, defects: The records' fields of these names, without decoding an image.
       place: Where the records come from, for the user to read, such as a folder in quotes.
-      clipped: How many pixels lie above the white level (see `jaxad.data.levels`), by file, in what this process has
-        decoded so far.
+      deep: Of each file of 16 bits that this process has decoded so far, how many pixels lie above the white level
+        (see `jaxad.data.levels`), and the largest value.
     """
 
     ids: Sequence[str]
     labels: Sequence[int]
     defects: Sequence[str]
     place: str
-    clipped: Mapping[str, int]
+    deep: Mapping[str, tuple[int, int]]
 
     def __len__(self) -> int: ...
 

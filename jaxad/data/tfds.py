@@ -41,7 +41,7 @@ class TfdsSource:
       labels: 0 good, 1 defective.
       defects: ``good`` or the defect type.
       channels: 3 for RGB images, 1 for grey ones.
-      place, clipped: See `jaxad.data.record.Source`.
+      place, deep: See `jaxad.data.record.Source`.
     """
 
     examples: Sequence[dict] = dataclasses.field(repr=False)
@@ -52,7 +52,7 @@ class TfdsSource:
     defects: list[str] = dataclasses.field(repr=False)
     channels: int = 3
     place: str = ""
-    clipped: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
+    deep: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)

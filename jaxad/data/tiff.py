@@ -25,11 +25,12 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
 
 # Tags of TIFF 6.0 and its supplements.
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-_FILL_ORDER, _ORIENTATION, _SAMPLES, _PLANAR, _SUB_IFDS, _FORMAT = 266, 274, 277, 284, 330, 339
+_FILL_ORDER, _ORIENTATION, _SAMPLES, _MAX_SAMPLE, _PLANAR, _SUB_IFDS, _FORMAT = 266, 274, 277, 281, 284, 330, 339
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _EXTRA_SAMPLES = 273, 279, 324, 325, 338
 _TAGS = frozenset((
     _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _ORIENTATION, _SAMPLES,
     _PLANAR, _SUB_IFDS, _FORMAT, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _EXTRA_SAMPLES,
+    _MAX_SAMPLE,
 ))  # fmt: skip
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
 _REDUCED, _TRANSPARENCY, _OLD_REDUCED = 1, 4, 2
@@ -106,6 +107,16 @@ class Page(NamedTuple):
         if len(set(map(int, self.tags.get(_BITS, (1,))))) > 1:
             raise UnsupportedError("channels of different numbers of bits")
         return self[_BITS]
+
+    @property
+    def max_bits(self) -> int:
+        """The most bits of a channel."""
+        return int(max(self.tags.get(_BITS, (1,))))
+
+    @property
+    def max_sample(self) -> int:
+        """The value that the file calls its largest (MaxSampleValue); 0 where it names none."""
+        return int(max(self.tags.get(_MAX_SAMPLE, (0,))))
 
     @property
     def is_lossy(self) -> bool:

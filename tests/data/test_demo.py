@@ -52,6 +52,16 @@ def test_a_picture_depends_on_category_split_index_seed_and_size_alone(category)
             assert np.abs(one.image.astype(float) - other.image).mean() > 1
 
 
+def test_a_fingerprint_tells_the_words_that_a_picture_is_made_of():
+    sources = [demo.load("cap", size=64, train=3), demo.load("fabric", size=64), demo.load("cap", size=96)]
+    sources.append(demo.load("cap", size=64, seed=1))
+    found = [source.train.fingerprint(index)["sha256"] for source in sources for index in (0, 1)]
+    found += [sources[0].test.fingerprint(0)["sha256"]]
+    assert len(set(found)) == 9
+    assert demo.load("cap", size=64).train.fingerprint(1)["sha256"] == found[1]
+    assert sources[0].train.fingerprint(0)["bytes"] == sources[0].train[0].image.nbytes
+
+
 @pytest.mark.parametrize("category", demo.CATEGORIES)
 def test_a_part_looks_the_same_at_every_size(category):
     small, large = (demo.load(category, size=size, seed=3).train[0].image.astype(np.float32) for size in (64, 128))

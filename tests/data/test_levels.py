@@ -15,7 +15,7 @@ from PIL import Image
 import jaxad
 from jaxad import evaluate, predict, train
 from jaxad.data.image import decode, read_image
-from jaxad.data.levels import choose, declared, describe_clipped, has_16_bits, to_8_bits
+from jaxad.data.levels import choose, declared, describe, has_16_bits, to_8_bits
 from tests.parts import baseline, command, part, refusal, write_parts
 from tests.shared import SHARED, needs_shared
 
@@ -122,12 +122,24 @@ def test_where_the_level_comes_from(scanned, given, value, words) -> None:
 
 
 def test_a_sentence_names_what_was_clipped() -> None:
-    assert describe_clipped({"a.png": 0}, 4095) == ""
-    assert describe_clipped({"a.png": 3, "b.png": 0}, 4095) == (
+    assert describe({"a.png": (0, 4095)}, 4095) == describe({}, None) == ""
+    assert describe({"a.png": (3, 5000), "b.png": (0, 7)}, 4095) == (
         "1 image holds values above 4095, the white of the 16-bit training images, which are read as white: 'a.png' "
         "(3 pixels)"
     )
-    assert describe_clipped({str(n): 1 for n in range(12)}, 1).endswith("'9' (1 pixels) and 2 more")
+    assert describe({str(n): (1, 2) for n in range(12)}, 1).endswith("'9' (1 pixels) and 2 more")
+
+
+def test_16_bits_after_a_training_with_8_are_reported(tmp_path, capsys) -> None:
+    """What is white in them is not known; PNG's specification says 65,535."""
+    root = write_parts(tmp_path / "sets")
+    image = root / "nut" / "test" / "good" / "000.png"
+    image.write_bytes(png(deep(200)))
+    words = f"1 image has 16 bits and no training image had: 65535 is taken for white: '{image}' (largest value 1744)"
+    assert command(train.main, *baseline(root, tmp_path / "work")) == 0
+    assert words in capsys.readouterr().out.splitlines()
+    assert command(predict.main, image, "--workdir", tmp_path / "work") == 0
+    assert words in capsys.readouterr().out.splitlines()
 
 
 def write_deep(root: Path, *, encode, suffix: str) -> Path:

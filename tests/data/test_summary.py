@@ -86,7 +86,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path) -> None:
 HELD = {
     # images, holdout: the words on the threshold
     (5, 0.1): "a share of 0.1 (config.data.holdout) of 5 images is less than half a one, so none is held out: no "
-    "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds out one",
+    "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds "
+    "out one",
     (2, 0.1): "a share of 0.1 (config.data.holdout) of 2 images is less than half a one, so none is held out: no "
     "threshold will be fitted, and nothing is decided; add good images",
     (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",

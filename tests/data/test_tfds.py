@@ -101,6 +101,17 @@ def test_the_same_records_as_the_folders(bottles, channels):
 
 
 @needs_tfds
+def test_a_fingerprint_is_that_of_the_stored_image(bottles):
+    manual, prepared = bottles
+    made, expected = tfds.load(prepared, "bottle").train, folder.load(manual, "bottle").train
+    found = [made.fingerprint(index) for index in range(len(made))]
+    assert found == [pickle.loads(pickle.dumps(made)).fingerprint(index) for index in range(len(made))]
+    assert len({row["sha256"] for row in found}) == len({expected[n].image.tobytes() for n in range(len(expected))})
+    assert made.place == f"'mvtec_ad/bottle' in '{prepared}'" and made.left_out() == {}
+    assert made.bound(found, None) is made
+
+
+@needs_tfds
 @needs_shared("data", "mvtec_ad", "bottle")
 def test_real_bottles_have_the_pixels_of_the_folders(tmp_path):
     prepare(SHARED / "data" / "mvtec_ad", tmp_path)
