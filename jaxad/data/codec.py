@@ -41,6 +41,7 @@ _SIGNATURES = {
     **dict.fromkeys(TIFF_SIGNATURES, "TIFF"),
 }
 _PNG_END = b"IEND\xaeB`\x82"  # Pillow returns a picture whose last bytes are missing, so the end is looked for
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112  # EXIF 2.32
 _LIBJPEG_SIDE = 65500  # the longest side that libjpeg reads, though the format has 65,535
 _MARKER = re.compile(rb"\xff+[^\xff]")  # of a JPEG; fill bytes may precede it
@@ -127,6 +128,24 @@ def _format(data: bytes) -> str | None:
 def _read_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     if _PNG_END not in data:
         raise EOFError("no IEND chunk")
+    try:
+        return _decode_png(data, limit, raw)
+    except ValueError:  # Pillow refuses a picture for texts of more than a megabyte, which are not needed
+        return _decode_png(_without_texts(data), limit, raw)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its textual chunks; raises struct.error where the chunks are damaged."""
+    kept, at = [data[:8]], 8
+    while at < len(data) and kept[-1][4:8] != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind not in _PNG_TEXTS:
+            kept.append(data[at : at + length + 12])
+        at += length + 12
+    return b"".join(kept)
+
+
+def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     opened = PngImageFile(io.BytesIO(data))
     limit.check(opened.size)
     if data[24] != 16:  # bit depth in the IHDR chunk

@@ -39,7 +39,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLORS = {
     _PALETTE: "a palette", 4: "a transparency mask", _CMYK: "CMYK colors", _YCBCR: "YCbCr colors",
     8: "CIE L*a*b* colors", 9: "ICC L*a*b* colors", 10: "ITU L*a*b* colors",
-    32803: "the raw mosaic of a color filter array (CFA)", 32844: "LogL pixels", 32845: "LogLuv pixels", 34892: "linear raw colors",
+    32803: "the raw mosaic of a color filter array (CFA)", 32844: "LogL pixels", 32845: "LogLuv pixels",
+    34892: "linear raw colors",
 }  # fmt: skip
 _NONE, _JPEG, _OLD_JPEG = 1, 7, 6
 _COMPRESSIONS = {

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -157,7 +158,7 @@ def test_orientation(tmp_path, capfd, orientation, compression, bits):
     png = bytearray(cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes())
     exif = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0" + bytes([orientation]) + bytes(6)
     chunk = b"eXIf" + exif
-    png[33:33] = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", imagecodecs.zlib_crc32(chunk))
+    png[33:33] = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
     check(tmp_path, capfd, bytes(png), codec.turn(array, orientation), bits)
 
 
@@ -346,6 +347,26 @@ def test_a_jpeg_with_fill_bytes_and_several_segments(tmp_path):
     np.testing.assert_array_equal(read_image(write(tmp_path, padded)), expected)
 
 
+# PNG
+
+
+@BOTH
+@pytest.mark.parametrize("after", [False, True])
+def test_a_png_with_a_long_text(tmp_path, capfd, bits, after):
+    """Pillow refuses texts that take more than a megabyte when they are unpacked."""
+    array = pixels(3, bits)
+    data = cv2.imencode(".png", array[..., ::-1])[1].tobytes()
+    chunk = b"zTXtComment\0\0" + zlib.compress(bytes(2**21))
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = len(data) - 12 if after else 33
+    data = data[:at] + chunk + data[at:]
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(io.BytesIO(data)).load()
+    check(tmp_path, capfd, data, array, bits)
+    path = write(tmp_path, data[:-60] + b"IEND\xaeB`\x82")
+    assert message(read_image, path) == DAMAGED.format(path)
+
+
 # BMP
 
 
@@ -365,7 +386,7 @@ def header(kind, width, height, bits=8):
     """The start of a file, with all that says how large the image is."""
     if kind == "PNG":
         chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
-        start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", imagecodecs.zlib_crc32(chunk))
+        start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
         return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", 0x35AF061E) + bytes(4) + b"IEND\xaeB`\x82"
     if kind == "BMP":
         data = encoded(np.zeros((4, 4, 3), np.uint8), "BMP")
