@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from jaxad.data.levels import to_8_bits
+from jaxad.data.silence import pillow_silence
 from jaxad.data.tiff import (
     TIFF_SIGNATURES,
     MissingExtraError,
@@ -146,7 +147,7 @@ def _without_texts(data: bytes) -> bytes:
 
 
 def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
-    opened = PngImageFile(io.BytesIO(data))
+    opened = _open(PngImageFile, data)
     limit.check(opened.size)
     if data[24] != 16:  # bit depth in the IHDR chunk
         return _from_pillow(opened, raw)
@@ -156,8 +157,10 @@ def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
             f"a 16-bit PNG of {opened.width} x {opened.height} pixels (width x height), and no more than 2**30, with "
             "2**20 a side, are read of that kind; cut it into tiles or save it as TIFF"
         )
-    PngImageFile(io.BytesIO(data)).verify()  # checks the checksums in silence; libpng would write to the terminal
-    return _from_array(decode_with_opencv(data), _orientation(opened.getexif()), raw)
+    _open(PngImageFile, data).verify()  # checks the checksums in silence; libpng would write to the terminal
+    with pillow_silence():
+        orientation = _orientation(opened.getexif())
+    return _from_array(decode_with_opencv(data), orientation, raw)
 
 
 def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:
@@ -169,7 +172,7 @@ def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:
             "side are read of that kind; save it as PNG or TIFF"
         )
     if frame.bits == 8 and not frame.is_lossless:
-        return _from_pillow(JpegImageFile(io.BytesIO(data)), raw, is_lossy=True)
+        return _from_pillow(_open(JpegImageFile, data), raw, is_lossy=True)
     if frame.channels not in (1, 3):
         raise UnsupportedError(f"{frame.channels} channels of {frame.bits} bits in a JPEG")
     _, imagecodecs = import_extra(f"{'lossless ' if frame.is_lossless else ''}JPEG pixels of {frame.bits} bits")
@@ -178,8 +181,10 @@ def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     values = imagecodecs.jpeg8_decode(data)
     values = _of_full_depth(values.reshape(*values.shape[:2], -1), frame.bits)
     exif = Image.Exif()
-    exif.load(frame.exif)
-    return _from_array(values, _orientation(exif), raw, is_lossy=not frame.is_lossless)
+    with pillow_silence():
+        exif.load(frame.exif)
+        orientation = _orientation(exif)
+    return _from_array(values, orientation, raw, is_lossy=not frame.is_lossless)
 
 
 class _Frame(NamedTuple):
@@ -213,20 +218,20 @@ def _jpeg_frame(data: bytes) -> _Frame:
 
 
 def _read_bmp(data: bytes, limit: _Limit, raw: bool) -> Pixels:
-    opened = BmpImageFile(io.BytesIO(data))
+    opened = _open(BmpImageFile, data)
     limit.check(opened.size)
     if opened.mode == "1" and data[28] != 1:  # bits of a pixel
         # Pillow 13 takes a palette of black and white for one of 1 bit whatever the bits; of three colors it does not.
         start, header = struct.unpack_from("<II", data, 10)
         end = 14 + header + 8  # of the two colors
         three = b"\3\0\0\0" + data[50:end] + bytes(4)
-        opened = BmpImageFile(io.BytesIO(data[:10] + struct.pack("<I", start + 4) + data[14:46] + three + data[end:]))
+        opened = _open(BmpImageFile, data[:10] + struct.pack("<I", start + 4) + data[14:46] + three + data[end:])
     return _from_pillow(opened, raw)
 
 
 def _read_webp(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     try:
-        opened = WebPImageFile(io.BytesIO(data))
+        opened = _open(WebPImageFile, data)
     except Image.DecompressionBombError:  # the plugin checks Pillow's limit itself
         raise _TooLargeError("a WebP of more pixels than Pillow reads; save it as PNG or TIFF") from None
     limit.check(opened.size)
@@ -257,6 +262,12 @@ _READERS: dict[str, Callable[[bytes, _Limit, bool], Pixels]] = {
 }
 
 
+def _open(plugin: Callable[[io.BytesIO], Image.Image], data: bytes) -> Image.Image:
+    """Opens an image without `Image.open`, which prints a warning of many pixels, or refuses them."""
+    with pillow_silence():
+        return plugin(io.BytesIO(data))
+
+
 def _orientation(exif: Image.Exif) -> int:
     value = exif.get(_ORIENTATION, 1)
     return value if value in range(1, 9) else 1
@@ -266,8 +277,9 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
     """The pixels of an opened image of up to 8 bits; `orientation` is looked up where it is None."""
     opened.load()
     if orientation is None:
-        orientation = _orientation(opened.getexif())
-        ImageOps.exif_transpose(opened, in_place=True)
+        with pillow_silence():
+            orientation = _orientation(opened.getexif())
+            ImageOps.exif_transpose(opened, in_place=True)
     opened.info.pop("transparency", None)  # alpha is dropped without blending; Pillow would warn of it
     is_indexed = raw and opened.mode in ("P", "PA")
     grey, color = {"1", "L", "LA", "La"}, {"RGBA", "RGBa"}

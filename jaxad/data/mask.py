@@ -37,7 +37,7 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
       UserError: As in `jaxad.data.image.read_image`; or a lossy file has more than two values, so that what is
         noise cannot be told.
     """
-    return _marked(decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True), path)
+    return _read(path, max_pixels)[0]
 
 
 def read_mask_of(
@@ -53,9 +53,8 @@ def read_mask_of(
     Raises:
       UserError: As in `read_mask`; or the mask does not lie on the image in one way only.
     """
-    pixels = decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True)
-    mask, shape = _marked(pixels, path), image.image.shape[:2]
-    if image.orientation != 1 and pixels.orientation == 1:
+    (mask, orientation), shape = _read(path, max_pixels), image.image.shape[:2]
+    if image.orientation != 1 and orientation == 1:
         stored = shape[::-1] if image.orientation >= 5 else shape
         if mask.shape == shape == stored:
             raise UserError(
@@ -103,6 +102,12 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         elif length > old:
             mask = mask.take((2 * np.arange(length) + 1) * old // (2 * length), axis=axis)
     return np.ascontiguousarray(mask)
+
+
+def _read(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, int]:
+    """A mask, and the EXIF orientation that it was turned by."""
+    pixels = decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True)
+    return _marked(pixels, path), pixels.orientation
 
 
 def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:

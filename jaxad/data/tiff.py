@@ -5,13 +5,8 @@ the tags decide who decodes what, and what no one reads is refused by its name. 
 extra ``tiff`` installs, reads what the other two do not.
 """
 
-import contextlib
-import ctypes
-import functools
 import io
-import logging
 import struct
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
+
+from jaxad.data.silence import opencv_silence, pillow_silence, silence_libtiff, silence_tifffile
 
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
@@ -245,7 +242,8 @@ def fits_opencv(size: tuple[int, int]) -> bool:
 def _open_with_pillow(page: Page) -> TiffImageFile | None:
     """None where Pillow knows no such pixels: opening reads the tags alone, and `find_page` found these whole."""
     try:
-        return TiffImageFile(io.BytesIO(page.data))
+        with pillow_silence():
+            return TiffImageFile(io.BytesIO(page.data))
     except SyntaxError:
         return None
 
@@ -269,42 +267,10 @@ def describe(page: Page) -> str:
 
 def open_with_pillow(page: Page) -> TiffImageFile:
     """Opens a page of up to 8 bits; Pillow turns it upright when it loads the pixels."""
-    _silence_libtiff()
+    silence_libtiff()
     opened = _open_with_pillow(page)
     opened.im = Image.core.new(opened.mode, page.size)  # Pillow would check its own limit before it made this
     return opened
-
-
-@functools.cache
-def _silence_libtiff() -> None:
-    """Keeps Pillow's libtiff from writing on the screen: Pillow turns off its warnings, but not its errors."""
-    with contextlib.suppress(AttributeError, OSError):  # a Pillow that is built in another way
-        handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-        handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        handler(None)
-
-
-class _Silence:
-    """While any thread is in it, OpenCV writes nothing on the screen; afterwards its log level is what it was."""
-
-    def __init__(self):
-        self._lock, self._inside, self._level = threading.Lock(), 0, None
-
-    def __enter__(self):
-        logs = cv2.utils.logging
-        with self._lock:
-            if not self._inside:
-                self._level = logs.setLogLevel(logs.LOG_LEVEL_SILENT)
-            self._inside += 1
-
-    def __exit__(self, *_: object):
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                cv2.utils.logging.setLogLevel(self._level)
-
-
-opencv_silence = _Silence()
 
 
 def decode_with_opencv(data: bytes) -> np.ndarray:
@@ -359,6 +325,5 @@ def import_extra(what: str) -> tuple:
         import tifffile
     except ModuleNotFoundError:
         raise MissingExtraError(what) from None
-    # The sentence to the user says what is wrong; without a handler Python would print tifffile's log, too.
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    silence_tifffile()
     return tifffile, imagecodecs

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from jaxad import predict, train
-from jaxad.data import codec, tiff
+from jaxad.data import codec
 from jaxad.data.image import read_image
+from jaxad.data.silence import opencv_silence
 from tests.data.test_image import encoded, message, smooth, write
 from tests.data.test_image import tiff as minimal_tiff
 from tests.parts import ROOT, baseline, command, refusal, write_parts
@@ -308,7 +309,7 @@ def test_lines_of_libraries_do_not_reach_the_screen_of_a_process(tmp_path):
 def test_opencv_s_log_level_is_left_as_it_was():
     logs = cv2.utils.logging
     before = logs.getLogLevel()
-    with tiff.opencv_silence, tiff.opencv_silence:
+    with opencv_silence, opencv_silence:
         assert logs.getLogLevel() == logs.LOG_LEVEL_SILENT
     assert logs.getLogLevel() == before
 
@@ -338,6 +339,29 @@ def test_lossless_jpeg(tmp_path, capfd, bits):
     array = pixels(3, bits)
     data = imagecodecs.jpeg8_encode(array, bitspersample=bits, lossless=True, colorspace="rgb", outcolorspace="rgb")
     check(tmp_path, capfd, data, array, bits)
+
+
+SLOPPY = {
+    "cut": b"II*\0\x08\0\0\0\x05\0\x12\x01\x03\0",
+    "nowhere": b"II*\0\xff\xff\0\0",
+    "no TIFF": b"garbage!!",
+    "several orientations": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\3\0\0\0\6\0\0\0\0\0\0\0",
+    "a value beyond the end": b"II*\0\x08\0\0\0\1\0\x0f\1\2\0\xff\0\0\0\xff\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("exif", SLOPPY.values(), ids=SLOPPY.keys())
+def test_sloppy_exif_is_no_damage(tmp_path, capfd, exif):
+    """Pillow prints warnings of it."""
+    segment = b"Exif\0\0" + exif
+    data = encoded(smooth(), "JPEG", quality=95)
+    stored = read_image(write(tmp_path, data))
+    assert data[2:4] == b"\xff\xe0"  # JFIF, without which the resolution is looked up in the EXIF data
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[20:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_image(write(tmp_path, data)), stored)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_jpeg_with_fill_bytes_and_several_segments(tmp_path):
@@ -475,3 +499,18 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert command(predict.main, *flags, "--max-megapixels", "2") == 0
     told = refusal(capsys, predict.main, *flags)
     assert told.startswith(f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels")
+
+
+def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):
+    root = write_parts(tmp_path)
+    path = root / "nut" / "train" / "good" / "000.tif"
+    (root / "nut" / "train" / "good" / "000.png").unlink()
+    path.write_bytes(minimal_tiff(pixels(1, 16), photometric=32803))
+    told = refusal(capsys, train.main, *baseline(root, tmp_path / "work"))
+    assert told.startswith(f"image '{path}' has the raw mosaic of a color filter array (CFA) of 16 bits, which is not")
+    path.write_bytes(written(pixels(3, 16), compression="zstd"))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "imagecodecs", None)
+        told = refusal(capsys, train.main, *baseline(root, tmp_path / "work"))
+    assert told.startswith(f"image '{path}' has Zstandard compression of 16 bits, which takes optional packages")
+    assert command(train.main, *baseline(root, tmp_path / "work")) == 0

@@ -1,5 +1,6 @@
 """Which pixels of a mask are marked, how it lies on a turned image, and what is left of it when it is made smaller."""
 
+import json
 import logging
 
 import cv2
@@ -8,9 +9,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from jaxad import evaluate, train
 from jaxad.data import folder
 from jaxad.data.mask import read_mask, resize_mask
 from tests.data.test_image import encoded, message, smooth, write
+from tests.parts import baseline, command, refusal, write_parts
 
 SPOT = np.zeros((32, 32), np.uint8)
 SPOT[5:9, 20:24] = 1  # 16 pixels
@@ -300,3 +303,25 @@ def test_larger_masks_take_the_nearest_pixel_and_equal_ones_are_free():
     assert resize_mask(mask, (2, 3)) is mask
     np.testing.assert_array_equal(resize_mask(mask, (4, 6)), mask.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(resize_mask(mask.repeat(3, 0).repeat(3, 1), (2, 3)), mask)
+
+
+def test_commands_evaluate_with_palettes_and_refuse_what_cannot_be_told(tmp_path, capsys):
+    root = write_parts(tmp_path)
+    assert command(train.main, *baseline(root, tmp_path / "grey")) == 0
+    expected = (tmp_path / "grey" / "results.json").read_text()
+    for path in (root / "nut" / "ground_truth" / "spot").iterdir():
+        picture = Image.open(path).point(lambda value: value > 0)
+        picture = Image.frombytes("P", picture.size, picture.tobytes())
+        picture.putpalette((255, 255, 255, 0, 0, 0))  # white is not marked, black is
+        picture.save(path)
+    assert command(train.main, *baseline(root, tmp_path / "palette")) == 0
+    made = json.loads((tmp_path / "palette" / "results.json").read_text())
+    assert made["metrics"] == json.loads(expected)["metrics"]
+    assert made["metrics"]["pixel_auroc"] > 0.9
+
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = root / "nut" / "test" / "spot" / "001.png"
+    Image.open(image).save(image, exif=exif)
+    told = refusal(capsys, evaluate.main, "--workdir", tmp_path / "palette")
+    assert told.startswith(f"image '{image}' is turned by its EXIF orientation (3), and whether its mask ")
