@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, methods, metrics, parallel, provenance, report, training
+from jaxad import data, detector, disk, errors, evaluate, methods, metrics, parallel, provenance, report, training
 from jaxad.data import binding, levels, pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
@@ -389,7 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     command = provenance.command("jaxad.benchmark", [*typed, f"--repeats={flags.repeats}"])
     results = {"command": command, **measure(config, repeats=int(flags.repeats))}
     if output:
-        output.write_text(json.dumps(results, indent=1) + "\n")
+        disk.write_json(output, results)
     print(report.benchmarks([results]), end="")
 
 

@@ -5,18 +5,30 @@ them has a copy, is written and read by one process for itself.
 
 A checkpoint is the directory ``<step>`` with its seal ``<step>.sha256`` beside it (the format of ``sha256sum -c``). The
 seal is written last, so a directory without one is a save that was cut off; Orbax itself would restore a flipped byte
-without a word.
+without a word. Only sealed files count: what file managers, network folders and users put beside them is let be.
+
+A detector is replaced while others read it. So each one that is written gets a directory of its own, and one JSON file
+names it and holds the seal. This file is replaced last, and only then is the directory before it removed.
 """
 
 import hashlib
-import shutil
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-from jaxad import hosts, parallel
+from jaxad import disk, hosts, parallel
 from jaxad.errors import UserError, first_line
+
+_UNSEALED = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # what a save that was cut off leaves
+_VERSION = re.compile(r"[0-9a-f]{32}(\.orbax-checkpoint-tmp.*)?")  # a directory of `write`
+_LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # of file managers; the others' begin with . or @
+_TRIES = 50  # to read what others replace meanwhile
 
 
 class Checkpoints:
@@ -112,10 +124,10 @@ class Checkpoints:
                 _remove(self._directory / str(later))
 
     def _newest(self, last: int | None) -> int | None:
-        # A save that was cut off leaves a directory that was never sealed.
-        unsealed = [p for p in self._directory.glob("*") if p.is_dir() and not p.with_name(f"{p.name}.sha256").exists()]
-        for path in unsealed:
-            shutil.rmtree(path)
+        disk.clean(self._directory)
+        for path in list(self._directory.glob("*")):
+            if path.is_dir() and _UNSEALED.fullmatch(path.name) and not _seal_of(path).exists():
+                disk.remove(path)
         for step in reversed([step for step in self.steps() if last is None or step <= last]):
             path = self._directory / str(step)
             damage = inspect(path)
@@ -146,23 +158,77 @@ class Checkpoints:
         return UserError(f"checkpoint {step} cannot be written to {self._directory} ({first_line(error)}); {kept}")
 
 
-def write(path: Path, tree) -> None:
-    """Writes and seals a pytree at `path`, replacing what is there.
+def write(pointer: Path, tree, values: dict) -> None:
+    """Writes a pytree of arrays and JSON values as one: readers find what was there before, or all of it.
+
+    Args:
+      pointer: A JSON file, such as ``detector.json``; the arrays go below ``detector/``. One process writes at a time.
+      tree: Nested dicts of arrays.
+      values: What JSON can hold.
 
     Raises:
-      UserError: It cannot be written.
+      UserError: It cannot be written; what was there before still is.
     """
-    path = Path(path).absolute()
+    pointer = Path(pointer).absolute()
+    folder, name = pointer.with_suffix(""), uuid.uuid4().hex
     try:
-        _remove(path)
-        for cut_off in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):  # of a process that was killed
-            shutil.rmtree(cut_off)
         with _alone() as writer:
-            writer.save(path, parallel.to_host(tree))
+            writer.save(folder / name, parallel.to_host(tree))
             writer.wait_until_finished()
-        seal(path)
+        disk.write_json(pointer, {"arrays": name, "sha256": _digests(folder / name), "values": values})
     except Exception as error:  # as above: many types for one cause
-        raise UserError(f"{path} cannot be written ({first_line(error)})") from error
+        _remove_versions(folder, keep=_named(pointer))
+        raise UserError(f"{pointer} cannot be written ({first_line(error)})") from error
+    _remove_versions(folder, keep=name)
+
+
+def load(pointer: Path) -> tuple[dict, dict]:
+    """Reads what `write` wrote: the pytree as nested dicts on the first device, and the values.
+
+    Another process may replace it meanwhile; what is read is always of one `write`.
+
+    Raises:
+      FileNotFoundError: There is none.
+      ValueError: It is damaged; the text says how.
+    """
+    pointer = Path(pointer).absolute()
+    for _ in range(_TRIES):
+        content = pointer.read_bytes()
+        try:
+            return _load(pointer, content)
+        except Exception:
+            if content == pointer.read_bytes():
+                raise
+    raise ValueError("it is replaced faster than it can be read")
+
+
+def _load(pointer: Path, content: bytes) -> tuple[dict, dict]:
+    try:
+        held = json.loads(content)
+        path, sealed, values = pointer.with_suffix("") / str(held["arrays"]), dict(held["sha256"]), held["values"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{pointer.name} is not what jaxad writes") from error
+    if damage := _compare(path, sealed):
+        raise ValueError(damage)
+    tree = read(path)
+    if pointer.read_bytes() != content:
+        raise ValueError("it was replaced while it was read")  # and its files may have gone before they were read
+    return tree, values
+
+
+def _named(pointer: Path) -> str | None:
+    """The directory that a pointer names."""
+    try:
+        return json.loads(pointer.read_bytes())["arrays"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remove_versions(folder: Path, *, keep: str | None) -> None:
+    disk.clean(folder)
+    for path in list(folder.glob("*")):
+        if _VERSION.fullmatch(path.name) and path.name != keep:
+            disk.remove(path)
 
 
 def read(path: Path, like=None):
@@ -192,38 +258,56 @@ def _alone() -> ocp.StandardCheckpointer:
 
 def seal(path: Path) -> None:
     """Writes the SHA-256 of every file below `path` to ``<path>.sha256``."""
-    lines = [f"{_digest(file)}  {file.relative_to(path.parent)}\n" for file in _files(path)]
-    temporary = path.with_name(f"{path.name}.seal-tmp")
-    temporary.write_text("".join(lines))
-    temporary.replace(path.with_name(f"{path.name}.sha256"))
+    lines = [f"{digest}  {path.name}/{name}\n" for name, digest in _digests(path).items()]
+    disk.write_text(_seal_of(path), "".join(lines))
 
 
 def inspect(path: Path) -> str | None:
     """What is wrong with a sealed directory, in words; None when every byte is as it was written."""
-    seal_file = path.with_name(f"{path.name}.sha256")
-    if not path.is_dir() or not seal_file.is_file():
+    if not _seal_of(path).is_file():
         return "it is missing or incomplete"
-    sealed = dict(reversed(line.split("  ", 1)) for line in seal_file.read_text().splitlines() if "  " in line)
-    present = {str(file.relative_to(path.parent)): file for file in _files(path)}
-    if missing := sealed.keys() - present.keys():
-        return f"{sorted(missing)[0]} is missing"
-    if not sealed or present.keys() - sealed.keys():
-        return "its seal does not cover its files"
-    changed = [name for name, file in present.items() if _digest(file) != sealed[name]]
-    return f"{changed[0]} was changed" if changed else None
+    lines = _seal_of(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = [line.split("  ", 1) for line in lines if "  " in line]
+    return _compare(path, {name.removeprefix(f"{path.name}/"): digest for digest, name in pairs})
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
+def _compare(path: Path, sealed: Mapping[str, str]) -> str | None:
+    """What is wrong with a directory whose files had these digests, by name."""
+    if not path.is_dir():
+        return "it is missing or incomplete"
+    if not sealed:
+        return "its seal names no files"
+    for name, digest in sealed.items():
+        if not (path / name).is_file():
+            return f"{path.name}/{name} is missing"
+        if _digest(path / name) != digest:
+            return f"{path.name}/{name} was changed"
+    return None
 
 
-def _digest(file: Path) -> str:
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a directory that was just written, by name; they are on the disk afterwards."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    names = {file: file.relative_to(path) for file in files}
+    return {name.as_posix(): _digest(file, sync=True) for file, name in names.items() if not _is_litter(name)}
+
+
+def _is_litter(name: Path) -> bool:
+    return any(part.startswith((".", "@")) or part.lower() in _LITTER for part in name.parts)
+
+
+def _digest(file: Path, *, sync: bool = False) -> str:
     with open(file, "rb") as stream:
+        if sync:
+            os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:
     """Removes a checkpoint; its seal first, so that a cut-off removal does not look complete."""
-    path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
-    if path.exists():
-        shutil.rmtree(path)
+    _seal_of(path).unlink(missing_ok=True)
+    disk.remove(path)

@@ -19,6 +19,7 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from jaxad import disk
 from jaxad.errors import UserError
 
 # Accepted values, wherever a config has the key: numbers from a bound on, and shares with open or closed ends.
@@ -230,13 +231,11 @@ def read(workdir: Path) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError as error:
+        values = disk.read_json(path, "restore it or train into another --workdir")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not what jaxad.train writes; restore it or train into another --workdir")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions and its disk") from error
     config = ConfigDict(values)
     config.lock()
     return config
@@ -264,16 +263,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, json.loads(config.to_json()))
+        disk.write_json(path, json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Writes a file at once: a kill or a full disk leaves what was there before. Raises OSError."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def channels(config: ConfigDict) -> int:

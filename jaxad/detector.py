@@ -1,11 +1,10 @@
 """A trained detector: everything that is needed to score images, in one directory.
 
-The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax, sealed), and detector.json
-with the threshold and what the scores and maps of good images are like.
+The directory is the workdir: config.json, ``detector/`` with variables and density (Orbax), and detector.json with
+the threshold, what the scores and maps of good images are like, and the seal of the files in ``detector/``.
 """
 
 import copy
-import json
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, memory, methods, parallel
+from jaxad import checkpoint, disk, memory, methods, parallel
 from jaxad import config as configs
 from jaxad.data.image import resize_image, to_grey
-from jaxad.errors import UserError
+from jaxad.errors import UserError, first_line
 from jaxad.methods.method import Scores
 
 REWRITE = "run its training command again to rewrite it"
@@ -223,12 +222,16 @@ class Detector:
         return Scores(image, (scores.map - np.float32(low)) / np.float32((high - low) or 1.0))
 
     def save(self, workdir: Path) -> None:
-        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json."""
+        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json.
+
+        Raises:
+          UserError: It cannot be written, or another process works there; the detector before it stays.
+        """
         tree = {"variables": self.variables, "density": self.density}
-        checkpoint.write(Path(workdir) / "detector", tree)
         fitted = {"threshold": self.threshold, "heat_range": self.heat_range, "good_scores": self.good_scores}
         fitted["white_level"] = self.white_level
-        (Path(workdir) / "detector.json").write_text(json.dumps(fitted) + "\n")
+        with disk.locked(workdir):
+            checkpoint.write(Path(workdir) / "detector.json", tree, fitted)
 
 
 def _central(images: np.ndarray, crop: int) -> np.ndarray:
@@ -281,19 +284,17 @@ def read_config(workdir: str | Path, overrides: dict[str, str] | None = None) ->
 
 def read_white_level(workdir: str | Path) -> int | None:
     """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
-    return _fitted(workdir)["white_level"]
-
-
-def _fitted(workdir: str | Path) -> dict:
-    """What detector.json holds, as arguments of `Detector`; raises UserError where it is damaged."""
-    path = Path(workdir) / "detector.json"
     try:
-        fitted = json.loads(path.read_text())
-        (low, high), (mean, std) = fitted["heat_range"], fitted["good_scores"]
-        pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
-        return {"threshold": fitted["threshold"], "white_level": fitted["white_level"], **pairs}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; {REWRITE}") from error
+        return _arguments(disk.read_json(Path(workdir) / "detector.json", REWRITE)["values"])["white_level"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
+
+
+def _arguments(values: dict) -> dict:
+    """What `Detector.save` kept beside the arrays, as arguments of `Detector`; what it raises says damage."""
+    (low, high), (mean, std) = values["heat_range"], values["good_scores"]
+    pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
+    return {"threshold": values["threshold"], "white_level": values["white_level"], **pairs}
 
 
 def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detector:
@@ -311,11 +312,11 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
     memory.check_scoring(config)
-    path = workdir / "detector"
-    if damage := checkpoint.inspect(path):
-        raise UserError(f"the detector in {workdir} is damaged ({damage}); {REWRITE}")
-    tree = checkpoint.read(path)
-    fitted = _fitted(workdir)
+    try:
+        tree, values = checkpoint.load(workdir / "detector.json")
+        fitted = _arguments(values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
     if config.score != configs.read(workdir).score:
         fitted["threshold"] = None
     return Detector(config, tree["variables"], tree["density"], **fitted)

@@ -5,22 +5,22 @@ An engine takes runs and yields each when it has ended; what became of it lies i
 
 import contextlib
 import itertools
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import re
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxad import train
+from jaxad import disk, train
 from jaxad.data import pipeline
-from jaxad.errors import UserError
+from jaxad.errors import Stopped, UserError
 
 _TRACEBACK = 20  # lines that are kept of a failed run's
 _GPU_MEMORY = 0.75  # share of a GPU's memory that JAX takes for a process
@@ -45,8 +45,8 @@ class Run(NamedTuple):
     def results(self) -> dict | None:
         """What results.json holds; None while the run is not complete."""
         try:
-            return json.loads((self.workdir / "results.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):  # a kill may have cut it off
+            return disk.read_json(self.workdir / "results.json", "")
+        except (FileNotFoundError, NotADirectoryError, UserError):  # a damaged one is made again
             return None
 
     def began(self) -> bool:
@@ -56,27 +56,26 @@ class Run(NamedTuple):
     def error(self) -> str | None:
         """Why the run failed, in one line; None where it did not."""
         path = self.workdir / "error.txt"
-        return path.read_text().partition("\n")[0] if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="surrogateescape").partition("\n")[0] if path.is_file() else None
 
     def fail(self, text: str) -> None:
         """Keeps why the run failed; the first line of `text` says it."""
         self.workdir.mkdir(parents=True, exist_ok=True)
-        (self.workdir / "error.txt").write_text(f"{text}\n")
+        disk.write_text(self.workdir / "error.txt", f"{text}\n")
 
 
-def execute(*runs: Run) -> bool:
+def execute(*runs: Run) -> None:
     """Runs to the end what ``python -m jaxad.train`` would; an error is kept with the run.
 
     Several runs, which differ in their seed, are one program, and what fails fails them all.
 
-    Returns:
-      False when SIGTERM stopped the training.
+    Raises:
+      KeyboardInterrupt: Ctrl-C ended it, or as `Stopped` a signal that let the training save its state.
     """
     # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
     argvs = [[*run.arguments, "--processes=1", "--workdir", str(run.workdir)] for run in runs]
     try:
-        if not train.together(argvs):
-            return False
+        train.together(argvs)
         if any(run.results() is None for run in runs):
             raise UserError("there are no test images, so the run has no place in a table of results")
     except UserError as error:
@@ -86,23 +85,21 @@ def execute(*runs: Run) -> bool:
         lines = "".join(traceback.format_exception(error)).splitlines()
         failure = "\n".join([summary, "", *lines[-_TRACEBACK:]])
     else:
-        return True
+        return
     for run in runs:
         if run.results() is None:
             run.fail(failure)
-    return True
 
 
 def in_this_process(runs: Sequence[Run], *, vmap_seeds: bool) -> Iterator[Run]:
     """Runs one after the other in this process; with `vmap_seeds` those that differ in their seed alone as one program.
 
     Raises:
-      KeyboardInterrupt: SIGTERM stopped a training.
+      KeyboardInterrupt: As in `execute`.
     """
     for _, program in itertools.groupby(runs, key=lambda run: run.workdir.parent if vmap_seeds else run.workdir):
         program = list(program)
-        if not execute(*program):
-            raise KeyboardInterrupt
+        execute(*program)
         yield from program
 
 
@@ -135,17 +132,20 @@ def _child(run: Run, share: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets ctrl-C too, ends its children by SIGTERM
     # Two processes must not train in one workdir: a sweep that is killed and restarted must not meet its children.
     pipeline.end_with_parent()
-    _execute_logged(run, share)
+    try:
+        _execute_logged(run, share)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
 
 
-def _execute_logged(run: Run, share: float) -> bool:
+def _execute_logged(run: Run, share: float) -> None:
     """`execute` in a process that has `share` of the devices, with what is printed in log.txt."""
     if share < 1 and not any("CLIENT_MEM_FRACTION" in name for name in os.environ):
         os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{_GPU_MEMORY * share:.3f}"
     run.workdir.mkdir(parents=True, exist_ok=True)
     with open(run.workdir / "log.txt", "a", buffering=1) as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            return execute(run)
+            execute(run)
 
 
 def on_ray(runs: Sequence[Run], *, address: str, devices: float) -> Iterator[Run]:
@@ -236,5 +236,7 @@ def _wait_for(run: Run) -> None:
 
 def _ray_task(run: Run, directory: str, devices: float) -> None:
     os.chdir(directory)
-    if not _execute_logged(run, devices):
+    try:
+        _execute_logged(run, devices)
+    except Stopped:
         os._exit(1)  # the host is being taken away: for Ray a crash, so it tries again elsewhere

@@ -1,6 +1,7 @@
 """Errors that are told to the user as one sentence, and the wrapper through which every command runs."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,8 +10,22 @@ class UserError(Exception):
     """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has stopped a training, whose state was saved; the same call resumes it.
+
+    Attributes:
+      number: The signal, SIGINT or SIGTERM.
+    """
+
+    def __init__(self, number: int, sentence: str):
+        super().__init__(sentence)
+        self.number = number
+
+
 _PLACE = "check its permissions or choose another place"
 _SPACE = "free some space and run the same command again"
+_DISK = "check the disk or its connection and run the same command again"
+_OPEN = "allow more of them (ulimit -n) and run the same command again"
 # What a file system can refuse; other OSErrors are faults of the program and keep their traceback.
 _REMEDIES = {
     errno.EACCES: _PLACE,
@@ -20,8 +35,15 @@ _REMEDIES = {
     errno.EISDIR: _PLACE,
     errno.ENOTDIR: _PLACE,
     errno.ENAMETOOLONG: _PLACE,
+    errno.ELOOP: _PLACE,
+    errno.EFBIG: _PLACE,
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+    errno.ENOTCONN: _DISK,
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
 }
 
 
@@ -29,14 +51,21 @@ def told(error: BaseException) -> tuple[str, int] | None:
     """The sentence that tells an error to the user, and the exit status; None for a fault of the program.
 
     A `UserError` has status 2, and so has what the file system refuses (no permission, no space left, ...); Ctrl-C has
-    130.
+    130. A training that was stopped has said so already, and has 130 or 143.
     """
+    if isinstance(error, Stopped):
+        return "", 128 + error.number
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_REMEDIES[error.errno]}", 2
     return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else None
+
+
+def refused(error: BaseException) -> str | None:
+    """What the file system has refused, where a library tells it in the text of an error of its own, else None."""
+    return next((os.strerror(number) for number in _REMEDIES if os.strerror(number) in str(error)), None)
 
 
 def first_line(error: BaseException) -> str:
@@ -53,5 +82,6 @@ def run(main: Callable[[], None]) -> None:
         if (known := told(error)) is None:
             raise
         sentence, status = known
-        print(f"error: {sentence}" if status == 2 else sentence, file=sys.stderr)
+        if sentence:
+            print(f"error: {sentence}" if status == 2 else sentence, file=sys.stderr)
         sys.exit(status)

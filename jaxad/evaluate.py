@@ -5,6 +5,7 @@ good images at the end of its training (CutPaste, Table 1, last column; the pape
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import time
@@ -15,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
+from jaxad import data, detector, disk, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
 from jaxad.data import levels, pipeline
 from jaxad.data.record import Record
 from jaxad.errors import UserError
@@ -109,9 +110,16 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
       The results as results.json holds them.
 
     Raises:
-      UserError: There are no test images, one cannot be read, or a file cannot be written.
+      UserError: There are no test images, one cannot be read, or the workdir is in use or cannot be written.
     """
-    workdir, start = Path(workdir), time.perf_counter()
+    workdir = Path(workdir)
+    with disk.locked(workdir) if hosts.lead() else contextlib.nullcontext():
+        return _evaluate(found, workdir, command)
+
+
+def _evaluate(found: detector.Detector, workdir: Path, command: str | None) -> dict:
+    """`evaluate` in a workdir that is locked."""
+    start = time.perf_counter()
     scores = score_test_set(found)
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
     results["threshold"] = threshold_results(found, scores)
@@ -199,7 +207,8 @@ def evaluate_ensemble(
     results["experiment"] = f"{experiments}, ensemble of {len(members)}"
     results["seed"] = ", ".join(str(row["seed"]) for row in members)
     results |= {"config": _shared([row["config"] for row in members]), "members": members}
-    _write(output, results, scores, [])
+    with disk.locked(output) if hosts.lead() else contextlib.nullcontext():
+        _write(output, results, scores, [])
     print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
 
@@ -295,7 +304,7 @@ def _write(
     if not hosts.lead():
         return
     try:
-        with open(folder / "scores.csv", "w", newline="") as file:
+        with disk.replacing(folder / "scores.csv", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "label", "defect", "score"])
             writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
@@ -309,7 +318,7 @@ def _write(
             features=embed_test_set(found, scores) if found else None,
             parts=example_parts(found, scores) if found else None,
         )
-        configs.write_json(folder / "results.json", results)
+        disk.write_json(folder / "results.json", results)
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"
         raise UserError(
@@ -360,8 +369,9 @@ def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> 
     if flags.output:
         raise UserError("the results of one workdir are written into it; --output is for several workdirs")
     (workdir,) = flags.workdir
-    found = detector.load(workdir, overrides)
-    evaluate(found, workdir, command=command)
+    detector.read_config(workdir, overrides)  # refuses what is no workdir, where a lock would make one
+    with disk.locked(workdir) if hosts.lead() else contextlib.nullcontext():  # nobody trains another detector meanwhile
+        evaluate(detector.load(workdir, overrides), workdir, command=command)
 
 
 if __name__ == "__main__":

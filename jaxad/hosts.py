@@ -7,8 +7,10 @@ writes. Where one fails, all end. A single process, the usual case, passes throu
 import argparse
 import contextlib
 import importlib.util
+import io
+import json
+import math
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -23,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxad import errors
-from jaxad.errors import UserError
+from jaxad.errors import Stopped, UserError
 
 _JOIN_S = 120  # for all processes to be there; the runtime's own end of patience is an abort without a sentence
 _HEARTBEAT_S = 60  # until a host that fell silent counts as lost; a process that ends is noticed at once on CPU
@@ -69,10 +71,14 @@ def share(rows: int) -> slice:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in their order; every process must call it. Whatever can be pickled is a value."""
+    """The values of all processes, in their order; every process must call it.
+
+    A value is an array, None, a boolean, a number, text, or a list, tuple or dict of values. What is no array travels
+    as JSON; of a named tuple a plain one arrives.
+    """
     if count() == 1:
         return [value]
-    text = np.frombuffer(pickle.dumps(value), np.uint8)
+    text = np.frombuffer(_packed(value), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(divmod(len(text), _PIECE), np.int32))
     lengths = [pieces * _PIECE + rest for pieces, rest in sizes.tolist()]
     step = min(_PIECE, 1 << max(lengths).bit_length())  # few different sizes, since each is compiled
@@ -80,7 +86,47 @@ def gather(value: Any) -> list:
     filled[: len(text)] = text
     pieces = [multihost_utils.process_allgather(filled[at : at + step]) for at in range(0, len(filled), step)]
     rows = np.concatenate(pieces, axis=1)
-    return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    return [_unpacked(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+
+
+def _packed(value: Any) -> bytes:
+    """A value of `gather` as bytes: a line of JSON, and behind it the arrays that it names by dtype and shape."""
+    arrays = []
+
+    def plain(part):
+        if isinstance(part, np.ndarray | np.generic | jax.Array):
+            array = np.asarray(part)
+            if array.dtype.kind in "OV":
+                raise TypeError(f"an array of {array.dtype} cannot be gathered")
+            arrays.append(array.tobytes())
+            return {"array": [array.dtype.str, array.shape]}
+        if isinstance(part, tuple):
+            return {"tuple": [plain(member) for member in part]}
+        if isinstance(part, list):
+            return [plain(member) for member in part]
+        if isinstance(part, dict):
+            return {"dict": [[plain(key), plain(member)] for key, member in part.items()]}
+        return part
+
+    return b"\n".join([json.dumps(plain(value)).encode("ascii"), b"".join(arrays)])
+
+
+def _unpacked(content: bytes) -> Any:
+    line, _, arrays = content.partition(b"\n")
+    stream = io.BytesIO(arrays)
+
+    def made(part):
+        if isinstance(part, list):
+            return [made(member) for member in part]
+        if not isinstance(part, dict):
+            return part
+        [(kind, held)] = part.items()
+        if kind == "array":
+            dtype, shape = np.dtype(held[0]), tuple(held[1])
+            return np.frombuffer(stream.read(dtype.itemsize * math.prod(shape)), dtype).reshape(shape).copy()
+        return tuple(map(made, held)) if kind == "tuple" else {made(key): made(member) for key, member in held}
+
+    return made(json.loads(line))
 
 
 def wait() -> None:
@@ -123,6 +169,7 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
         return
     global _commands
     _commands += 1
+    stopped = None
     watch = threading.Thread(target=_watch, args=(_reasons(),), daemon=True)
     watch.start()
     try:
@@ -130,7 +177,10 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
             _check_devices()
             typed = {name: value for name, value in vars(flags).items() if name != "process_id"}
             same("the command line", typed | (overrides or {}))
-            yield
+            try:
+                yield
+            except Stopped as error:  # in all processes together, each of which ends by itself
+                stopped = error
             wait()
             if lead():
                 _runtime().client.key_value_set(_reasons(), _NONE)
@@ -138,6 +188,8 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
             wait()
     except BaseException as error:
         _fail(error)
+    if stopped:
+        raise stopped
 
 
 def sigterm(call: int) -> bool:

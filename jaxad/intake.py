@@ -57,6 +57,12 @@ def take_in(
     return source.bound(list(found.values()), white.value), white.value
 
 
+def check_sizes(config: ConfigDict, method: Method, *, seeds: int) -> None:
+    """Refuses images that no memory can hold, before they are looked for; see `jaxad.memory`."""
+    memory.check_training(config, method, seeds=seeds)
+    memory.check_scoring(config)
+
+
 def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
     """`memory.check_step` of a training whose examples are made on the devices, for one seed.
 

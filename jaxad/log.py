@@ -8,8 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
+
+from jaxad import disk
+from jaxad.errors import UserError
 
 
 class Log:
@@ -34,11 +39,9 @@ class Log:
         self._path = workdir / "metrics.jsonl"
         # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
         rows = [row for row in read_history(workdir) if row["step"] <= start]
-        temporary = self._path.with_suffix(".tmp")  # a kill in here must not cost the history
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        temporary.replace(self._path)
+        disk.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self._seconds = rows[-1]["seconds"] if rows else 0.0
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start, write_to_disk=True)
+        self._events = _open_events(workdir / "tensorboard", start=start)
         shown = {"desc": name or None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
         self._bar = tqdm(total=steps, initial=start, unit="step", **shown)
         self._rows, self._clock, self._end = [], time.perf_counter(), steps
@@ -93,12 +96,26 @@ class Log:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
             if name != "step":
-                self._events.add_scalar(name, value, row["step"])
+                event = Event(wall_time=time.time(), step=int(row["step"]), summary=scalar(name, value))
+                self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
         """Closes the bar and the event file."""
         self._bar.close()
         self._events.close()
+
+
+def _open_events(folder: Path, *, start: int) -> EventsWriter:
+    """A file of TensorBoard events, which tell TensorBoard to forget older ones after step `start`.
+
+    It is written in this thread. That of tensorboardX's SummaryWriter ends on a full disk, and the training then waits
+    for it for ever.
+    """
+    folder.mkdir(exist_ok=True)
+    events = EventsWriter(str(folder / "events"))
+    events.write_event(Event(wall_time=time.time(), step=start, session_log=SessionLog(status=SessionLog.START)))
+    return events
 
 
 class NoLog:
@@ -117,7 +134,21 @@ class NoLog:
 
 
 def read_history(workdir: Path) -> list[dict[str, float]]:
-    """The rows of a workdir's metrics.jsonl; a last line that was cut off by a kill is left out."""
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The rows of a workdir's metrics.jsonl; a last line that was cut off by a kill is left out.
+
+    Raises:
+      UserError: Another line was damaged.
+    """
+    path, rows = Path(workdir) / "metrics.jsonl", []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            rows.append(json.loads(line))
+            float(rows[-1]["step"] + rows[-1]["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"line {number} of {path} is damaged; remove the line: the metrics of its step alone are lost"
+            ) from error
+    return rows

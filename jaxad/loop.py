@@ -7,9 +7,7 @@ is fed are their numbers.
 
 import contextlib
 import functools
-import itertools
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +16,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, hosts, intake, memory, methods, parallel, provenance, samples, synthetic, training
+from jaxad import data, disk, hosts, intake, methods, parallel, provenance, samples, stopping, synthetic, training
 from jaxad.checkpoint import Checkpoints
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector, fit_threshold
-from jaxad.errors import UserError
+from jaxad.errors import Stopped, UserError
 from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
 from jaxad.training import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM only sets a flag; yields a function, for each call, that tells whether to stop for it."""
-    if hosts.count() > 1:
-        yield functools.partial(lambda calls: hosts.sigterm(next(calls)), itertools.count())
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nobody looks any more for what the runtime's handler notes
-        return
-    came = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _variables(state: TrainState) -> dict[str, Any]:
@@ -137,12 +120,10 @@ class _Run:
             rate = self.config.threshold.false_alarm_rate
             detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
         if hosts.lead():
-            # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`. Measured before
-            # the detector is written, since images may be read here for the last time.
-            figures = self.measure(detector) if len(self.held) else None
-            detector.save(self.workdir)
-            if figures is not None:
-                synthetic.write(self.workdir, figures)
+            if len(self.held):
+                # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
+                synthetic.write(self.workdir, self.measure(detector))
+            detector.save(self.workdir)  # last: where it is, all is there
         hosts.wait()
         return detector
 
@@ -244,10 +225,10 @@ class _Keeper:
                 log.add_synthetic(done, figures)
 
 
-def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> list[dict[str, Any]] | None:
-    """Runs the steps that are left; the variables of each run, or None when SIGTERM stopped them."""
+def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> list[dict[str, Any]]:
+    """Runs the steps that are left; the variables of each run. Raises Stopped when a signal stopped them."""
     config, method = runs[0].config, runs[0].method
-    with _Keeper(runs) as keeper, _stop_on_sigterm() as stopping:
+    with _Keeper(runs) as keeper, stopping.deferred() as stop_asked:
         done, state = keeper.begin(plan, images)
         if done < plan.steps:
             _record(runs, start=not done)
@@ -271,8 +252,8 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
                 if waiting is not None:
                     keeper.log(done, waiting)
                 waiting, done = metrics, done + len(batches["index"])
-                stop = stopping()
-                due = done == plan.steps or done % config.checkpoint.every_steps == 0 or stop
+                stop = stop_asked()
+                due = done == plan.steps or done % config.checkpoint.every_steps == 0 or bool(stop)
                 # The last figures are those of the complete detector, see `_Run.finish`.
                 measured = config.synthetic_every and done < plan.steps and done % config.synthetic_every == 0
                 if due or measured:
@@ -287,10 +268,11 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
                 if stop:
                     break
             else:  # it may have come while nothing was left to do
-                stop = stopping()
-        if stop:
-            print(f"stopped at step {done} of {plan.steps}; the same command resumes there")
-            return None
+                stop = stop_asked()
+    if stop:
+        sentence = f"stopped at step {done} of {plan.steps}; the same command resumes there"
+        print(sentence, flush=True)
+        raise Stopped(stop, sentence)
     return [_variables(own) for own in training.unpack(state, len(runs))]
 
 
@@ -316,7 +298,7 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
 
 def train(
     config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train", restart: bool = False
-) -> Detector | None:
+) -> Detector:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 
     Args:
@@ -326,19 +308,25 @@ def train(
       restart: Begins anew, with any config and images; a training that `workdir` holds is deleted.
 
     Returns:
-      The detector; None when SIGTERM stopped the training, which the same call then resumes.
+      The detector.
 
     Raises:
-      UserError: The config or the data cannot be used, the workdir cannot be written or belongs to another config or
-        other images, or the loss is no longer finite.
+      UserError: The config or the data cannot be used, the workdir cannot be written, is in use or belongs to another
+        config or other images, or the loss is no longer finite.
+      Stopped: Ctrl-C or SIGTERM stopped the training; its state was saved, and the same call resumes it.
     """
-    detectors = train_seeds([config], [workdir], commands=[command], restart=restart)
-    return detectors and detectors[0]
+    [detector] = train_seeds([config], [workdir], commands=[command], restart=restart)
+    return detector
 
 
 def train_seeds(
-    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], *, commands: Sequence[str], restart: bool = False
-) -> list[Detector] | None:
+    several: Sequence[ConfigDict],
+    workdirs: Sequence[str | Path],
+    *,
+    commands: Sequence[str],
+    restart: bool = False,
+    held: contextlib.ExitStack | None = None,
+) -> list[Detector]:
     """Trains detectors that differ in their seed as one program, in which their parameters are stacked.
 
     Each is what `train` makes of its config up to rounding, with checkpoints and logs of its own. They resume together,
@@ -349,12 +337,14 @@ def train_seeds(
       workdirs: One for each.
       commands: What the user typed, or what trains each alone, for the provenance of the results.
       restart: As in `train`, for each.
+      held: Keeps the locks of the workdirs for longer than the training.
 
     Returns:
-      The detectors; None when SIGTERM stopped the training, which the same call then resumes.
+      The detectors.
 
     Raises:
       UserError: As in `train`; a loss that is no longer finite ends the training of all.
+      Stopped: As in `train`.
       ValueError: The configs differ in more than their seed, or two share a workdir.
     """
     first = configs.flatten(several[0])
@@ -363,8 +353,7 @@ def train_seeds(
     if len({Path(workdir).absolute() for workdir in workdirs}) < len(several):
         raise ValueError("two configs share a workdir")
     made = [methods.create(config) for config in several]  # before the images are looked for
-    memory.check_training(several[0], made[0], seeds=len(several))
-    memory.check_scoring(several[0])
+    intake.check_sizes(several[0], made[0], seeds=len(several))
     source = data.load(several[0]).train
     runs = [_Run(*given, source) for given in zip(several, made, workdirs, commands, strict=True)]
     config, method = several[0], made[0]
@@ -375,10 +364,19 @@ def train_seeds(
         method.start(jax.eval_shape(method.init, jax.random.key(0), image))
     if plan is not None:
         intake.check_step(config, method, plan)
-    # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
-    source, white_level = intake.take_in(several, workdirs, source, restart=restart)
-    for run in runs:
-        run.source, run.white_level = source, white_level
+    with contextlib.ExitStack() as own:
+        # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
+        for run in runs if hosts.lead() else ():
+            (own if held is None else held).enter_context(disk.locked(run.workdir))
+        source, white_level = intake.take_in(several, workdirs, source, restart=restart)
+        for run in runs:
+            run.source, run.white_level = source, white_level
+        return _train(runs, source, plan)
+
+
+def _train(runs: Sequence[_Run], source: Source, plan: Plan | None) -> list[Detector]:
+    """`train_seeds` in workdirs that are claimed."""
+    config = runs[0].config
     parallel.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:
@@ -387,6 +385,4 @@ def train_seeds(
         if config.synthetic_every and not len(runs[0].held):
             print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
         variables = _fit_weights(runs, _training_images(runs, source), plan)
-        if variables is None:
-            return None
     return [run.finish(own) for run, own in zip(runs, variables, strict=True)]

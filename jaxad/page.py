@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxad import figures, metrics
+from jaxad import disk, figures, metrics
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
 from jaxad.samples import rgb
@@ -101,13 +101,13 @@ def write_html(
                 f"where local changes lie.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
         body += [_examples(scores, parts or {}), _provenance(results)]
-        Path(path).write_text(
+        disk.write_text(
+            path,
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"
             f"<title>{html.escape(name)}: report</title><style>{CSS}</style></head>\n<body>"
             + "\n".join(body)
             + "</body></html>\n",
-            encoding="utf-8",
         )
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror}; the report could not be written") from error

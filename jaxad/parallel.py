@@ -33,10 +33,19 @@ _ALLOCATOR_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_")
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second command of a user starts at once.
 
-    ``JAX_COMPILATION_CACHE_DIR`` chooses the place; the default is ``~/.cache/jaxad``.
+    ``JAX_COMPILATION_CACHE_DIR`` chooses the place; the default is ``~/.cache/jaxad``. Where the user has no home
+    directory, or one that cannot be written to, as in many containers, programs are compiled each time. They are not
+    kept in a place that others can write to, since what is loaded from it is run.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxad"))
+        try:
+            folder = Path.home() / ".cache" / "jaxad"
+            folder.mkdir(parents=True, exist_ok=True)
+        except (RuntimeError, OSError):
+            return
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

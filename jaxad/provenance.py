@@ -2,13 +2,13 @@
 
 import datetime
 import importlib.metadata
-import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from jaxad import hosts, parallel
+from jaxad import disk, hosts, parallel
+from jaxad.errors import UserError
 
 
 def command(module: str, argv: list[str] | None) -> str:
@@ -60,13 +60,21 @@ def record(workdir: Path, command: str, **more: object) -> None:
     if not hosts.lead():
         return
     rows = [*recorded(workdir), {"command": command, **more, **collect()}]
-    (workdir / "provenance.json").write_text(json.dumps(rows, indent=1) + "\n")
+    disk.write_json(workdir / "provenance.json", rows)
 
 
 def recorded(workdir: Path) -> list[dict]:
-    """The rows that `record` wrote, oldest first; none where there is no such file."""
+    """The rows that `record` wrote, oldest first; none where there is no such file.
+
+    Raises:
+      UserError: The file was damaged.
+    """
     path = Path(workdir) / "provenance.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    remedy = "restore it, or move it away: results then don't say which command and commit trained the detector"
+    rows = disk.read_json(path, remedy, kind=list) if path.is_file() else []
+    if not all(isinstance(row, dict) and "command" in row for row in rows):
+        raise UserError(f"{path} is damaged (a row of it names no command); {remedy}")
+    return rows
 
 
 def every(rows: list[dict], field: str) -> str | None:

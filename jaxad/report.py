@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import published, tables
+from jaxad import disk, published, tables
 from jaxad.config import flatten
 from jaxad.errors import UserError, run
 
@@ -377,13 +377,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = tables.markdown(made)
     try:
         if flags.output:
-            Path(flags.output).write_text(text, encoding="utf-8")
+            disk.write_text(flags.output, text)
         if flags.html:
-            Path(flags.html).write_text(tables.page(made), encoding="utf-8")
+            disk.write_text(flags.html, tables.page(made))
         if flags.readme:
             readme = Path(flags.readme)
             whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section)
-            readme.write_text(whole, encoding="utf-8")
+            disk.write_text(readme, whole)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     if not (flags.output or flags.html or flags.readme):

@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxad import disk
+
 
 def rgb(image: np.ndarray) -> np.ndarray:
     """An image (h, w, 3), or a grey one (h, w, 1), as it is drawn: (h, w, 3)."""
@@ -33,4 +35,4 @@ def label_grid(images: np.ndarray, labels: np.ndarray, *, columns: int = 4, rows
 
 def write(path: Path, picture: np.ndarray) -> None:
     """Writes a picture, uint8 (h, w, 3) RGB, as PNG."""
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    disk.write_bytes(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -7,7 +7,6 @@ sweep that was stopped or killed, skips what is complete, and tries again what f
 import argparse
 import contextlib
 import difflib
-import fcntl
 import functools
 import itertools
 import json
@@ -22,7 +21,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import engines, errors, evaluate, provenance, report
+from jaxad import disk, engines, errors, evaluate, provenance, report
 from jaxad.data import demo, tfds
 from jaxad.engines import Run
 from jaxad.errors import UserError
@@ -116,20 +115,6 @@ def _check_different(runs: Sequence[tuple[Run, ConfigDict]]) -> None:
     ])  # fmt: skip
 
 
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """While active, no other sweep can use the workdir; the system lets go of the lock when the process ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / "sweep.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another sweep is running in {root}; wait for it or choose another --workdir") from error
-        except OSError as error:
-            raise UserError(f"{root} lies on a file system without locks; choose another --workdir") from error
-        yield
-
-
 def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> None:
     """Keeps in sweep.json what the sweep is; refuses a workdir where other runs have begun.
 
@@ -138,12 +123,13 @@ def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> 
     path = root / "sweep.json"
     now = {run.name: list(run.arguments) for run, _ in runs}
     if path.exists():
+        remedy = "remove it, and name all that the sweep has begun again, or choose another --workdir"
+        old = disk.read_json(path, remedy)
         try:
-            old = json.loads(path.read_text())
             began = [name for name in dict(old["runs"]) if Run(name, root / name, ()).began()]
             same = all(now.get(name) == old["runs"][name] for name in began)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not what jaxad.sweep writes; choose another --workdir") from error
+            raise UserError(f"{path} is not what jaxad.sweep writes; {remedy}") from error
         if not same:
             raise UserError(
                 f"{root} holds another sweep, {old['command']}; repeat that one, with more categories, values or seeds "
@@ -152,7 +138,7 @@ def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> 
     for run, config in runs:
         if (run.workdir / "config.json").exists():
             configs.claim(run.workdir, config)
-    configs.write_json(path, {"command": command, "runs": now})
+    disk.write_json(path, {"command": command, "runs": now})
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -166,17 +152,22 @@ def table(runs: Sequence[Run]) -> str:
     return text
 
 
+def _stop(number: int, _) -> None:
+    raise errors.Stopped(number, "the sweep was stopped")
+
+
 def _run(runs: Sequence[Run], engine: Callable[[Sequence[Run]], Iterator[Run]]) -> None:
     """Runs what is not complete, and says of each run how it ended and how many are left.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C or SIGTERM stopped the sweep.
+      KeyboardInterrupt: Ctrl-C stopped the sweep.
+      Stopped: SIGTERM did.
     """
     waiting = [run for run in runs if run.results() is None]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete", flush=True)
     for run in waiting:
         (run.workdir / "error.txt").unlink(missing_ok=True)  # it is tried again
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGTERM, _stop)
     try:
         for left, run in zip(range(len(waiting) - 1, -1, -1), engine(waiting), strict=True):
             results = run.results()
@@ -260,12 +251,12 @@ def main(argv: list[str] | None = None) -> None:
         flags.config, list(chosen), seeds=seeds, grid=grid, overrides=overrides, workdir=flags.workdir
     )
     runs = [run for run, _ in planned]
-    with _locked(root):
+    with disk.locked(root):
         _claim(root, planned, provenance.command("jaxad.sweep", argv))
         print(f"workdir: {root}", flush=True)
         _run(runs, engine)
         text = table(runs)
-        (root / "table.md").write_text(text)
+        disk.write_text(root / "table.md", text)
     print(f"\n{text}\ntable: {root / 'table.md'}")
     if any(run.results() is None for run in runs):
         sys.exit(1)

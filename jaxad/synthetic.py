@@ -11,7 +11,6 @@ Two rules make the figures mean something:
 Nothing is chosen by them.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import metrics
+from jaxad import disk, metrics
 from jaxad.augment import nsa
 from jaxad.augment.nsa_labels import channel_sum
 from jaxad.augment.nsa_settings import Synthesis
@@ -186,7 +185,7 @@ def measure(scores: Scores, made: SyntheticSet) -> dict[str, float]:
 
 def write(workdir: str | Path, figures: dict[str, float]) -> None:
     """Keeps what `measure` says of a detector beside it, since its held-out images may be gone later."""
-    (Path(workdir) / _FILE).write_text(json.dumps(figures) + "\n")
+    disk.write_json(Path(workdir) / _FILE, figures)
 
 
 def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | None]:
@@ -204,11 +203,12 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
     if config.score != configs.read(workdir).score:
         return unknown("config.score is not what it was measured with, at the end of the training")
+    remedy = "run the training command again to rewrite it"
+    figures = disk.read_json(path, remedy)
     try:
-        figures = json.loads(path.read_text())
         return {name: float(value) for name, value in figures.items()} or unknown("no synthetic defect could be seen")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is damaged; run the training command again to rewrite it") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged; {remedy}") from error
 
 
 def unknown(reason: str) -> dict[str, float | str | None]:

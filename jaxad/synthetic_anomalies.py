@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, metrics, parallel, provenance, report, samples, tables
+from jaxad import data, detector, disk, errors, evaluate, metrics, parallel, provenance, report, samples, tables
 from jaxad.augment import shapes
 from jaxad.data import pipeline, tfds
 from jaxad.data.image import find_images, read_image, resize_image, to_grey
@@ -226,7 +226,7 @@ def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> 
         **evaluate.origin([workdir], config, command=command),
     }
     samples.write(workdir / PICTURE, picture(made))
-    configs.write_json(workdir / FILE, results)
+    disk.write_json(workdir / FILE, results)
     return results
 
 

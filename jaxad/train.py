@@ -1,6 +1,7 @@
 """``python -m jaxad.train``: trains a detector, evaluates it, and writes both to a workdir."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +9,12 @@ from jaxad import config as configs
 from jaxad import data, errors, evaluate, hosts, loop, parallel, provenance
 
 
-def main(argv: list[str] | None = None) -> bool:
-    """Runs the command; False when SIGTERM stopped the training, which the same command then resumes."""
-    return together([argv])
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command; raises Stopped when Ctrl-C or SIGTERM stopped the training, which the same command resumes."""
+    together([argv])
 
 
-def together(argvs: Sequence[list[str] | None]) -> bool:
+def together(argvs: Sequence[list[str] | None]) -> None:
     """Runs commands that differ in nothing but seed and workdir as one program, see `loop.train_seeds`; as `main`."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.train",
@@ -28,10 +29,10 @@ def together(argvs: Sequence[list[str] | None]) -> bool:
     given = [configs.arguments(parser, argv) for argv in argvs]
     parallel.keep_freed_memory()
     with hosts.joined(*given[0], resumes=True):
-        return _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
+        _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
 
 
-def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: Sequence[str]) -> bool:
+def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: Sequence[str]) -> None:
     several, workdirs = [], []
     for flags, overrides in given:
         config = configs.load(flags.config, overrides)
@@ -39,15 +40,13 @@ def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: S
         several.append(config)
         workdirs.append(Path(flags.workdir or f"runs/{name}"))
         print(f"workdir: {workdirs[-1]}", flush=True)
-    detectors = loop.train_seeds(several, workdirs, commands=commands, restart=given[0][0].restart)
-    if detectors is None:
-        return False
-    for detector, workdir in zip(detectors, workdirs, strict=True):
-        if len(data.load(detector.config).test):
-            evaluate.evaluate(detector, workdir)
-        else:
-            print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
-    return True
+    with contextlib.ExitStack() as held:
+        detectors = loop.train_seeds(several, workdirs, commands=commands, restart=given[0][0].restart, held=held)
+        for detector, workdir in zip(detectors, workdirs, strict=True):
+            if len(data.load(detector.config).test):
+                evaluate.evaluate(detector, workdir)
+            else:
+                print(f"there are no test images; score some with: python -m jaxad.predict --workdir {workdir} PATH...")
 
 
 if __name__ == "__main__":

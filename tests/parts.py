@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxad import errors, parallel, training
@@ -109,8 +110,9 @@ def interrupt(monkeypatch, step: int, act) -> None:
     monkeypatch.setattr(Log, "add", watching)
 
 
-def interrupted(monkeypatch, step: int, run):
-    """What `run` says where SIGTERM comes when that step is logged."""
-    with monkeypatch.context() as patch:
-        interrupt(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        return run()
+def interrupted(monkeypatch, step: int, run, number: signal.Signals = signal.SIGTERM) -> None:
+    """Checks that `run` is stopped by a signal that comes when that step is logged."""
+    with monkeypatch.context() as patch, pytest.raises(errors.Stopped, match="the same command resumes there") as told:
+        interrupt(patch, step, lambda: os.kill(os.getpid(), number))
+        run()
+    assert told.value.number == number

@@ -433,16 +433,17 @@ def test_training_again_repairs_a_detector(capsys, copy, fitted):
     assert command(evaluate.main, "--workdir", copy) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"threshold": null, "heat_range": 3}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"arrays": "x", "sha256": 3, "values": {}}'])
 def test_a_damaged_threshold_file(capsys, copy, text):
     (copy / "detector.json").write_text(text)
     assert refusal(capsys, evaluate.main, "--workdir", copy) == (
-        f"{copy / 'detector.json'} is damaged; run its training command again to rewrite it"
+        f"the detector in {copy} is damaged (detector.json is not what jaxad writes); "
+        "run its training command again to rewrite it"
     )
 
 
 @needs_full
-@pytest.mark.parametrize("name", ["results.tmp", "scores.csv", "report.html"])
+@pytest.mark.parametrize("name", ["results.json", "scores.csv", "report.html"])
 def test_a_full_disk_when_writing_results(capsys, copy, name):
     (copy / name).unlink(missing_ok=True)
     (copy / name).symlink_to(FULL)

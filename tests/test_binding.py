@@ -61,10 +61,10 @@ def arguments(root: Path, workdir: Path, **changes) -> list[str]:
 
 def result(workdir: Path) -> tuple:
     """Weights, threshold, losses and test scores, for a comparison to the bit."""
-    weights = jax.tree.leaves(jax.device_get(checkpoint.read(workdir / "detector")))
+    tree, fitted = checkpoint.load(workdir / "detector.json")
+    weights = [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(tree))]
     losses = [(row["step"], row["loss"]) for row in read_history(workdir)]
-    fitted, scores = ((workdir / name).read_text() for name in ("detector.json", "scores.csv"))
-    return [leaf.tobytes() for leaf in weights], losses, fitted, scores
+    return weights, losses, fitted, (workdir / "scores.csv").read_text()
 
 
 @pytest.fixture
@@ -127,8 +127,9 @@ def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> Non
 
 @pytest.mark.parametrize("content, words", [
     (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
-    ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged; restore it, or "),
-    ('{"images": 3}', "{0}/images.json is damaged; restore it, or "),
+    ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged (Unterminated string starting at: line 1 column "
+     "31 (char 30)); restore it, or "),
+    ('{"images": 3}', "{0}/images.json is damaged (it holds no list of images); restore it, or "),
 ])  # fmt: skip
 def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, content, words) -> None:
     path = complete / "images.json"
@@ -158,7 +159,7 @@ def test_an_image_that_cannot_be_decoded_may_be_replaced_before_anything_was_mad
 
 
 def test_images_that_change_while_a_training_was_stopped_are_refused(root, tmp_path, monkeypatch, capsys) -> None:
-    interrupted(monkeypatch, 4, lambda: command(train.main, *arguments(root, tmp_path / "run")))
+    interrupted(monkeypatch, 4, lambda: train.main(arguments(root, tmp_path / "run")))
     write(root / "07.png", part(5))
     assert "was made with: 1 changed ('train/good/07'); restore them" in refusal(
         capsys, train.main, *arguments(root, tmp_path / "run")

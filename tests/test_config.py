@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 
 import pytest
@@ -231,14 +232,14 @@ def test_claim_names_the_keys_that_differ(tmp_path):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("{", "cannot be read: "),
-    ("[]", "is not what jaxad.train writes"),
+    ("{", "config.json is damaged (Expecting property name"),
+    ("[]", "config.json is damaged (it holds no JSON object); restore it or train"),
     (None, "it has no config.json; train with --workdir"),
 ])  # fmt: skip
 def test_a_workdir_without_a_readable_config(tmp_path, text, words):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=re.escape(words)):
         configs.read(tmp_path)
 
 

@@ -261,8 +261,8 @@ def test_scores_are_the_same_plain_vmapped_and_from_a_checkpoint(tmp_path, name,
     fitted = fit(KEY, features, l2_normalize=True, **options)
     jitted = score(fitted, x)
     assert jitted.shape == (7,) and score(fitted, x[0]).shape == ()
-    checkpoint.write(tmp_path / "density", fitted)
-    read = checkpoint.read(tmp_path / "density")
+    checkpoint.write(tmp_path / "density.json", fitted, {})
+    read, _ = checkpoint.load(tmp_path / "density.json")
     others = (density.select(name)[1](fitted, x), jax.jit(jax.vmap(score, (None, 0)))(fitted, x), score(read, x))
     for other in others:
         np.testing.assert_allclose(other, jitted, rtol=1e-5, atol=1e-5)

@@ -271,7 +271,7 @@ def test_no_threshold_survives_as_none(workdir):
 def test_trees_of_variables_come_back_nested(tmp_path):
     tree = {"params": {"a": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}}, "batch_stats": {"n": np.float32(3)}}
     Detector(config(), tree, {}).save(tmp_path)
-    loaded = checkpoint.read(tmp_path / "detector")["variables"]
+    loaded = checkpoint.load(tmp_path / "detector.json")[0]["variables"]
     assert jax.tree.structure(loaded) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, loaded, tree)
 
@@ -293,15 +293,24 @@ def test_a_detector_that_is_not_finished_or_damaged(workdir):
     (workdir / "detector.json").unlink()
     with pytest.raises(UserError, match="holds no trained detector yet; complete its training"):
         jaxad.load(workdir)
-    complete = {"threshold": 1.0, "heat_range": [0, 1], "good_scores": [0, 1]}
-    for key in complete:
-        (workdir / "detector.json").write_text(json.dumps({k: v for k, v in complete.items() if k != key}))
-        with pytest.raises(UserError, match=r"detector\.json is damaged; run its training command again to rewrite it"):
-            jaxad.load(workdir)
     baseline().save(workdir)
-    (workdir / "detector" / "extra").write_text("x")
-    with pytest.raises(UserError, match="is damaged"):
-        jaxad.load(workdir)
+    complete = json.loads((workdir / "detector.json").read_text())
+    for part in (complete, complete["values"]):
+        for key in list(part):
+            value = part.pop(key)
+            (workdir / "detector.json").write_text(json.dumps(complete))
+            with pytest.raises(UserError, match=r"the detector in .* is damaged \(.+\); run its"):
+                jaxad.load(workdir)
+            part[key] = value
+    (workdir / "detector.json").write_text(json.dumps(complete))
+    for litter in (".DS_Store", "Thumbs.db", ".nfs0000000012", "notes.txt"):
+        (workdir / "detector" / litter).write_text("x")
+        (workdir / "detector" / complete["arrays"] / litter).write_text("x")
+    jaxad.load(workdir)
+    baseline().save(workdir)  # what jaxad did not write is let be
+    jaxad.load(workdir)
+    names = {path.name for path in (workdir / "detector").iterdir()}
+    assert len(names) == 5 and names > {".DS_Store", "Thumbs.db", ".nfs0000000012", "notes.txt"}
 
 
 def test_the_package_has_nothing_else():

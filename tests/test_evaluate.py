@@ -262,7 +262,7 @@ def by_hand(workdirs):
     image, maps = [], []
     for workdir in workdirs:
         fitted, scores = (
-            json.loads((workdir / "detector.json").read_text()),
+            json.loads((workdir / "detector.json").read_text())["values"],
             evaluate.score_test_set(jaxad.load(workdir)),
         )
         (mean, std), (low, high) = fitted["good_scores"], fitted["heat_range"]

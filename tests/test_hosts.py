@@ -130,7 +130,7 @@ def test_two_processes_train_lose_one_stop_resume_and_end_as_one_does(folder, on
     before = max(row["step"] for row in read_history(workdir))
     with Pair("tests.tiny", arguments, folder) as pair:
         pair.signal(signal.SIGTERM, lambda: reached(before + before % EVERY + EVERY))
-        pair.finish()
+        assert pair.ends() == [143, 143], pair.logs()
         printed, silent = pair.logs()
     assert "resuming at step" in printed and "the same command resumes there" in printed
     assert "step" not in silent.replace("steps", "")  # process 0 alone prints

@@ -82,10 +82,8 @@ class Runs:
         return rows[-1]["step"] if rows else 0
 
     def result(self, workdir: str):
-        """The detector's variables as they lie on disk."""
-        path = self.folder / workdir / "detector"
-        assert checkpoint.inspect(path) is None
-        return jax.device_get(checkpoint.read(path))
+        """The detector's variables and threshold as they lie on disk."""
+        return jax.device_get(checkpoint.load(self.folder / workdir / "detector.json"))
 
     def assert_same(self, workdir: str, expected: str) -> None:
         jax.tree.map(np.testing.assert_array_equal, self.result(workdir), self.result(expected))
@@ -117,9 +115,11 @@ def test_sigkill_at_random_steps_changes_nothing(runs) -> None:
     runs.assert_same("killed", "complete")
 
 
-def test_sigterm_saves_exits_cleanly_and_the_same_command_resumes(runs) -> None:
-    assert runs.interrupt("stopped", step=7, delay=0, number=signal.SIGTERM) == 0, runs.log("stopped")
-    assert "the same command resumes there" in runs.log("stopped")
-    runs.finish("stopped")
-    assert "resuming at step" in runs.log("stopped")
-    runs.assert_same("stopped", "complete")
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_resumes(runs, number, status) -> None:
+    workdir = f"stopped{status}"
+    assert runs.interrupt(workdir, step=7, delay=0, number=number) == status, runs.log(workdir)
+    assert "the same command resumes there" in runs.log(workdir) and "Traceback" not in runs.log(workdir)
+    runs.finish(workdir)
+    assert "resuming at step" in runs.log(workdir)
+    runs.assert_same(workdir, "complete")

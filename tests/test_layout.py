@@ -14,7 +14,7 @@ from tests.parts import ROOT
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
     ("errors",),
-    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
+    ("config", "disk", "hosts", "stopping", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),
     ("augment",),
     ("models",),

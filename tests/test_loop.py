@@ -202,10 +202,11 @@ def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, confi
     assert 0 < found.threshold < 1
 
 
-def test_sigterm_saves_and_the_same_call_resumes(complete, config_of, tmp_path, monkeypatch, capsys) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    assert interrupted(monkeypatch, 4, lambda: loop.train(config_of(), tmp_path / "run")) is None
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_call_resumes(complete, config_of, tmp_path, monkeypatch, capsys, number) -> None:
+    before = signal.getsignal(number)
+    interrupted(monkeypatch, 4, lambda: loop.train(config_of(), tmp_path / "run"), number)
+    assert signal.getsignal(number) == before
     assert "stopped at step 5 of 8; the same command resumes there" in capsys.readouterr().out
     assert not (tmp_path / "run" / "detector.json").exists()
     assert loop.train(config_of(), tmp_path / "run") is not None
@@ -218,7 +219,7 @@ def test_sigterm_after_the_last_step_stops_before_the_rest(
     complete, config_of, tmp_path, monkeypatch, capsys, step
 ) -> None:
     """The last step is under way, or has just been logged; the same call then fits the density and no weights."""
-    assert interrupted(monkeypatch, step, lambda: loop.train(config_of(), tmp_path / "run")) is None
+    interrupted(monkeypatch, step, lambda: loop.train(config_of(), tmp_path / "run"))
     assert "stopped at step 8 of 8; the same command resumes there" in capsys.readouterr().out
     assert not (tmp_path / "run" / "detector.json").exists()
     assert loop.train(config_of(), tmp_path / "run") is not None
@@ -289,9 +290,9 @@ def assert_is(workdir: Path, one: Path) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), variables_of(workdir), variables_of(one))
     rows, expected = ({row["step"]: row["loss"] for row in read_history(path)} for path in (workdir, one))
     assert rows == pytest.approx(expected, rel=1e-5)
-    fitted = [json.loads((path / "detector.json").read_text()) for path in (workdir, one)]
+    fitted = [json.loads((path / "detector.json").read_text())["values"] for path in (workdir, one)]
     assert fitted[0]["threshold"] == pytest.approx(fitted[1]["threshold"], rel=1e-4)
-    for name in ("samples.png", "config.json", "synthetic.json", "detector.sha256", "provenance.json"):
+    for name in ("samples.png", "config.json", "synthetic.json", "detector.json", "provenance.json"):
         assert (workdir / name).exists(), name
     assert (workdir / "samples.png").read_bytes() == (one / "samples.png").read_bytes()
 
@@ -326,10 +327,10 @@ def test_seeds_whose_images_stay_on_the_devices(config_of, tmp_path) -> None:
 
 def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
     """SIGTERM at step 5; then one seed's save of that step is lost, as by a kill between two saves."""
-    workdirs, detectors = interrupted(monkeypatch, 5, lambda: train_together(config_of, tmp_path))
-    assert detectors is None and "stopped at step 6 of 8" in capsys.readouterr().out
-    (workdirs[2] / "checkpoints" / "6.sha256").unlink()
-    train_together(config_of, tmp_path)
+    interrupted(monkeypatch, 5, lambda: train_together(config_of, tmp_path))
+    assert "stopped at step 6 of 8" in capsys.readouterr().out
+    (tmp_path / "seed2" / "checkpoints" / "6.sha256").unlink()
+    workdirs, _ = train_together(config_of, tmp_path)
     assert "resuming at step 3 of 8" in capsys.readouterr().out
     for workdir, one in zip(workdirs, alone, strict=True):
         assert_is(workdir, one)
@@ -337,9 +338,9 @@ def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkey
 
 def test_a_seed_that_was_ahead_does_not_keep_the_others_back(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
     """Seed 0 was trained alone to step 6; together they begin anew, and resume where they were stopped, at step 4."""
-    assert interrupted(monkeypatch, 5, lambda: loop.train(config_of(), tmp_path / "seed0")) is None
+    interrupted(monkeypatch, 5, lambda: loop.train(config_of(), tmp_path / "seed0"))
     together = functools.partial(train_together, config_of, tmp_path, seeds=2)
-    assert interrupted(monkeypatch, 3, together)[1] is None
+    interrupted(monkeypatch, 3, together)
     assert "seed 0 goes back from step 6 to 0, which all seeds have" in capsys.readouterr().out
     assert [len(list((tmp_path / f"seed{n}" / "checkpoints").glob("*.sha256"))) for n in (0, 1)] == [2, 2]
     workdirs, _ = together()

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from jaxad import config as configs
 from jaxad import engines, report, sweep, train
 from jaxad.data import demo
-from jaxad.errors import UserError
+from jaxad.errors import Stopped, UserError
 from jaxad.log import read_history
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts
 
@@ -202,10 +203,14 @@ def interrupted(workdir):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("end", [lambda workdir: False, terminated, interrupted], ids=["stopped", "SIGTERM", "ctrl-C"])
-def test_a_sweep_that_is_stopped_says_so_and_resumes(tmp_path, capsys, trainings, end):
+def stopped(workdir):
+    raise Stopped(signal.SIGTERM, "the training has saved its state")
+
+
+@pytest.mark.parametrize("end, status", [(stopped, 143), (terminated, 143), (interrupted, 130)])
+def test_a_sweep_that_is_stopped_says_so_and_resumes(tmp_path, capsys, trainings, end, status):
     trainings(lambda workdir: results_for(workdir) if workdir.name == "seed0" else end(workdir))
-    assert command(sweep.main, *arguments(tmp_path, categories="nut", seeds=3)) == 130
+    assert command(sweep.main, *arguments(tmp_path, categories="nut", seeds=3)) == status
     assert "stopped with 1 of 3 runs complete; the same command resumes" in capsys.readouterr().out
     assert not list((tmp_path / "W").rglob("error.txt")) and not (tmp_path / "W" / "table.md").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -267,10 +272,11 @@ def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
         assert message.startswith(f"{tmp_path / 'W'} holds another sweep, python -m jaxad.sweep --config {BASELINE} ")
         assert "--categories=nut --seeds=2" in message and message.endswith("or choose another --workdir")
         assert (tmp_path / "W" / "sweep.json").read_text() == kept
-    for text in ("[]", '{"runs": ["nut"]}'):
+    for text in ("", "[]", '{"runs": {', '{"runs": ["nut"]}'):
         (tmp_path / "W" / "sweep.json").write_text(text)
         message = refusal(capsys, sweep.main, *arguments(tmp_path, categories="nut", seeds=2))
-        assert message == f"{tmp_path / 'W' / 'sweep.json'} is not what jaxad.sweep writes; choose another --workdir"
+        assert message.startswith(f"{tmp_path / 'W' / 'sweep.json'} is ")
+        assert message.endswith("; remove it, and name all that the sweep has begun again, or choose another --workdir")
 
 
 def test_a_sweep_whose_images_were_not_found_has_claimed_nothing(tmp_path, capsys):
@@ -293,12 +299,17 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
     second = arguments(tmp_path, categories="nut")
 
     def meanwhile(workdir):
-        sentences.append(refusal(capsys, sweep.main, *second))
+        other = threading.Thread(target=lambda: sentences.append(refusal(capsys, sweep.main, *second)))
+        other.start()
+        other.join()
         return results_for(workdir)
 
     trainings(meanwhile)
     assert command(sweep.main, *second) == 0
-    assert sentences == [f"another sweep is running in {tmp_path / 'W'}; wait for it or choose another --workdir"]
+    assert sentences == [
+        f"{tmp_path / 'W'} is in use by another thread of process {os.getpid()}; wait until it has ended, or choose "
+        "another --workdir"
+    ]
     (tmp_path / "W" / "nut" / "seed0" / "results.json").unlink()
     trainings(results_for)
     assert command(sweep.main, *second) == 0  # the first has let go of it
@@ -515,7 +526,7 @@ def test_sigterm_ends_the_processes_of_a_sweep(tiny):
     process = tiny.start("stopped", "--processes=2")
     tiny.wait_for(process, "stopped", "cap/seed0", step=3)
     process.terminate()
-    assert process.wait(DEADLINE) == 130
+    assert process.wait(DEADLINE) == 143
     assert "of 6 runs complete; the same command resumes" in tiny.log("stopped")
     assert not list((tiny.folder / "stopped").rglob("error.txt"))
 

@@ -282,9 +282,9 @@ class TestTrain:
         assert cloud.story == ["create", "bundle", "scp", "delete", *WHOLE]
 
     def test_a_training_that_sigterm_stopped_goes_on(self, cloud):
-        # It exits with 0, once with the VM still there and once without.
-        hook = """case "$*" in *'test -e'*) case $(seen 'test -e') in
-            1) exit 1 ;; 2) state '' SUSPENDED; exit 1 ;; esac ;; esac"""
+        # It exits with 143, once with the VM still there and once without.
+        hook = """case "$*" in *jaxad.train*) case $(seen jaxad.train) in
+            1) exit 143 ;; 2) state '' SUSPENDED; exit 143 ;; esac ;; esac"""
         assert cloud.run("train", *TRAIN, hook=hook).returncode == 0
         assert cloud.story == [*WHOLE, *AGAIN, "delete", *WHOLE]
 

@@ -117,7 +117,7 @@ $2"
 }
 
 # until_done FILE: calls the function work, on a TPU that is created and set up again whenever it was pre-empted, until
-# FILE is there. A training that SIGTERM stopped exits with 0, so its status says too little.
+# FILE is there. Status 143 is that of a training which SIGTERM stopped, as it comes before a pre-emption; it goes on.
 until_done() {
   local restart status state
   for ((restart = 0; restart <= TPU_RESTARTS; restart++)); do
@@ -131,7 +131,7 @@ until_done() {
     echo "$TPU_NAME: the command ended with status $status before it was done; looking at the TPU" >&2
     sleep "$TPU_POLL" # a VM that is being pre-empted answers for half a minute
     state=$(patient_state)
-    if ((status)) && [[ $state == ready ]] && on all true; then
+    if ((status && status != 143)) && [[ $state == ready ]] && on all true; then
       echo "error: the TPU is well, so the command itself failed; correct it and start the same command again" >&2
       exit "$status"
     fi

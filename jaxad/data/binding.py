@@ -4,15 +4,12 @@ A training that goes on with other images than it began with would be right for 
 on could be held out. So the file is written when a training begins, and compared whenever it goes on.
 """
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxad import config as configs
-from jaxad import hosts
+from jaxad import disk, hosts
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 
@@ -21,7 +18,7 @@ _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
 _WRITTEN = (
-    "results.json", "scores.csv", "report.html", "error.txt", "detector.json", "detector.sha256", "detector",
+    "results.json", "scores.csv", "report.html", "error.txt", "detector.json", "detector",
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
     "config.json",
 )  # fmt: skip
@@ -47,16 +44,16 @@ def read(workdir: Path) -> dict[str, dict[str, Any]] | None:
     Raises:
       UserError: It cannot be read or is damaged.
     """
-    path = Path(workdir) / FILE
+    path, remedy = Path(workdir) / FILE, f"restore it, or {_advice(workdir)}"
     try:
-        rows = json.loads(path.read_text())["images"]
+        rows = disk.read_json(path, remedy)["images"]
         return {name: {**row} for name, row in rows.items()}
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; restore it, or {_advice(workdir)}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged (it holds no list of images); {remedy}") from error
 
 
 def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -71,7 +68,7 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     """
     workdir = Path(workdir)
     if not (workdir / "detector.json").exists() and not any((workdir / "checkpoints").glob("*")):
-        configs.write_json(workdir / FILE, {"images": found})
+        disk.write_json(workdir / FILE, {"images": found})
     elif (before := read(workdir)) is None:
         raise UserError(
             f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
@@ -89,11 +86,8 @@ def clear(workdir: Path) -> None:
     workdir = Path(workdir)
     if not (workdir / "config.json").exists():
         return
-    for path in (workdir / name for name in _WRITTEN):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for name in _WRITTEN:
+        disk.remove(workdir / name)
 
 
 def differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,14 +9,15 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxad.data.tfds import CATEGORIES, MVTEC_AD, check_category, library
-from jaxad.errors import run
+from jaxad.errors import UserError, refused, run
 
 
 def prepare(manual_dir: pathlib.Path, data_dir: pathlib.Path, categories: Sequence[str]) -> None:
     """Writes categories as TFDS's ``data_dir/mvtec_ad/<category>/<version>``; those already there are left as they are.
 
     Raises:
-      UserError: tensorflow-datasets is not installed; a category is unknown or incomplete; an image cannot be used.
+      UserError: tensorflow-datasets is not installed; a category is unknown or incomplete; an image cannot be used; `data_dir` cannot be
+        written.
     """
     for category in categories:
         check_category("--categories", category, CATEGORIES[MVTEC_AD])
@@ -26,8 +27,16 @@ def prepare(manual_dir: pathlib.Path, data_dir: pathlib.Path, categories: Sequen
     for category in categories:
         find(manual_dir, category)  # before minutes are spent on the others
     for category in categories:
-        builder = MvtecAd(config=category, data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+        try:
+            builder = MvtecAd(config=category, data_dir=data_dir, file_format="array_record")
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+        except Exception as error:  # TFDS and array_record tell what the file system refuses by several types
+            if isinstance(error, UserError) or not (reason := refused(error)):
+                raise
+            raise UserError(
+                f"category {category} cannot be written to {data_dir} ({reason}); make that possible and run the same "
+                "command again, which goes on with this category"
+            ) from error
         sizes = ", ".join(f"{split.num_examples} {name}" for name, split in builder.info.splits.items())
         print(f"{category}: {sizes} images in {builder.data_path}")
 

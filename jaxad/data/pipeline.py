@@ -7,6 +7,7 @@ workers changes nothing, and resuming at a step is slicing the stream there.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,11 @@ class _MakeExample:
 
 
 def end_with_parent(*_: int) -> None:
-    """Lets a process end when the one that started it was killed and could not stop it; takes Grain's arguments."""
+    """Lets a process end with the one that started it, and not before; takes Grain's arguments.
+
+    Ctrl-C comes to all of them, and the one that started it may still need this one to complete a step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -143,7 +143,7 @@ def test_rates_of_the_two_phases():
 
 @pytest.mark.parametrize("at", [HEAD_STEPS - 1, HEAD_STEPS, HEAD_STEPS + 1])
 def test_it_resumes_across_the_boundary_of_the_phases(complete, root, tmp_path, monkeypatch, at):
-    assert interrupted(monkeypatch, at - 1, lambda: loop.train(config_of(root), tmp_path / "run")) is None
+    interrupted(monkeypatch, at - 1, lambda: loop.train(config_of(root), tmp_path / "run"))
     assert loop.train(config_of(root), tmp_path / "run") is not None
     (_, [expected]), (_, [found]) = (states_of(workdir, root, STEPS) for workdir in (complete, tmp_path / "run"))
     assert_same(found, expected)
@@ -186,7 +186,7 @@ def test_two_seeds_as_one_program_are_fine_tuned_alike(complete, root, tmp_path)
 def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, capsys):
     """A training resumes, and a detector scores, where the published file cannot be had."""
     config = config_of(root)
-    assert interrupted(monkeypatch, 2, lambda: loop.train(config, tmp_path / "run")) is None
+    interrupted(monkeypatch, 2, lambda: loop.train(config, tmp_path / "run"))
     for name in ("load", "find"):
         monkeypatch.setattr(weights, name, lambda *_, **__: pytest.fail("the file was read"))
     assert loop.train(config, tmp_path / "run") is not None
