@@ -31,10 +31,9 @@ def silence_libtiff() -> None:
         handler(None)
 
 
-@functools.cache
-def silence_tifffile() -> None:
-    """Keeps tifffile's log off the screen, where Python prints it unless a handler is there; users' handlers stay."""
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+# Python prints what is logged as an error unless a handler is there. Handlers of the user get it as before.
+for _name in ("PIL", "tifffile"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 class _OpenCVSilence:

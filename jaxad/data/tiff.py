@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from jaxad.data.silence import opencv_silence, pillow_silence, silence_libtiff, silence_tifffile
+from jaxad.data.silence import opencv_silence, pillow_silence, silence_libtiff
 
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", *BIG_TIFF)
@@ -49,9 +49,9 @@ _COMPRESSIONS = {
 }  # fmt: skip
 _BY_PILLOW = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}
 _BY_OPENCV = {1, 5, 8, 32773, 32946}
+# Not JPEG XR and PNG, whose decoders write on the screen about damaged files, or overlook the damage.
 _BY_TIFFFILE = {
-    1, 5, 7, 8, 22610, 32773, 32946, 33003, 33004, 33005, 34712, 34887, 34925, 34926, 34933, 34934, 50000, 50001, 50002,
-    52546,
+    1, 5, 7, 8, 32773, 32946, 33003, 33004, 33005, 34712, 34887, 34925, 34926, 50000, 50001, 50002, 52546,
 }  # fmt: skip
 OPENCV_PIXELS, OPENCV_SIDE = 2**30, 2**20  # the most that OpenCV reads
 
@@ -269,6 +269,8 @@ def open_with_pillow(page: Page) -> TiffImageFile:
     """Opens a page of up to 8 bits; Pillow turns it upright when it loads the pixels."""
     silence_libtiff()
     opened = _open_with_pillow(page)
+    with pillow_silence():
+        opened.getexif()  # loading the pixels looks this up again
     opened.im = Image.core.new(opened.mode, page.size)  # Pillow would check its own limit before it made this
     return opened
 
@@ -325,5 +327,4 @@ def import_extra(what: str) -> tuple:
         import tifffile
     except ModuleNotFoundError:
         raise MissingExtraError(what) from None
-    silence_tifffile()
     return tifffile, imagecodecs

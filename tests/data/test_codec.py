@@ -66,7 +66,7 @@ def check(tmp_path, capfd, data, array, bits):
 
 
 STRIPS = ["lzw", "adobe_deflate", "deflate", "packbits", "zstd", "lzma"]
-LOSSLESS = [*STRIPS, "lerc", "jpeg2000", "jpegxl", "jpegxr", "png"]
+LOSSLESS = [*STRIPS, "lerc", "jpeg2000", "jpegxl"]
 
 
 @BOTH
@@ -208,7 +208,12 @@ def test_pixels_that_no_one_reads_are_named(tmp_path, capfd, photometric, channe
 
 
 def test_a_compression_that_no_one_reads_is_named(tmp_path, capfd):
-    for code, what in ((65000, "a compression of kind 65000"), (34676, "SGILog compression"), (9, "JBIG compression")):
+    for code, what in (
+        (65000, "a compression of kind 65000"),
+        (34676, "SGILog compression"),
+        (9, "JBIG compression"),
+        (34934, "JPEG XR compression"),
+    ):
         data = bytearray(written(pixels(1, 16), compression="lzw"))
         at = bytes(data).index(struct.pack("<HHI", 259, 3, 1)) + 8
         data[at : at + 2] = struct.pack("<H", code)
@@ -255,17 +260,16 @@ def test_what_needs_no_extra_works_without(tmp_path, monkeypatch, capfd):
         check(tmp_path, capfd, data, array, bits)
 
 
-DAMAGEABLE = ["lzw", "deflate", "zstd", "lzma", "lerc", "jpeg2000", "png", "webp"]
+DAMAGEABLE = [*STRIPS, "lerc", "jpeg2000", "jpegxl", "webp", "jpeg", None]
 
 
 @BOTH
-@pytest.mark.parametrize("compression", [*DAMAGEABLE, None, "jpegxl", "jpegxr", "jpeg"])
+@pytest.mark.parametrize("compression", DAMAGEABLE)
 def test_a_cut_tiff_is_damaged_in_silence(tmp_path, capfd, compression, bits):
     if (compression, bits) in (("webp", 16), ("jpeg", 16)):
         pytest.skip("the compression holds 8 bits")
     data = written(pixels(3, bits), compression=compression)
-    last = len(data) - (20 if compression in ("lzma", "png") else 1)
-    for length in (9, 16, 60, 200, len(data) // 2, len(data) * 3 // 4, last):
+    for length in (9, 16, 60, 200, len(data) // 2, len(data) * 3 // 4, len(data) - 1):
         path = write(tmp_path, data[:length])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
