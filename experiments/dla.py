@@ -79,6 +79,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.ground_truth = ""
     config.data.size = 128 if is_demo else 224
     config.data.white_level = 0
+    config.data.max_megapixels = 1000
     config.data.holdout = 0.1 if is_demo or category in OWN_IMAGES else 0.0
     config.data.workers = 0
     config.data.cache_gib = 4.0

@@ -61,6 +61,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.channels = 1 if category in CHEST_XRAYS else 3
     config.data.size = row.view.resize
     config.data.white_level = 0
+    config.data.max_megapixels = 1000
     config.data.holdout = 0.0 if reproduces else 0.1
     config.data.synthesis = "device"
     config.data.workers = 0

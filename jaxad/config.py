@@ -35,6 +35,7 @@ _AT_LEAST = {
     "synthetic_every": 0,
     "data.size": 1,
     "data.white_level": 0,
+    "data.max_megapixels": 1,
     "data.workers": 0,
     "data.cache_gib": 0.0,
     "data.device_gib": 0.0,
@@ -311,6 +312,11 @@ def channels(config: ConfigDict) -> int:
 def white_level(config: ConfigDict) -> int:
     """The 16-bit value that is white, as ``config.data.white_level`` gives it; 0 where the images decide."""
     return config.data.get("white_level", 0)
+
+
+def max_pixels(config: ConfigDict) -> int:
+    """The most pixels of an image that are read: ``config.data.max_megapixels`` millions, 1,000 by default."""
+    return config.data.get("max_megapixels", 1000) * 10**6
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:

@@ -38,6 +38,7 @@ CHANGEABLE = (
     "data.source",
     "data.lists",
     "data.white_level",
+    "data.max_megapixels",
 )
 
 

@@ -61,6 +61,7 @@ def predictions(
     """
     batch = batch_of(found, paths)
     options = {"min_side": MIN_SIDE, "channels": found.channels, "white_level": found.white_level}
+    options["max_pixels"] = configs.max_pixels(found.config)
     for start in range(0, len(paths), batch):
         chunk = paths[start : start + batch]
         decoded = [decode(read_bytes(path), path, **options) for path in chunk]
@@ -159,6 +160,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
+    parser.add_argument(
+        "--max-megapixels", metavar="N", help="the largest images that are read (default: as in training)"
+    )
     hosts.add_flags(parser)
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
@@ -168,7 +172,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(flags: argparse.Namespace) -> None:
-    found = detector.load(flags.workdir)
+    largest = {"data.max_megapixels": flags.max_megapixels} if flags.max_megapixels else {}
+    found = detector.load(flags.workdir, largest)
     paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")
     found.prepare(batch_of(found, paths))
     start = time.perf_counter()

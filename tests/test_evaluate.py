@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 import jaxad
 from jaxad import data, evaluate, methods, metrics, report, train
 from jaxad.data import pipeline
-from jaxad.data.image import read_image, read_mask
+from jaxad.data.image import read_image
+from jaxad.data.mask import read_mask
 from jaxad.detector import Detector
 from tests import tiny
 from tests.parts import NSA, SIZE, baseline, command, refusal, write, write_parts

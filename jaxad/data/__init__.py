@@ -25,6 +25,7 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
     options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
     if data.source in ("folder", "chest_xray"):
         options["white_level"] = configs.white_level(config) or white_level
+        options["max_pixels"] = configs.max_pixels(config)
     elif configs.white_level(config):
         raise UserError(
             f"config.data.white_level is for files of 16 bits a channel, and the source {data.source} has none; "

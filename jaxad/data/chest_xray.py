@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxad.data.folder import GOOD, FolderSource
-from jaxad.data.image import list_folder
+from jaxad.data.image import MAX_PIXELS, list_folder
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
 
@@ -34,6 +34,7 @@ def load(
     min_side: int = 1,
     channels: int = 1,
     white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Dataset:
     """Finds the listed images; nothing is decoded yet.
 
@@ -52,6 +53,7 @@ def load(
       min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
       channels: 1 for grey images, 3 for RGB.
       white_level: The white level of 16-bit files (see ``read_image``).
+      max_pixels: The most pixels of an image that are accepted, checked when it is decoded.
 
     Returns:
       The training and the test source, in the order of the lists, good test images first.
@@ -85,6 +87,7 @@ def load(
             min_side=min_side,
             channels=channels,
             white_level=white_level,
+            max_pixels=max_pixels,
             place=f"'{root}'",
         )
 

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import difflib
 import hashlib
-import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxad.data.image import SUFFIXES, decode, find_images, list_folder, read_bytes, read_mask
+from jaxad.data.image import MAX_PIXELS, SUFFIXES, Decoded, decode, find_images, list_folder, read_bytes
 from jaxad.data.levels import declared, has_16_bits
+from jaxad.data.mask import read_mask_of
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
@@ -40,6 +40,7 @@ class FolderSource:
       place: Where the images lie, for the user to read.
       beside: The folder whose other images are left out, and the folders in it that are not.
       white_level: See `jaxad.data.levels`.
+      max_pixels: The most pixels of an image that are accepted.
       sha256: What the content of the files was when the training began; None where none is asked for.
       deep: See `Source`.
     """
@@ -54,6 +55,7 @@ class FolderSource:
     place: str = ""
     beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
     white_level: int | None = None
+    max_pixels: int = MAX_PIXELS
     sha256: list[str] | None = dataclasses.field(default=None, repr=False)
     deep: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -64,8 +66,8 @@ class FolderSource:
         """Decodes one record.
 
         Raises:
-          UserError: The image or the mask cannot be used (see ``read_image``), the two differ in size, or the image is
-            not the one that the source is bound to.
+          UserError: The image or the mask cannot be used (see ``read_image`` and ``read_mask_of``), or the image is not
+            the one that the source is bound to.
         """
         path = self.paths[index]
         data = read_bytes(path)
@@ -74,12 +76,18 @@ class FolderSource:
                 f"image '{path}' is not the one that this training began with; restore it and run the same command "
                 "again"
             )
-        image, clipped, peak = decode(
-            data, path, min_side=self.min_side, channels=self.channels, white_level=self.white_level
+        decoded = decode(
+            data,
+            path,
+            min_side=self.min_side,
+            channels=self.channels,
+            white_level=self.white_level,
+            max_pixels=self.max_pixels,
         )
-        if peak is not None:
-            self.deep[str(path)] = clipped, peak
-        return Record(image, self.labels[index], self._mask(index, image), self.ids[index], self.defects[index])
+        if decoded.peak is not None:
+            self.deep[str(path)] = decoded.clipped, decoded.peak
+        mask = self._mask(index, decoded)
+        return Record(decoded.image, self.labels[index], mask, self.ids[index], self.defects[index])
 
     def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """See `Source.fingerprint`; only a file of 16 bits is decoded, and only when it is not the known one."""
@@ -90,7 +98,7 @@ class FolderSource:
             return dict(known)
         if not has_16_bits(data):
             return content
-        peak = decode(data, path).peak
+        peak = decode(data, path, max_pixels=self.max_pixels).peak
         return content if peak is None else content | {"peak": peak, "declared": declared(data)}
 
     def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "FolderSource":
@@ -106,22 +114,11 @@ class FolderSource:
         seen = {os.path.realpath(folder) for folder in used}
         return {os.path.relpath(folder, top): images for folder, images in _images_below(top, seen) if images != 0}
 
-    def _mask(self, index: int, image: np.ndarray) -> np.ndarray | None:
+    def _mask(self, index: int, image: Decoded) -> np.ndarray | None:
         if not self.labels[index]:
-            return np.zeros(image.shape[:2], np.uint8)
-        path = self.masks[index]
-        if path is None:
-            return None
-        mask = read_mask(path)
-        if mask.shape != image.shape[:2]:
-            raise UserError(
-                f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image "
-                f"'{self.paths[index]}' is {image.shape[1]} x {image.shape[0]}; make them the same size"
-            )
-        if not mask.any():
-            # Published sets have such masks (four of the magnetic tiles), so this is no error.
-            logging.warning("mask '%s' marks no pixel of its defective image; it is used as it is", path)
-        return mask
+            return np.zeros(image.image.shape[:2], np.uint8)
+        mask = self.masks[index]
+        return None if mask is None else read_mask_of(mask, image, self.paths[index], max_pixels=self.max_pixels)
 
 
 def load(
@@ -133,6 +130,7 @@ def load(
     min_side: int = 1,
     channels: int = 3,
     white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Dataset:
     """Finds the images and masks of one category; nothing is decoded yet.
 
@@ -159,6 +157,7 @@ def load(
       min_side: The smallest accepted height and width in pixels, checked when an image is decoded.
       channels: 3 for RGB images, 1 for grey ones, whatever the files hold.
       white_level: The white level of 16-bit files (see ``read_image``).
+      max_pixels: The most pixels of an image that are accepted, checked when it is decoded.
 
     Returns:
       The training and the test source, each in order of folder and file name.
@@ -176,7 +175,7 @@ def load(
     masks_folder = _part(folder, "ground_truth", ground_truth, has_train and not test)
     images = _images_by_defect(test_folder) if test_folder else {}
     masks = _masks_by_image(images, masks_folder) if masks_folder else {}
-    options = {"min_side": min_side, "channels": channels, "white_level": white_level}
+    options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
     good = folder / "train" / GOOD if has_train else folder
     used = [good, *(pathlib.Path(named) for named in (test, ground_truth) if named)]
     if has_train:

@@ -1,37 +1,19 @@
-"""Image files: decoding, masks, resizing and listing, with one clear sentence for every file that cannot be used."""
+"""Image files: reading, resizing and listing, with one clear sentence for every file that cannot be used."""
 
-import io
 import os
 import pathlib
-import struct
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image
 
+from jaxad.data.codec import MAX_PIXELS, decode_pixels
 from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-_PNG_END = b"IEND\xaeB`\x82"  # Pillow returns a picture whose last bytes are missing, so the end is looked for
-
-# TIFF tags (TIFF 6.0 specification, section 8), and their values of interest.
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANAR, _SAMPLE_FORMAT = 258, 262, 277, 284, 339
-_UNSIGNED, _MIN_IS_BLACK, _RGB, _INTERLEAVED = 1, 1, 2, 1
-
-
-class _UnsupportedPixels(Exception):
-    """The file is intact, but its pixels are of a type that has no faithful 8-bit reading."""
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
@@ -46,21 +28,29 @@ class Decoded(NamedTuple):
       image: uint8 (h, w, channels).
       clipped: How many pixels of a 16-bit file have a value above the white level, which is read as white.
       peak: The largest value of a 16-bit file; None for 8 bits.
+      orientation: The EXIF orientation that the image was turned by, 1 (not at all) to 8.
     """
 
     image: np.ndarray
     clipped: int
     peak: int | None
+    orientation: int
 
 
 def read_image(
-    path: str | os.PathLike, *, min_side: int = 1, channels: int = 3, white_level: int | None = None
+    path: str | os.PathLike,
+    *,
+    min_side: int = 1,
+    channels: int = 3,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes an image file.
 
-    PNG, JPEG, BMP, TIFF and WebP (told by content, not by suffix) with grey, palette, RGB or RGBA pixels of 1 to 8
-    or 16 bits. 16-bit values v become round(255 v / white_level), alpha is dropped without blending, the EXIF
-    orientation is applied, and of several pages the first is read.
+    PNG, JPEG, BMP, TIFF and WebP (told by content, not by suffix) with grey, palette, RGB or RGBA pixels of 1 to 16
+    bits. 16-bit values v become round(255 v / white_level), those of other depths are scaled by what their depth calls
+    white, alpha is dropped without blending, and the EXIF orientation is applied. Of several pages the first is read
+    that is no reduced copy of another one. Some kinds of TIFF and JPEG take the packages of the extra ``tiff``.
 
     Args:
       path: The file.
@@ -68,15 +58,18 @@ def read_image(
       channels: 3 for RGB, 1 for grey, which is `to_grey` of it.
       white_level: The 16-bit value, in [1, 65535], from which on pixels are white, such as 4095 for the values of a
         12-bit sensor; None for 65535.
+      max_pixels: The most pixels that are accepted.
 
     Returns:
       uint8 (h, w, channels).
 
     Raises:
       UserError: The file is missing, a directory, unreadable, empty, no image, truncated or damaged, of an unsupported
-        pixel type (floating point, signed, 32 bits), or smaller than ``min_side``.
+        pixel type (floating point, signed, 32 bits), smaller than ``min_side`` or larger than ``max_pixels``; or its
+        kind takes packages that are not installed.
     """
-    return decode(read_bytes(path), path, min_side=min_side, channels=channels, white_level=white_level).image
+    options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
+    return decode(read_bytes(path), path, **options).image
 
 
 def decode(
@@ -86,9 +79,11 @@ def decode(
     min_side: int = 1,
     channels: int = 3,
     white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
     """Decodes the content `data` of the image file `path`; otherwise as `read_image`."""
-    image, clipped, peak = _decode(data, path), 0, None
+    pixels = decode_pixels(data, path, max_pixels=max_pixels)
+    image, clipped, peak = pixels.values, 0, None
     if image.dtype == np.uint16:
         peak = int(image.max())
         image, clipped = to_8_bits(image, white_level)
@@ -98,23 +93,9 @@ def decode(
             f"image '{path}' is {width} x {height} pixels (width x height), but at least {min_side} pixels a side "
             "are needed; remove it or use a larger image"
         )
-    return Decoded(to_grey(image) if channels == 1 else image, clipped, peak)
-
-
-def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Decodes a mask file: a pixel is defective where its brightest channel exceeds half of white.
-
-    When no pixel does, the values are taken for class numbers, of which every one but 0 is defective.
-
-    Returns:
-      uint8 (h, w) of 0 and 1.
-
-    Raises:
-      UserError: As in ``read_image``.
-    """
-    brightness = _decode(read_bytes(path), path).max(axis=-1)
-    half = np.iinfo(brightness.dtype).max // 2
-    return (brightness > (half if brightness.max() > half else 0)).astype(np.uint8)
+    if image.shape[2] != channels:
+        image = to_grey(image) if channels == 1 else np.repeat(image, channels, axis=2)
+    return Decoded(image, clipped, peak, pixels.orientation)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -127,12 +108,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
       uint8 (*size, c); the argument itself when it already has this size.
     """
-    return _resize(image, size, Image.Resampling.LANCZOS)
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest-neighbour resampling of a mask: uint8 (h, w) to uint8 (*size), with no new values."""
-    return _resize(mask, size, Image.Resampling.NEAREST)
+    if image.shape[:2] == tuple(size):
+        return image
+    height, width = size
+    flat = image[..., 0] if image.shape[2] == 1 else image  # Pillow knows no axis of a single channel
+    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(resized).reshape(height, width, image.shape[2])
 
 
 def resize_map(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -201,14 +182,6 @@ def find_images(folder: str | os.PathLike, *, allow_subfolders: bool = False) ->
     return files
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
-    if array.shape[:2] == tuple(size):
-        return array
-    height, width = size
-    flat = array[..., 0] if array.shape[2:] == (1,) else array  # Pillow knows no axis of a single channel
-    return np.array(Image.fromarray(flat).resize((width, height), method)).reshape(height, width, *array.shape[2:])
-
-
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of an image file, which is not empty; raises UserError as `read_image`."""
     try:
@@ -223,77 +196,3 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     if not data:
         raise UserError(f"image '{path}' is empty (zero bytes); replace or remove it")
     return data
-
-
-def _decode(data: bytes, path: str | os.PathLike) -> np.ndarray:
-    """Uint8 or uint16 (h, w, 3), RGB."""
-    kind = _format(data)
-    if kind is None:
-        raise UserError(f"'{path}' is not an image in PNG, JPEG, BMP, TIFF or WebP format; convert or remove it")
-    try:
-        return _decode_16_bits(data, kind) if _has_16_bits(data, kind) else _decode_8_bits(data, kind)
-    except _UnsupportedPixels as error:
-        raise UserError(
-            f"image '{path}' has {error}, which is not supported; save it with 8 or 16 bits a channel, "
-            "unsigned and interleaved"
-        ) from None
-    except Image.DecompressionBombError:
-        raise UserError(f"image '{path}' has more pixels than can be read at once; cut it into tiles") from None
-    except Exception as error:  # on damaged bytes the decoders raise nearly anything (SyntaxError, struct.error, ...)
-        raise UserError(f"image '{path}' is truncated or damaged and cannot be decoded; replace it") from error
-
-
-def _format(data: bytes) -> str | None:
-    """The format by the file's first bytes, as Pillow names it."""
-    for signature, name in _SIGNATURES.items():
-        if data.startswith(signature):
-            return name
-    return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
-
-
-def _has_16_bits(data: bytes, kind: str) -> bool:
-    """Whether the channels have 16 bits; raises _UnsupportedPixels for a TIFF that no decoder reads faithfully."""
-    if kind == "PNG":
-        return data[24] == 16  # bit depth in the IHDR chunk
-    if kind != "TIFF":
-        return False
-    stream = io.BytesIO(data)
-    tags = ImageFileDirectory_v2(stream.read(8))
-    stream.seek(tags.next)
-    tags.load(stream)
-    bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
-    if set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
-        raise _UnsupportedPixels("signed or floating-point pixels")
-    if bits > 8 and bits != 16:
-        raise _UnsupportedPixels(f"{bits} bits a channel")
-    if bits == 16:
-        # OpenCV returns garbage for separate colour planes and does not invert a reversed grey scale.
-        if tags.get(_PHOTOMETRIC) not in (_MIN_IS_BLACK, _RGB):
-            raise _UnsupportedPixels("16-bit pixels that are neither grey with 0 as black nor RGB")
-        if tags.get(_SAMPLES_PER_PIXEL, 1) > 1 and tags.get(_PLANAR, _INTERLEAVED) != _INTERLEAVED:
-            raise _UnsupportedPixels("separate colour planes of 16 bits")
-    return bits == 16
-
-
-def _decode_8_bits(data: bytes, kind: str) -> np.ndarray:
-    """With Pillow, since OpenCV blends the alpha of TIFF files with black and returns some cut files without a word."""
-    if kind == "PNG" and _PNG_END not in data:
-        raise EOFError("no IEND chunk")
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        if "transparency" in image.info:  # a transparent colour; Pillow warns unless it passes through RGBA
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
-
-
-def _decode_16_bits(data: bytes, kind: str) -> np.ndarray:
-    """With OpenCV, since Pillow keeps only the upper 8 bits of 16-bit colours."""
-    if kind == "PNG":
-        if _PNG_END not in data:
-            raise EOFError("no IEND chunk")
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            image.verify()  # checks the checksums in silence; libpng would write to the terminal
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if decoded is None or decoded.dtype != np.uint16:
-        raise struct.error("no 16-bit picture")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)

@@ -5,21 +5,19 @@ A file of 16 bits may hold the values of a sensor as they are. Divided by 257, t
 all training images.
 """
 
+import contextlib
 import functools
-import io
 import struct
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from jaxad.data.tiff import TIFF_SIGNATURES, Page, find_page
 
 FULL = 2**16 - 1  # the white of a file that uses all 16 bits
 _SENSORS = (8, 10, 12, 14, 16)  # bits of common sensors
 _TIFF, _PNG = "TIFF tag 281 (MaxSampleValue)", "PNG sBIT"
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 254, 258, 281  # TIFF 6.0, section 8
-_REDUCED = 1  # bit of NewSubfileType: the page is a smaller copy of another one
-_BIG_TIFF = (b"II+\0", b"MM\0+")
 _SHOWN = 10  # files that a sentence names
 _ROWS = 64  # of an image that are mapped at a time
 
@@ -65,8 +63,8 @@ def has_16_bits(data: bytes) -> bool:
     """Whether a file may hold more than 8 bits a channel, from its header; only PNG and TIFF files do."""
     if data.startswith(b"\x89PNG"):
         return data[24:25] == b"\x10"  # bit depth in the IHDR chunk
-    pages = _tiff_pages(data)
-    return pages is not None and any(max(_numbers(page, _BITS_PER_SAMPLE, 1)) > 8 for page in pages)
+    page = _tiff_page(data)
+    return page is not None and page.max_bits > 8
 
 
 def declared(data: bytes) -> tuple[int, str] | None:
@@ -74,11 +72,8 @@ def declared(data: bytes) -> tuple[int, str] | None:
     if data.startswith(b"\x89PNG"):
         bits = _significant_bits(data)
         return (2**bits - 1, _PNG) if 1 <= bits <= 16 else None
-    for page in _tiff_pages(data) or ():
-        if not _numbers(page, _NEW_SUBFILE_TYPE, 0)[0] & _REDUCED:
-            level = max(_numbers(page, _MAX_SAMPLE_VALUE, 0))
-            return (level, _TIFF) if 1 <= level <= FULL else None
-    return None
+    page = _tiff_page(data)
+    return (page.max_sample, _TIFF) if page is not None and 1 <= page.max_sample <= FULL else None
 
 
 def _significant_bits(data: bytes) -> int:
@@ -95,31 +90,11 @@ def _significant_bits(data: bytes) -> int:
     return 0
 
 
-def _tiff_pages(data: bytes) -> list[dict[int, Any]] | None:
-    """The tags of all pages; those before the first damaged one; None for another format."""
-    big = data[:4] in _BIG_TIFF
-    if not big and data[:4] not in (b"II*\0", b"MM\0*"):
-        return None
-    stream, pages, seen = io.BytesIO(data), [], set()
-    try:
-        start = ImageFileDirectory_v2(data[: 16 if big else 8]).next
-        while start and start not in seen:
-            seen.add(start)
-            page = ImageFileDirectory_v2(data[: 16 if big else 8])
-            stream.seek(start)
-            page.load(stream)
-            start = page.next
-            pages.append({tag: page.get(tag) for tag in (_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE)})
-    except Exception:  # Pillow raises nearly anything on damaged tags; decoding says that the file is damaged
-        return pages
-    return pages
-
-
-def _numbers(page: Mapping[int, Any], tag: int, default: int) -> tuple[int, ...]:
-    """The whole numbers of a tag."""
-    value = page[tag]
-    numbers = tuple(number for number in (value if isinstance(value, tuple) else (value,)) if isinstance(number, int))
-    return numbers or (default,)
+def _tiff_page(data: bytes) -> Page | None:
+    """The page that is read; None for another format, and for a damaged file, as decoding says."""
+    with contextlib.suppress(Exception):  # on damaged tags anything may be raised
+        return find_page(data) if data[:4] in TIFF_SIGNATURES else None
+    return None
 
 
 def choose(scanned: Mapping[str, Mapping], given: int) -> WhiteLevel:

@@ -17,7 +17,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxad.data.image import resize_image, resize_mask
+from jaxad.data.image import resize_image
+from jaxad.data.mask import resize_mask
 from jaxad.data.record import Record, Source
 from jaxad.errors import UserError
 
@@ -26,7 +27,7 @@ Pool = Sequence[np.ndarray | np.integer]  # what examples are drawn from: images
 
 
 def resized(record: Record, size: int) -> Record:
-    """The record with image (Lanczos) and mask (nearest) squeezed to ``size`` x ``size``."""
+    """The record with image (Lanczos) and mask (see `resize_mask`) squeezed to ``size`` x ``size``."""
     mask = None if record.mask is None else resize_mask(record.mask, (size, size))
     return record._replace(image=resize_image(record.image, (size, size)), mask=mask)
 

@@ -1,0 +1,155 @@
+"""Masks: which pixels of a mask file are marked, how it lies on its image, and how it is made smaller."""
+
+import logging
+import os
+
+import cv2
+import numpy as np
+
+from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, turn
+from jaxad.data.image import Decoded, read_bytes
+from jaxad.errors import UserError
+
+# Shares of the brightest value, between which an approximate mask of two values has pixels at its edges alone.
+_DARK, _BRIGHT = 0.25, 0.75
+_REACH = 17  # pixels: an edge is blurred within a JPEG's blocks of 8 pixels, to both sides
+_NOISE = 0.1  # share of white within which a JPEG's values lie around black and white, but for the edges
+_KINDS = 4  # different values near black, and near white, that show a JPEG's noise
+
+
+def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes a mask file, turned upright by its own EXIF orientation.
+
+    Marked is:
+
+    - in a palette every index but 0, whatever its color;
+    - in grey or RGB pixels every one that is not black: classes may have any number, and an edge any level;
+    - where the alpha channel varies: every pixel that is not fully transparent, if all of these have one color;
+      otherwise those of them that are not black;
+    - in JPEG and lossy WebP, whose blacks are not quite black, what exceeds half of the brightest value. So it is in a
+      lossless file that holds a saved JPEG: nearly all of its values lie close to black or to white, with many
+      different ones at both ends.
+
+    Returns:
+      uint8 (h, w), 1 where the image is marked as defective, else 0.
+
+    Raises:
+      UserError: As in `jaxad.data.image.read_image`; or a lossy file has more than two values, so that what is
+        noise cannot be told.
+    """
+    return _read(path, max_pixels)[0]
+
+
+def read_mask_of(
+    path: str | os.PathLike, image: Decoded, image_path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decodes the mask of a defective image that was turned upright: uint8 (h, w) of 0 and 1, as large as the image.
+
+    A mask without an EXIF orientation was drawn either on the upright image or on the pixels as they are stored. Where
+    the two differ in size, the mask's size tells; elsewhere nothing does, and the mask is refused.
+
+    A mask that marks no pixel, or all, is used as it is, with a logged warning.
+
+    Raises:
+      UserError: As in `read_mask`; or the mask does not lie on the image in one way only.
+    """
+    (mask, orientation), shape = _read(path, max_pixels), image.image.shape[:2]
+    if image.orientation != 1 and orientation == 1:
+        stored = shape[::-1] if image.orientation >= 5 else shape
+        if mask.shape == shape == stored:
+            raise UserError(
+                f"image '{image_path}' is turned by its EXIF orientation ({image.orientation}), and whether its mask "
+                f"'{path}' was drawn before or after that cannot be told; save the image turned and without the "
+                "orientation, with a mask to match"
+            )
+        if mask.shape == stored:
+            mask = turn(mask, image.orientation)
+    if mask.shape != shape:
+        raise UserError(
+            f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image "
+            f"'{image_path}' is {shape[1]} x {shape[0]}; make them the same size"
+        )
+    if not mask.any():
+        # Published sets have such masks (four of the magnetic tiles), so this is no error.
+        logging.warning("mask '%s' marks no pixel of its defective image; it is used as it is", path)
+    elif mask.all():
+        logging.warning("mask '%s' marks every pixel of its defective image; it is used as it is", path)
+    return mask
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Makes a mask smaller, where a new pixel is marked if it covers any marked one, or larger by the nearest pixel.
+
+    So no defect vanishes or falls apart. Height and width are treated apart.
+
+    Args:
+      mask: uint8 (h, w) of 0 and 1.
+      size: The new (height, width).
+
+    Returns:
+      uint8 (*size,) of 0 and 1; the argument itself when it already has this size.
+    """
+    if mask.shape == tuple(size):
+        return mask
+    for axis, length in enumerate(size):
+        old = mask.shape[axis]
+        if length < old:
+            # New pixel i covers the old ones from floor(i old / length) to ceil((i + 1) old / length) - 1. Each group
+            # of `reduceat` ends where the next begins, so it lacks a last pixel that is covered in part.
+            edges = np.arange(length + 1, dtype=np.int64) * old
+            first, last = edges[:-1] // length, -(-edges[1:] // length) - 1
+            mask = np.maximum(np.maximum.reduceat(mask, first, axis=axis), mask.take(last, axis=axis))
+        elif length > old:
+            mask = mask.take((2 * np.arange(length) + 1) * old // (2 * length), axis=axis)
+    return np.ascontiguousarray(mask)
+
+
+def _read(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, int]:
+    """A mask, and the EXIF orientation that it was turned by."""
+    pixels = decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True)
+    return _marked(pixels, path), pixels.orientation
+
+
+def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:
+    values = pixels.values
+    if pixels.is_indexed:
+        return (values[..., 0] != 0).astype(np.uint8)
+    visible = np.ones(values.shape[:2], bool)
+    if values.shape[2] in (2, 4):
+        values, alpha = values[..., :-1], values[..., -1]
+        if alpha.min() != alpha.max():
+            visible = alpha > 0
+            shown = values[visible]
+            if (shown == shown[0]).all():
+                return visible.astype(np.uint8)
+    brightness = values.max(axis=-1) * visible
+    white = np.iinfo(brightness.dtype).max
+    if pixels.is_lossy:
+        return _marked_by_halves(brightness, path)
+    level = white // 2 if _is_saved_jpeg(brightness) else 0
+    return (brightness > level).astype(np.uint8)
+
+
+def _is_saved_jpeg(brightness: np.ndarray) -> bool:
+    white = np.iinfo(brightness.dtype).max
+    counts = np.bincount(brightness.ravel(), minlength=white + 1)
+    near = int(white * _NOISE)
+    dark, middle, bright = counts[1 : near + 1], counts[near + 1 : white - near], counts[white - near : white]
+    kinds = min(np.count_nonzero(dark), np.count_nonzero(bright))
+    return kinds >= _KINDS and dark.sum() + bright.sum() > middle.sum()
+
+
+def _marked_by_halves(brightness: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    """What exceeds half of the brightest value; raises UserError unless the values between lie at edges alone."""
+    top = int(brightness.max())
+    if not top:
+        return np.zeros(brightness.shape, np.uint8)
+    bright = (brightness > _BRIGHT * top).astype(np.uint8)
+    near = cv2.dilate(bright, np.ones((_REACH, _REACH), np.uint8))
+    alone = (brightness > _DARK * top) & (near == 0)
+    if top <= np.iinfo(brightness.dtype).max * _DARK or alone.any():
+        raise UserError(
+            f"mask '{path}' is stored with loss and has other values than black and one brighter one, so that its "
+            "defects cannot be told from noise; save it as PNG"
+        )
+    return (brightness > np.median(brightness[bright > 0]) / 2).astype(np.uint8)
