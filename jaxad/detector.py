@@ -231,7 +231,7 @@ class Detector:
         size, made = self.config.score.size, []
         # TFDS may hold images as small as MNIST's.
         options = {"channels": self.channels, "min_side": 1 if self.config.data.source == "tfds" else MIN_SIDE}
-        options["white_level"] = self.white_level
+        options |= {"white_level": self.white_level, "max_pixels": configs.max_pixels(self.config)}
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
             seen = [to_image(image, number=number, **options) for number, image in chunk]

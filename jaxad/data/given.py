@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxad.data.codec import MAX_PIXELS
 from jaxad.data.image import read_image, to_grey
 from jaxad.errors import UserError, first_line
 
@@ -31,7 +32,13 @@ def several(images: Given | Iterable[Given]) -> Iterable[Given]:
 
 
 def to_image(
-    given: Given, *, number: int, channels: int, min_side: int, white_level: int | None = None
+    given: Given,
+    *,
+    number: int,
+    channels: int,
+    min_side: int,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """One image in the form that a detector takes.
 
@@ -44,6 +51,7 @@ def to_image(
       channels: 3 or 1.
       min_side: The smallest accepted height and width in pixels.
       white_level: Of files of 16 bits, see `read_image`.
+      max_pixels: The most pixels of a file, see `read_image`.
 
     Returns:
       uint8 (h, w, channels); grey from RGB by `to_grey`, RGB from grey by three equal channels.
@@ -52,7 +60,7 @@ def to_image(
       UserError: It is of another kind, cannot be read, or is smaller than `min_side`.
     """
     if isinstance(given, str | os.PathLike):
-        return read_image(given, min_side=min_side, channels=channels, white_level=white_level)
+        return read_image(given, min_side=min_side, channels=channels, white_level=white_level, max_pixels=max_pixels)
     if not isinstance(given, Image.Image) and not hasattr(given, "__array__"):
         raise UserError(f"image {number} must be a path, an image of Pillow or an array, not {_kind(given)}")
     image = _decoded(given, number) if isinstance(given, Image.Image) else np.asarray(given)
