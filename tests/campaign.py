@@ -184,7 +184,8 @@ class Campaign:
             process.send_signal(which)
             status, text = self.end(process, log)
             assert status in (0, 128 + which, -which), text
-            assert (status == 0) == (workdir / "results.json").exists(), (status, text)
+            # It may come when all is done, while the interpreter ends.
+            assert status or (workdir / "results.json").exists(), text
             stopped += status != 0
             self.finish(self.training, workdir)
             self.assert_complete(workdir)
