@@ -76,6 +76,7 @@ def first_line(error: BaseException) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command: what `told` knows is printed as one sentence instead of a traceback."""
+    previous, sys.unraisablehook = sys.unraisablehook, _end_if_interrupted
     try:
         main()
     except BaseException as error:
@@ -85,3 +86,16 @@ def run(main: Callable[[], None]) -> None:
         if sentence:
             print(f"error: {sentence}" if status == 2 else sentence, file=sys.stderr)
         sys.exit(status)
+    finally:
+        sys.unraisablehook = previous
+
+
+def _end_if_interrupted(dropped) -> None:
+    """Ends the command when Ctrl-C came during a finalizer, whose exceptions Python prints and drops."""
+    known = told(dropped.exc_value) if isinstance(dropped.exc_value, KeyboardInterrupt) else None
+    if known is None:
+        sys.__unraisablehook__(dropped)
+        return
+    sys.stdout.flush()
+    print(known[0] or "interrupted", file=sys.stderr, flush=True)
+    os._exit(known[1])  # an exception cannot leave a finalizer

@@ -150,13 +150,15 @@ def test_two_processes_train_lose_one_stop_resume_and_end_as_one_does(folder, on
     assert_same_state(one, workdir, 2)
     assert not (workdir / "detector.json").exists()
 
-    before = max(row["step"] for row in read_history(workdir))
-    with Pair("tests.tiny", arguments, folder) as pair:
-        pair.signal(signal.SIGTERM, lambda: reached(before + before % EVERY + EVERY))
-        assert pair.ends() == [143, 143], pair.logs()
-        printed, silent = pair.logs()
-    assert "resuming at step" in printed and "the same command resumes there" in printed
-    assert "step" not in silent.replace("steps", "")  # process 0 alone prints
+    for number, statuses in ((signal.SIGTERM, [143, 143]), (signal.SIGINT, [143, 130])):
+        before = max(row["step"] for row in read_history(workdir))
+        with Pair("tests.tiny", arguments, folder) as pair:
+            pair.signal(number, lambda before=before: reached(before + before % EVERY + EVERY))
+            assert pair.ends() == statuses, pair.logs()
+            printed, silent = pair.logs()
+        assert "resuming at step" in printed and "the same command resumes there" in printed
+        silent = silent.replace("steps", "").replace("stopping after the step under way", "")
+        assert "step" not in silent and "Traceback" not in silent  # process 0 alone prints
 
     with Pair("tests.tiny", arguments, folder) as pair:
         pair.finish()
@@ -165,7 +167,7 @@ def test_two_processes_train_lose_one_stop_resume_and_end_as_one_does(folder, on
     found, rows = (read_history(path) for path in (workdir, one))
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in rows], rtol=0, atol=1e-6)
-    assert len(json.loads((workdir / "provenance.json").read_text())) == 3
+    assert len(json.loads((workdir / "provenance.json").read_text())) == 4
     assert_same_results(one, workdir)
 
 

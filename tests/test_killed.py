@@ -156,6 +156,25 @@ def test_a_second_interrupt_ends_at_once() -> None:
         assert "what was not saved is lost" in process.stderr.read()
 
 
+DROPPED = """
+import os, signal, time, weakref
+from jaxad import errors
+class Thing: pass
+def main():
+    thing = Thing()
+    weakref.finalize(thing, lambda: None)
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del thing
+    time.sleep(60)
+errors.run(main)
+"""
+
+
+def test_an_interrupt_during_a_finalizer_is_not_dropped() -> None:
+    result = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_resumes(runs, number, status) -> None:
     workdir = f"stopped{status}"
