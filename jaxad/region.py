@@ -49,7 +49,7 @@ class Region(NamedTuple):
 
     def judged_at(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the region in an image of this height and width."""
-        top, left = (round(self.border * side / self.size) for side in size)
+        top, left = (min(round(self.border * side / self.size), (side - 1) // 2) for side in size)
         return top, left, size[0] - top, size[1] - left
 
     def peak_at(self, scored: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
@@ -64,8 +64,8 @@ class Region(NamedTuple):
     def map_at(self, scored: np.ndarray, size: tuple[int, int], *, sigma: float = 0.0) -> np.ndarray:
         """A map (size, size) in an image of this height and width: float32, NaN outside the region.
 
-        Enlarged linearly; shrunk to averages, so that no value is left out. For a picture it can be smoothed first,
-        with a standard deviation `sigma` in its own pixels.
+        It is resampled by `resize_map`. For a picture it can be smoothed first, with a standard deviation `sigma` in
+        its own pixels.
         """
         top, left, bottom, right = self.judged_at(size)
         full = np.full(size, np.nan, np.float32)

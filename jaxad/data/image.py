@@ -117,7 +117,10 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_map(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resamples a score map: each side is averaged over areas where it shrinks, and interpolated where it grows.
+    """Resamples a score map; height and width are treated apart.
+
+    A side that grows is interpolated linearly. On one that shrinks a pixel is the highest of those that it covers, be
+    it in part, so that no peak is lost.
 
     Args:
       scores: float32 (h, w).
@@ -126,9 +129,21 @@ def resize_map(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
       float32 (*size,).
     """
-    smaller = [min(old, new) for old, new in zip(scores.shape, size, strict=True)]
-    shrunk = cv2.resize(scores, smaller[::-1], interpolation=cv2.INTER_AREA)
-    return cv2.resize(shrunk, size[::-1], interpolation=cv2.INTER_LINEAR)
+    for axis, length in enumerate(size):
+        if length < scores.shape[axis]:
+            scores = covered_maximum(scores, length, axis)
+    return cv2.resize(scores, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def covered_maximum(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Shrinks one axis of an array to `length`; each new element is the maximum of those that it covers, be it in part.
+
+    New element i covers the old ones from floor(i old / length) to ceil((i + 1) old / length) - 1.
+    """
+    edges = np.arange(length + 1, dtype=np.int64) * array.shape[axis]
+    first, last = edges[:-1] // length, -(-edges[1:] // length) - 1
+    # Each group of `reduceat` ends where the next begins, so it lacks a last element that is covered in part.
+    return np.maximum(np.maximum.reduceat(array, first, axis=axis), array.take(last, axis=axis))
 
 
 def smooth_map(scores: np.ndarray, sigma: float) -> np.ndarray:

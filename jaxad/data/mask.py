@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, turn
-from jaxad.data.image import Decoded, read_bytes
+from jaxad.data.image import Decoded, covered_maximum, read_bytes
 from jaxad.errors import UserError
 
 # Shares of the brightest value, between which an approximate mask of two values has pixels at its edges alone.
@@ -94,11 +94,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for axis, length in enumerate(size):
         old = mask.shape[axis]
         if length < old:
-            # New pixel i covers the old ones from floor(i old / length) to ceil((i + 1) old / length) - 1. Each group
-            # of `reduceat` ends where the next begins, so it lacks a last pixel that is covered in part.
-            edges = np.arange(length + 1, dtype=np.int64) * old
-            first, last = edges[:-1] // length, -(-edges[1:] // length) - 1
-            mask = np.maximum(np.maximum.reduceat(mask, first, axis=axis), mask.take(last, axis=axis))
+            mask = covered_maximum(mask, length, axis)
         elif length > old:
             mask = mask.take((2 * np.arange(length) + 1) * old // (2 * length), axis=axis)
     return np.ascontiguousarray(mask)
