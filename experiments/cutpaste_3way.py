@@ -117,6 +117,8 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.crop = 0
+    # Heatmaps are blurred by a Gaussian of so many pixels of the map; scores and maps are not.
+    config.evaluate.heatmap_sigma = 0.0
     config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
 

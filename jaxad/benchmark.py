@@ -285,7 +285,8 @@ def _scoring(
     compile_s = time.perf_counter() - start
     side, count = config.score.size, 4 * config.evaluate.batch
     images = np.stack([good[number % len(good)] for number in range(count)])
-    inference = yardstick.measure(lambda: found.score(images), images=count, operations=operations(side))
+    operations_seen = operations(config.evaluate.crop or side)
+    inference = yardstick.measure(lambda: found.score(images), images=count, operations=operations_seen)
     if not len(data.load(config).test):
         return {"inference": inference, "evaluation": missing("there are no test images")}, compile_s
     records = evaluate.read_test_set(config)
@@ -293,7 +294,6 @@ def _scoring(
     def call():
         return metrics.evaluate(evaluate.score_records(found, records), pro_limit=config.evaluate.pro_limit)
 
-    operations_seen = operations(config.evaluate.crop or side)
     evaluation = yardstick.measure(call, images=len(records), operations=operations_seen)
     return {"inference": inference, "evaluation": evaluation}, compile_s
 

@@ -53,6 +53,7 @@ _AT_LEAST = {
     "score.uncertainty_weight": 0,
     "evaluate.batch": 1,
     "evaluate.crop": 0,
+    "evaluate.heatmap_sigma": 0,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 1,
 }

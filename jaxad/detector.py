@@ -11,13 +11,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, methods, parallel
+from jaxad import checkpoint, methods, parallel, regions
 from jaxad import config as configs
 from jaxad.data.image import resize_image, to_grey
 from jaxad.errors import UserError
@@ -44,8 +43,10 @@ class Prediction(NamedTuple):
       score: The image score; larger is more anomalous.
       threshold: Scores above it are called defective; None where none was fitted.
       defective: The decision; None without a threshold.
-      map: float32 (h, w), the score map at the image's own size.
-      peak: (row, column) of the map's highest value, in pixels of the image.
+      map: float32 (h, w), the score map at the image's own size; NaN outside of what was judged.
+      peak: (row, column) of the highest value of the map as it was scored, in pixels of the image.
+      judged: (top, left, bottom, right) of the part of the image that was judged, in its pixels; the last two are not
+        in it. It is the whole image unless ``config.evaluate.crop`` is set.
     """
 
     score: float
@@ -53,6 +54,7 @@ class Prediction(NamedTuple):
     defective: bool | None
     map: np.ndarray
     peak: tuple[int, int]
+    judged: tuple[int, int, int, int]
 
 
 class Detector:
@@ -62,7 +64,7 @@ class Detector:
       config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
       variables: Parameters and batch statistics.
       density: What ``Method.fit`` returned.
-      threshold: Image scores of whole images above it are called defective; None without held-out images.
+      threshold: Image scores above it are called defective; None without held-out images.
       heat_range: The map's median and highest value on good images; heatmaps run from the one to the other.
       good_scores: Mean and standard deviation of good images' scores.
     """
@@ -97,42 +99,41 @@ class Detector:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
         return parallel.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
 
-    def score(self, images: np.ndarray, *, crop: int = 0, batch: int | None = None) -> Scores:
+    def score(self, images: np.ndarray, *, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.
+
+        The network sees the central square of side ``config.evaluate.crop``, and the map is zero outside it; with 0 it
+        sees the whole image.
 
         Args:
           images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: Side of the central square that the network sees; the map is zero outside it. 0 for the whole image.
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
 
         Returns:
           NumPy scores: image (n,) and map (n, size, size), float32.
         """
-        seen = _central(images, crop)
-        found = self._call(self._score, seen, batch)
+        found = self._call(self._score, self.central(images), batch)
         return found._replace(map=_bordered(found.map, images.shape[1]))
 
-    def parts(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+    def parts(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """The terms of which the score map is the sum, for a picture.
 
         Args:
-          images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: As in `score`.
+          images: uint8 (n, size, size, c), as in `score`.
 
         Returns:
           float32 (n, size, size) by name; None where the method's map has none (see `Method`).
         """
         if self._parts is None:
             return None
-        found = self._call(self._parts, _central(images, crop))
+        found = self._call(self._parts, self.central(images))
         return {name: _bordered(maps, images.shape[1]) for name, maps in found.items()}
 
-    def embed(self, images: np.ndarray, *, crop: int = 0) -> dict[str, np.ndarray] | None:
+    def embed(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """Features of images as they are, which come first, and as training changes them, by name, for a picture.
 
         Args:
-          images: uint8 (n, size, size, c), where size is ``config.score.size``.
-          crop: As in `score`.
+          images: uint8 (n, size, size, c), as in `score`.
 
         Returns:
           float32 (n, d) by name; None where the method has none (see `Method`).
@@ -145,12 +146,12 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), _central(images, crop)))
+        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), self.central(images)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
-        self._call(self._score, np.zeros((1, size, size, self.channels), np.uint8), batch)
+        self.score(np.zeros((1, size, size, self.channels), np.uint8), batch=batch)
 
     def _call(self, compiled: Callable, rows, batch: int | None = None):
         """What a compiled ``(weights, rows) -> made`` makes of any number of rows, `batch` of them in one call.
@@ -164,7 +165,7 @@ class Detector:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def predict(self, images: np.ndarray | list[np.ndarray], *, batch: int | None = None) -> list[Prediction]:
-        """Scores images of any size; the whole image is seen.
+        """Scores images of any size, or their central part where ``config.evaluate.crop`` is set.
 
         Args:
           images: uint8 RGB arrays (h, w, 3), whose sizes may differ. A detector of grey images takes (h, w, 1), and
@@ -183,21 +184,34 @@ class Detector:
                 raise UserError(f"image {number} must be uint8 {shapes}, not {image.dtype} {image.shape}")
         if not len(images):
             return []
-        size = self.config.score.size
-        seen = (to_grey(image) if image.shape[2] > self.channels else image for image in images)
-        stack = np.stack([resize_image(image, (size, size)) for image in seen])
+        stack = np.stack([self.resized(image) for image in images])
         scores = self.score(stack, batch=batch or (1 if len(stack) == 1 else None))
-        return [self._prediction(*row) for row in zip(images, scores.image, scores.map, strict=True)]
+        made = []
+        for image, *row in zip(images, *scores, strict=True):
+            one = self.prediction(image.shape[:2], *row)
+            made.append(one._replace(map=regions.at_size(one.map, image.shape[:2])))
+        return made
 
-    def _prediction(self, image: np.ndarray, score: np.floating, small: np.ndarray) -> Prediction:
-        full = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        row, column = np.unravel_index(full.argmax(), full.shape)
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """An image (h, w, 3 or c) as `score` takes it: uint8 (size, size, c)."""
+        size = self.config.score.size
+        return resize_image(to_grey(image) if image.shape[2] > self.channels else image, (size, size))
+
+    def prediction(self, shape: tuple[int, int], score: np.floating, map: np.ndarray) -> Prediction:
+        """What is said of an image of a shape (h, w) by its score and its map (size, size), which keeps its size."""
+        crop = self.config.evaluate.crop
         defective = None if self.threshold is None else bool(score > self.threshold)
-        return Prediction(float(score), self.threshold, defective, full, (int(row), int(column)))
+        peak, judged = regions.peak(map, crop, shape), regions.judged(len(map), crop, shape)
+        return Prediction(float(score), self.threshold, defective, regions.outside_nan(map, crop), peak, judged)
+
+    def central(self, images: np.ndarray) -> np.ndarray:
+        """The part of images or maps (n, size, size, ...) that is judged."""
+        return _central(images, self.config.evaluate.crop)
 
     def fit_ranges(self, good: Scores) -> None:
-        """Sets `heat_range` and `good_scores` from the scores of good images, whole and of the training split."""
-        self.heat_range = (float(np.median(good.map)), float(good.map.max()))
+        """Sets `heat_range` and `good_scores` from the scores of good images of the training split."""
+        judged = self.central(good.map)
+        self.heat_range = (float(np.median(judged)), float(judged.max()))
         image = good.image.astype(np.float64)
         self.good_scores = (float(image.mean()), float(image.std()))
 
@@ -225,7 +239,7 @@ class Detector:
 
 
 def _central(images: np.ndarray, crop: int) -> np.ndarray:
-    """The central part of images (n, side, side, c) that the network sees; all of them where `crop` is 0."""
+    """The central part of images (n, side, side, ...) that the network sees; all of them where `crop` is 0."""
     side = images.shape[1]
     if crop > side or crop < 0:
         raise UserError(f"config.evaluate.crop is {crop}, but the images are {side} pixels a side")
@@ -278,7 +292,8 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
       overrides: Values of its config to change for this use, as text by dotted key: where the test images are, and how
-        they are scored. With other values in ``config.score`` the threshold is None, since it was fitted with these.
+        they are scored. With other values in ``config.score``, or another ``config.evaluate.crop``, the threshold is
+        None, since it was fitted with these.
 
     Raises:
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
@@ -295,5 +310,7 @@ def load(workdir: str | Path, overrides: dict[str, str] | None = None) -> Detect
         threshold, (low, high), (mean, std) = (fitted[key] for key in ("threshold", "heat_range", "good_scores"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'detector.json'} is damaged; {REWRITE}") from error
-    threshold = threshold if config.score == configs.read(workdir).score else None
+    trained = configs.read(workdir)
+    if (config.score, config.evaluate.crop) != (trained.score, trained.evaluate.crop):
+        threshold = None
     return Detector(config, tree["variables"], tree["density"], threshold, (low, high), (mean, std))

@@ -44,7 +44,7 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
     """Scores a test set once, each process its share; the images have the size for scoring."""
     hosts.same("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
-    shares = hosts.gather(found.score(images[hosts.share(len(images))], crop=found.config.evaluate.crop))
+    shares = hosts.gather(found.score(images[hosts.share(len(images))]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],
@@ -64,7 +64,7 @@ def score_test_set(found: detector.Detector) -> metrics.TestScores:
 
 def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict[str, np.ndarray] | None:
     """Features of good and defective images, and of good ones as training changes them; None where there are none."""
-    features = found.embed(scores.images, crop=found.config.evaluate.crop)
+    features = found.embed(scores.images)
     if features is None:
         return None
     (_, normal), *changed = features.items()
@@ -75,16 +75,15 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
 def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
     """The terms of the score maps of the images that the report shows, by name and index; None where there are none."""
     shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
-    parts = found.parts(scores.images[shown], crop=found.config.evaluate.crop)
+    parts = found.parts(scores.images[shown])
     return None if parts is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in parts.items()}
 
 
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
-        return {"value": None, "reason": "no good images were held out, or config.score is not what it was fitted with"}
-    if found.config.evaluate.crop:
-        return {"value": found.threshold, "reason": "fitted on whole images, the test set is scored on a crop"}
+        why = "no good images were held out, or config.score or config.evaluate.crop is not what it was fitted with"
+        return {"value": None, "reason": why}
     called = scores.image_scores > found.threshold
     rates = {
         name: float(called[scores.labels == label].mean()) if (scores.labels == label).any() else None

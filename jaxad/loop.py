@@ -113,7 +113,10 @@ class _Run:
 
     @functools.cached_property
     def _made(self) -> synthetic.SyntheticSet | None:
-        return synthetic.make(self._good(self.held).stack(), self._good(self.fitted)) if len(self.held) else None
+        if not len(self.held):
+            return None
+        crop = self.config.evaluate.crop
+        return synthetic.make(self._good(self.held).stack(), self._good(self.fitted), crop=crop)
 
     @property
     def watched(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxad import figures, metrics
+from jaxad import figures, metrics, regions
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
 from jaxad.samples import rgb
@@ -100,7 +100,10 @@ def write_html(
                 "training tells apart; a number behind it is the weight of this change in a sum, and a frame shows "
                 f"where local changes lie.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
-        body += [_examples(scores, parts or {}), _provenance(results)]
+        body += [
+            _examples(scores, parts or {}, (results.get("config") or {}).get("evaluate", {})),
+            _provenance(results),
+        ]
         Path(path).write_text(
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -268,7 +271,7 @@ def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str,
     return picked
 
 
-def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]]) -> str:
+def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], settings: dict) -> str:
     if not len(scores.ids):
         return ""
     limits = {"score": figures.colour_limits(scores.maps)}
@@ -280,6 +283,12 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]]) -> st
             "heatmap of the score, and of each of the terms whose sum it is. Each kind of heatmap has its own colour "
             "scale: the score's is set by all test images, a term's by those shown here"
         )
+    if settings.get("heatmap_sigma"):
+        about += (
+            f", drawn after a blur by a Gaussian of {settings['heatmap_sigma']:g} pixels that the scores do not see"
+        )
+    if settings.get("crop"):
+        about += f". Only the central {settings['crop']} pixels are judged; what is dark around them is not"
     body = [f"<h2>Examples</h2><p class=soft>Image, ground truth outline, {about}.</p>"]
     for name, (low, high) in limits.items():
         start = f"<span>{html.escape(name)}</span><span>{low:.3g}</span>" if terms else f"{low:.3g}"
@@ -287,14 +296,18 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]]) -> st
         bar = _picture(figures.colour_bar(), "colour scale")
         body.append(f"<div class=scale>{start}{bar}{high:.3g}{note}</div>")
     for title, explanation, indices in pick_examples(scores):
-        cards = "".join(_example(scores, terms, i, limits) for i in indices)
+        cards = "".join(_example(scores, terms, i, limits, settings) for i in indices)
         kind = "'examples terms'" if terms else "examples"
         body.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class={kind}>{cards}</div>")
     return "\n".join(body)
 
 
 def _example(
-    scores: TestScores, terms: dict[str, dict[int, np.ndarray]], i: int, limits: dict[str, tuple[float, float]]
+    scores: TestScores,
+    terms: dict[str, dict[int, np.ndarray]],
+    i: int,
+    limits: dict[str, tuple[float, float]],
+    settings: dict,
 ) -> str:
     image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
     if mask is not None and mask.any():
@@ -313,6 +326,7 @@ def _example(
     for name, map in {"score": scores.maps[i], **{name: maps[i] for name, maps in terms.items()}}.items():
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"
+        map = regions.smooth(regions.outside_nan(map, settings.get("crop", 0)), settings.get("heatmap_sigma", 0.0))
         tiles[name] = _picture(figures.overlay(image, map, low=low, high=high, mask=mask), alt)
     if terms:  # only then a heatmap can be taken for another one
         tiles = {k: f"<figure>{tile}<figcaption>{html.escape(k)}</figcaption></figure>" for k, tile in tiles.items()}

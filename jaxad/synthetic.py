@@ -120,7 +120,36 @@ def _defective(
     return None
 
 
-def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
+def _defective_inside(
+    rng: np.random.Generator, kind: str, image: np.ndarray, others: Sequence[np.ndarray], crop: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `_defective`, with the defect in the central square of side `crop`, or anywhere where that is 0."""
+    if not crop:
+        return _defective(rng, kind, image, others)
+    start = (len(image) - crop) // 2
+    inside = np.s_[start : start + crop, start : start + crop]
+    made = _defective(rng, kind, np.ascontiguousarray(image[inside]), _Inside(others, inside))
+    if made is None:
+        return None
+    whole, mask = image.copy(), np.zeros(image.shape[:2], np.uint8)
+    whole[inside], mask[inside] = made
+    return whole, mask
+
+
+class _Inside(Sequence):
+    """A part of every image of a sequence, cut when it is asked for."""
+
+    def __init__(self, images: Sequence[np.ndarray], inside: tuple[slice, slice]):
+        self._images, self._inside = images, inside
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return np.ascontiguousarray(self._images[number][self._inside])
+
+
+def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> SyntheticSet:
     """Makes the set from held-out good images; the same images give the same set.
 
     The defects of image number i depend on i, on this image and on `others`, and on nothing else. Of more than `MOST`
@@ -130,6 +159,7 @@ def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
     Args:
       good: uint8 (n, s, s, c) with n > 0, c = 3 or 1 and s at least 32.
       others: uint8 (s, s, c) good images, such as those of the training, from which patches are blended in.
+      crop: Side of the central square that is judged, in which the defects lie; 0 for the whole image.
 
     Raises:
       ValueError: There are no images, or no others.
@@ -141,7 +171,7 @@ def make(good: np.ndarray, others: Sequence[np.ndarray]) -> SyntheticSet:
     kinds = ["good"] * len(good)
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
-            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others)
+            made = _defective_inside(np.random.default_rng((_SEED, code, number)), kind, image, others, crop)
             if made is not None:
                 images.append(made[0])
                 masks.append(made[1])

@@ -1,5 +1,6 @@
 """A trained detector: padded batches, crops, sizes, peaks, threshold, and its directory."""
 
+import copy
 import json
 
 import cv2
@@ -35,6 +36,14 @@ def baseline(threshold=None, **overrides):
     settings = config(**overrides)
     density = methods.create(settings).fit({}, pictures(20, seed=9), jax.random.key(0))
     return Detector(settings, {}, jax.device_get(density), threshold, heat_range=(0.5, 2.0), good_scores=(1.5, 0.25))
+
+
+def cropping(found, crop):
+    """A detector that judges the central square of side `crop`, with everything else of `found`."""
+    other = copy.copy(found)
+    other.config = copy.deepcopy(found.config)
+    other.config.evaluate.crop = crop
+    return other
 
 
 @pytest.fixture
@@ -96,7 +105,7 @@ def test_the_crop_protocol(neighbours, crop):
     images = pictures(4)
     border = (SIZE - crop) // 2
     inside = slice(border, SIZE - border)
-    cropped = neighbours.score(images, crop=crop)
+    cropped = cropping(neighbours, crop).score(images)
     alone = neighbours.score(np.ascontiguousarray(images[:, inside, inside]))
     assert cropped.map.shape == (4, SIZE, SIZE)
     np.testing.assert_allclose(cropped.map[:, inside, inside], alone.map, rtol=1e-6)
@@ -109,7 +118,7 @@ def test_the_crop_protocol(neighbours, crop):
 
 def test_no_crop_and_the_whole_image_are_the_same(neighbours):
     images = pictures(2)
-    np.testing.assert_array_equal(neighbours.score(images).map, neighbours.score(images, crop=SIZE).map)
+    np.testing.assert_array_equal(neighbours.score(images).map, cropping(neighbours, SIZE).score(images).map)
 
 
 @pytest.mark.parametrize(
@@ -117,20 +126,20 @@ def test_no_crop_and_the_whole_image_are_the_same(neighbours):
 )
 def test_crops_that_do_not_fit(neighbours, crop, words):
     with pytest.raises(UserError, match=words):
-        neighbours.score(pictures(1), crop=crop)
+        cropping(neighbours, crop).score(pictures(1))
 
 
 @pytest.mark.parametrize("count", [1, 8, 17])  # 8 simulated devices
 @pytest.mark.parametrize("crop", [0, 24])
 def test_parts_sum_to_the_map(divided, count, crop):
     images = pictures(count)
-    parts, border = divided.parts(images, crop=crop), (SIZE - (crop or SIZE)) // 2
+    parts, border = cropping(divided, crop).parts(images), (SIZE - (crop or SIZE)) // 2
     assert list(parts) == ["first", "second"]
     for maps, expected in zip(parts.values(), (images[..., 0] / 255, images[..., 1] / 127.5), strict=True):
         expected = np.pad(expected[:, border : SIZE - border, border : SIZE - border], [(0, 0)] + 2 * [(border,) * 2])
         assert maps.dtype == np.float32
         np.testing.assert_allclose(maps, expected, rtol=1e-6)
-    total = divided.score(images, crop=crop).map
+    total = cropping(divided, crop).score(images).map
     np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
 
 
@@ -147,7 +156,10 @@ def test_prediction_of_images_of_different_sizes():
     for one, score, map_, image in zip(made, small.image, small.map, images, strict=True):
         assert one.score == pytest.approx(float(score)) and isinstance(one.score, float)
         np.testing.assert_array_equal(one.map, cv2.resize(map_, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
-        assert one.map[one.peak] == one.map.max() and one.map.dtype == np.float32
+        row, column = np.unravel_index(map_.argmax(), map_.shape)
+        middle = [(row + 0.5) * image.shape[0] / SIZE, (column + 0.5) * image.shape[1] / SIZE]
+        assert one.peak == tuple(int(at) for at in middle) and one.map.dtype == np.float32
+        assert one.judged == (0, 0, *image.shape[:2])
         assert one.threshold == 1.0 and one.defective is (one.score > 1.0)
 
 

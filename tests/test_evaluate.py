@@ -94,8 +94,8 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
     scores = evaluate.score_test_set(found)
     assert evaluate.example_parts(found, scores) is None
 
-    def parts(images, *, crop):
-        asked.append((images, crop))
+    def parts(images):
+        asked.append(images)
         return {"red": images[..., 0]}
 
     monkeypatch.setattr(found, "parts", parts)
@@ -103,9 +103,9 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.page, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
     shutil.copytree(run / "work", tmp_path / "work")
     evaluate.evaluate(found, tmp_path / "work")
-    ((images, crop),), (made,) = asked, drawn
+    (images,), (made,) = asked, drawn
     np.testing.assert_array_equal(images, scores.images[[3, 0, 2]])
-    assert crop == 0 and list(made) == ["red"] and list(made["red"]) == [3, 0, 2]
+    assert list(made) == ["red"] and list(made["red"]) == [3, 0, 2]
     for i, image in made["red"].items():
         np.testing.assert_array_equal(image, scores.images[i, ..., 0])
 

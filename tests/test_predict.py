@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import predict, train
-from jaxad.data.image import read_image
+from jaxad import predict, prediction_files, train
+from jaxad.data.image import SUFFIXES, list_folder, read_image
 from jaxad.errors import UserError
 from tests.parts import HEIGHT, SPOT, WIDTH, baseline, command, part, write, write_parts
 
@@ -32,6 +32,10 @@ def new(tmp_path):
     return tmp_path / "new"
 
 
+def collect(*paths):
+    return prediction_files.walk([str(path) for path in paths], list_folder, SUFFIXES)
+
+
 def run(workdir, output, *arguments):
     """Predicts; returns the rows of predictions.csv."""
     assert command(predict.main, "--workdir", workdir, "--output", output, *arguments) == 0
@@ -41,25 +45,27 @@ def run(workdir, output, *arguments):
 
 def test_collect_takes_files_as_they_come_and_folders_sorted(new):
     inside = ["a.bmp", "b.png", "B/b.png", "B/C/large.png"]
-    assert predict.collect([str(new)]) == [new / name for name in inside]
+    assert collect(new)[0] == [new / name for name in inside]
     given = [str(new / "b.png"), str(new / "B"), str(new / "a.bmp")]
     expected = ["b.png", "B/b.png", "B/C/large.png", "a.bmp"]
-    assert predict.collect(given) == [new / name for name in expected]
+    assert collect(*given)[0] == [new / name for name in expected]
 
 
-def test_collect_refuses_what_holds_no_images(new):
+def test_collect_refuses_what_holds_no_images_and_names_other_files(new):
     (new / "empty").mkdir()
     with pytest.raises(UserError, match=r"folder .*empty holds no images"):
-        predict.collect([str(new / "empty")])
+        collect(new / "empty")
     (new / "B" / "list.txt").write_text("b")
-    with pytest.raises(UserError, match=r"'.*list\.txt' is not an image"):
-        predict.collect([str(new)])
+    images, others = collect(new)
+    assert len(images) == 4 and others == [new / "B" / "list.txt"]
+    with pytest.raises(UserError, match=r"image '.*no\.png' does not exist; check the path"):
+        collect(new / "no.png")
 
 
 def test_the_table(workdir, new, tmp_path, capsys):
     rows = run(workdir, tmp_path / "out", new)
-    assert list(rows[0]) == list(predict.COLUMNS)
-    assert [row["path"] for row in rows] == [str(path) for path in predict.collect([str(new)])]
+    assert list(rows[0]) == list(prediction_files.COLUMNS)
+    assert [row["path"] for row in rows] == [str(path) for path in collect(new)[0]]
     detector = jaxad.load(workdir)
     assert detector.threshold is not None
     for row in rows:
