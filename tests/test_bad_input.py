@@ -1,5 +1,6 @@
 """The user's mistakes: each ends a command with exit status 2 and one sentence, and costs nothing that was there."""
 
+import csv
 import errno
 import os
 import pathlib
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from jaxad import errors, evaluate, methods, predict, train
+from jaxad import errors, evaluate, methods, predict, prediction_files, train
 from jaxad.data import image as images
 from jaxad.methods.method import Method, Scores
 from tests.parts import (
@@ -452,14 +453,23 @@ def test_a_full_disk_when_writing_results(capsys, copy, name):
 
 @needs_full
 @pytest.mark.parametrize(
-    "name", ["predictions.csv", "heatmaps/00001_000.jpg", "maps/00001_000.npy", "maps/00001_000.tiff"]
+    "name", ["predictions.tmp", "predict.tmp", "heatmaps/00001_000.jpg.tmp", "maps/00001_000.npy.tmp"]
 )
-def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, name):
+def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, monkeypatch, name):
     output, paths = tmp_path / "out", fitted / "sets" / "nut" / "test"
-    (output / name).parent.mkdir(parents=True)
-    (output / name).symlink_to(FULL)
-    maps = ["--maps", name.rpartition(".")[2]] if name.startswith("maps") else []
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, *maps, paths)
+    prepare = prediction_files.prepare
+
+    def full(output, request):  # what is written under this name goes to a full disk
+        rows = prepare(output, request)
+        (output / name).symlink_to(FULL)
+        return rows
+
+    if name == "predict.tmp":
+        output.mkdir()
+        (output / name).symlink_to(FULL)
+    else:
+        monkeypatch.setattr(prediction_files, "prepare", full)
+    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, "--maps", "npy", paths)
     assert message == (
         f"the predictions cannot be written to {output} (No space left on device); "
         "make that possible or choose another --output"
@@ -490,8 +500,15 @@ def test_a_file_in_the_place_of_the_output(capsys, fitted, tmp_path):
 def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, words):
     path = write(tmp_path / "new" / "a.png", part(1))
     damage(path)
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", path.parent)
-    assert message == words.format(path)
+    output = tmp_path / "out"
+    assert command(predict.main, "--workdir", fitted / "work", "--output", output, path.parent) == 1
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert (row["decision"], row["reason"]) == ("unreadable", words.format(path))
+    assert capsys.readouterr().err == (
+        f"error: 1 of 1 images cannot be read; {output / 'predictions.csv'} says why in the column reason, "
+        "replace or remove them\n"
+    )
 
 
 def test_a_path_that_does_not_exist(capsys, fitted, tmp_path):
