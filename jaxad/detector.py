@@ -187,7 +187,7 @@ class Detector:
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
         size = self.config.score.size
-        self._call(self._score, np.zeros((1, size, size, self.channels), np.uint8), batch)
+        self.score(np.zeros((1, size, size, self.channels), np.uint8), batch=batch)
 
     def _call(self, compiled: Callable, rows, batch: int | None = None):
         """What a compiled ``(weights, rows) -> made`` makes of any number of rows, `batch` of them in one call.
@@ -243,10 +243,19 @@ class Detector:
 
     def _prediction(self, image: np.ndarray, score: np.floating, scored: np.ndarray) -> Prediction:
         size = image.shape[:2]
-        defective = None if self.threshold is None else bool(score > self.threshold)
         region = self.region
         placed = region.map_at(scored, size), region.peak_at(scored, size), region.judged_at(size)
-        return Prediction(float(score), self.threshold, defective, *placed)
+        return Prediction(float(score), self.threshold, self.decide(float(score)), *placed)
+
+    def decide(self, score: float) -> bool | None:
+        """Whether an image with this score is defective; None without a threshold.
+
+        Raises:
+          UserError: The score is not finite.
+        """
+        if not np.isfinite(score):
+            raise UserError("the detector's score of an image is not finite; train again with a lower learning rate")
+        return None if self.threshold is None else score > self.threshold
 
     def fit_ranges(self, good: Scores) -> None:
         """Sets `heat_range` and `good_scores` from the scores of good images of the training split."""

@@ -47,7 +47,9 @@ def logarithmic(low: float, high: float) -> bool:
 def _level(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if logarithmic(low, high):
         values, low, high = np.log(np.maximum(values, low)), np.log(low), np.log(high)
-    return np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    if not high > low:  # good images whose maps are flat leave no scale: what exceeds them is the highest
+        return (values > low).astype(np.float32)
+    return np.clip((values - low).astype(np.float64) / (high - low), 0, 1).astype(np.float32)
 
 
 def _coloured(level: np.ndarray) -> np.ndarray:
@@ -91,7 +93,7 @@ def overlay(
 
     Args:
       image: uint8 (h, w, 3), RGB, or (h, w, 1), grey.
-      map: (h, w), anomaly scores.
+      map: (h, w), anomaly scores; where they are NaN the image was not judged and is drawn at half its brightness.
       low: Score drawn blue.
       high: Score drawn red.
       mask: (h, w), outlined in white where given.
@@ -105,8 +107,11 @@ def overlay(
     if image.shape[:2] != map.shape:
         raise ValueError(f"the image is {image.shape[:2]}, its map {map.shape}")
     grey = cv2.cvtColor(rgb(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    outside = np.isnan(map)
+    map = np.where(outside, low, map)
     opacity = 0.15 + 0.6 * np.sqrt(_level(map, low, high))[..., None]
     blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
+    blended[outside] = np.uint8(grey[outside] / 2)
     return blended if mask is None else outline(blended, mask, (255, 255, 255))
 
 

@@ -1,50 +1,80 @@
 """``python -m jaxad.predict``: scores image files and folders with a trained detector."""
 
 import argparse
-import csv
+import collections
+import contextlib
+import hashlib
 import io
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
+import jax
 import numpy as np
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import detector, errors, hosts, parallel
+from jaxad import detector, errors, hosts, parallel, prediction_files
 from jaxad.data import MIN_SIDE, levels
-from jaxad.data.image import decode, find_images, list_folder, read_bytes
-from jaxad.detector import Detector, Prediction
+from jaxad.data.image import SUFFIXES, decode, list_folder, read_bytes, resize_image, to_grey
+from jaxad.data.silence import pillow_silence
+from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.figures import overlay
+from jaxad.prediction_files import COLUMNS, Request
 
-COLUMNS = ("path", "score", "threshold", "decision", "peak_row", "peak_column", "heatmap")
+SIDE = 1024  # longest side of a heatmap, unless another one is asked for
+_READERS = 2
+_ROOM = 32_000_000  # pixels that are decoded at the same time; a larger image is decoded alone
 
 
-def collect(paths: list[str]) -> list[Path]:
-    """The images named: files as they are, folders with the images directly in them and below.
+class _Room:
+    """Lets threads decode images at the same time as long as these have few pixels together."""
 
-    Raises:
-      UserError: A path does not exist, or a folder holds no image.
+    def __init__(self):
+        self._taken, self._changed = 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits for so many pixels, and keeps them for the body."""
+        pixels = min(pixels, _ROOM)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + pixels <= _ROOM)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+class Seen(NamedTuple):
+    """An image file as it is needed further: not with all of its pixels.
+
+    Attributes:
+      path: The file.
+      sha256: Digest of its content.
+      reason: Why it cannot be read; None where it can.
+      deep: How many pixels of a file of 16 bits lie above the white level, and its largest value; None for 8 bits.
+      shape: (h, w) of the image.
+      resized: uint8 (size, size, c), as it is scored.
+      picture: uint8 (h, w, 1), grey, at the size of the heatmap; None where none is drawn.
     """
-    found = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = list(_inside(path))
-        if not inside:
-            raise UserError(f"folder {path} holds no images")
-        found += inside
-    return found
 
-
-def _inside(folder: Path) -> Iterator[Path]:
-    yield from find_images(folder, allow_subfolders=True)
-    for subfolder in list_folder(folder)[1]:
-        yield from _inside(subfolder)
+    path: Path
+    sha256: str
+    reason: str | None
+    deep: tuple[int, int] | None = None
+    shape: tuple[int, int] = (0, 0)
+    resized: np.ndarray | None = None
+    picture: np.ndarray | None = None
 
 
 def batch_of(found: Detector, paths: list[Path]) -> int:
@@ -52,133 +82,225 @@ def batch_of(found: Detector, paths: list[Path]) -> int:
     return found.config.evaluate.batch if len(paths) > 1 else 1
 
 
-def predictions(
-    found: Detector, paths: list[Path], deep: dict[str, tuple[int, int]]
-) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
-    """Decodes and scores images a batch at a time; yields path, image uint8 (h, w, c) and prediction, in order.
-
-    Files of 16 bits are entered in `deep`, with the number of pixels above the white level and the largest value.
-    """
-    batch = batch_of(found, paths)
+def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
+    """Decodes one image, the only place where this is done; `side` is that of `Request`."""
+    try:
+        data = read_bytes(path)
+    except UserError as error:
+        return Seen(path, "", str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
     options = {"min_side": MIN_SIDE, "channels": found.channels, "white_level": found.white_level}
-    options["max_pixels"] = configs.max_pixels(found.config)
-    for start in range(0, len(paths), batch):
-        chunk = paths[start : start + batch]
-        decoded = [decode(read_bytes(path), path, **options) for path in chunk]
-        some = {str(path): (one.clipped, one.peak) for path, one in zip(chunk, decoded, strict=True)}
-        deep |= {name: row for name, row in some.items() if row[1] is not None}
-        images = [one.image for one in decoded]
-        yield from zip(chunk, images, found.predict(images, batch=batch), strict=True)
+    with room.taken(_pixels(data)):
+        try:
+            decoded = decode(data, path, max_pixels=configs.max_pixels(found.config), **options)
+        except UserError as error:
+            return Seen(path, sha256, str(error))
+        deep = None if decoded.peak is None else (decoded.clipped, decoded.peak)
+        resized = resize_image(decoded.image, (found.config.score.size,) * 2)
+        picture = None if side is None else _shrunk(decoded.image, side)
+        return Seen(path, sha256, None, deep, decoded.image.shape[:2], resized, picture)
 
 
-def write_images(
-    output: Path,
-    stem: str,
-    image: np.ndarray,
-    prediction: Prediction,
-    heat_range: tuple[float, float],
-    maps: str | None,
-) -> None:
-    """Writes one image's heatmap overlay (JPEG) and, if asked for, its raw map, both at the image's own size."""
-    drawn = overlay(image, prediction.map, low=heat_range[0], high=heat_range[1])
-    Image.fromarray(drawn).save(output / "heatmaps" / f"{stem}.jpg", quality=90)
-    if maps == "npy":
-        encoded = io.BytesIO()  # np.save into a file on a full disk raises an error that does not say so
-        np.save(encoded, prediction.map)
-        (output / "maps" / f"{stem}.npy").write_bytes(encoded.getbuffer())
-    elif maps == "tiff":
-        Image.fromarray(prediction.map).save(output / "maps" / f"{stem}.tiff")
+def _pixels(data: bytes) -> int:
+    """How many pixels an image has; where that is not told at once, as many as are decoded at the same time."""
+    try:
+        with pillow_silence(), Image.open(io.BytesIO(data)) as header:
+            return header.width * header.height
+    except Exception:  # of whatever kind: what is wrong with the file is told when it is decoded
+        return _ROOM
 
 
-def score_files(found: Detector, paths: list[Path], output: Path, *, maps: str | None) -> int:
-    """Scores images and writes predictions.csv, heatmaps/ and, with `maps` "npy" or "tiff", maps/ to `output`.
+def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """The grey version of an image, (h, w, 1), whose longest side is at most `side` where that is not 0."""
+    grey = to_grey(image) if image.shape[2] == 3 else image
+    height, width = image.shape[:2]
+    if not side or max(height, width) <= side:
+        return grey
+    height, width = (max(1, round(pixels * side / max(image.shape))) for pixels in (height, width))
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, 1)
 
-    Of several processes, each scores its share of the images and writes the pictures of these.
+
+def predictions(
+    found: Detector, paths: list[Path], *, batch: int, side: int | None
+) -> Iterator[tuple[Seen, float, np.ndarray]]:
+    """Decodes and scores images a batch at a time, in order; the next batch is decoded in the meantime.
+
+    Yields:
+      An image, its score and its map (size, size) at the size for scoring; both mean nothing where it has a reason why
+      it cannot be read.
+    """
+    chunks = [paths[first : first + batch] for first in range(0, len(paths), batch)]
+    room = _Room()
+    with ThreadPoolExecutor(_READERS) as readers:
+
+        def start(chunk: list[Path]) -> list[Future]:
+            return [readers.submit(_read, found, path, side, room) for path in chunk]
+
+        try:
+            ahead = start(chunks[0]) if chunks else []
+            for following in [*chunks[1:], []]:
+                seen, ahead = [future.result() for future in ahead], start(following)
+                # What cannot be read keeps its place in the batch, so that no other image changes its own.
+                blank = np.zeros((*(found.config.score.size,) * 2, found.channels), np.uint8)
+                stack = np.stack([blank if one.resized is None else one.resized for one in seen])
+                scores = found.score(stack, batch=batch)
+                yield from zip(seen, scores.image.tolist(), scores.map, strict=True)
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+
+def _row(
+    found: Detector, seen: Seen, score: float, scored: np.ndarray, output: Path, number: int, request: Request
+) -> list:
+    """Writes one image's pictures; returns its row."""
+    threshold = "n/a" if found.threshold is None else found.threshold
+    if seen.reason is not None:
+        return [str(seen.path), "", threshold, "unreadable", *[""] * 7, seen.reason, seen.sha256]
+    name, heatmap, region = prediction_files.stem(number, seen.path), "", found.region
+    decision = {None: "n/a", True: "defective", False: "good"}[found.decide(score)]
+    if seen.picture is not None:
+        low, high = found.heat_range
+        sigma = found.config.evaluate.heatmap_sigma
+        picture = overlay(seen.picture, region.map_at(scored, seen.picture.shape[:2], sigma=sigma), low=low, high=high)
+        heatmap = f"heatmaps/{prediction_files.save_picture(output / 'heatmaps', name, picture)}"
+    if request.maps:
+        prediction_files.save_map(output / "maps", name, region.map_at(scored, seen.shape), request.maps)
+    place = *region.peak_at(scored, seen.shape), *region.judged_at(seen.shape)
+    return [str(seen.path), score, threshold, decision, *place, heatmap, "", seen.sha256]
+
+
+def score_files(found: Detector, output: Path, request: Request) -> tuple[int, int]:
+    """Scores images and writes predictions.csv, and as asked heatmaps/ and maps/, to `output`.
+
+    A call that was interrupted goes on where it was. Of several processes, each scores its share of the images and
+    writes the pictures of these; they begin anew, and the table is written at the end.
 
     Returns:
-      The number of images that are called defective.
+      How many images are called defective, and how many cannot be read.
 
     Raises:
-      UserError: An image cannot be read.
+      UserError: The folder holds what is not ours.
       OSError: A file cannot be written.
     """
-    hosts.same("the list of images", [str(path) for path in paths])
+    hosts.same("the list of images", [str(path) for path in request.paths])
+    alone = hosts.count() == 1
     if hosts.lead():
-        for folder in ("heatmaps", "maps") if maps else ("heatmaps",):
-            (output / folder).mkdir(parents=True, exist_ok=True)
-            for stale in (output / folder).glob("[0-9][0-9][0-9][0-9][0-9]_*"):  # of an earlier call
-                if stale.is_file():
-                    stale.unlink()
+        # Another request than any of one process: no call goes on with the rows of several.
+        rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
+        rows = rows if alone else []
+        if rows:
+            print(f"going on after {len(rows)} of {len(request.paths)} images of an interrupted call")
     hosts.wait()
     deep: dict[str, tuple[int, int]] = {}
-    rows = _score_share(found, paths, output, maps, deep)
-    if hosts.count() > 1:
-        rows = itertools.chain(*hosts.gather(list(rows)))
-    if not hosts.lead():
-        _tell_deep(deep, found.white_level)
-        return 0
-    flagged = 0
-    with open(output / "predictions.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(row)
-            flagged += row[COLUMNS.index("decision")] == "defective"
-    _tell_deep(deep, found.white_level)
-    return flagged
-
-
-def _tell_deep(deep: dict[str, tuple[int, int]], white_level: int | None) -> None:
-    """Process 0 says what all have found of files of 16 bits."""
+    if alone:
+        table = prediction_files.Table(output, rows)
+        with contextlib.closing(table):
+            for row in _score_share(found, output, request, slice(len(rows), len(request.paths)), deep):
+                table.add(row)
+                rows.append(row)
+    else:
+        shares = hosts.gather(list(_score_share(found, output, request, hosts.share(len(request.paths)), deep)))
+        rows = list(itertools.chain(*shares))
+        if hosts.lead():
+            with contextlib.closing(prediction_files.Table(output, rows)):
+                pass
     every = {name: row for part in hosts.gather(deep) for name, row in part.items()}
-    if hosts.lead() and (sentence := levels.describe(every, white_level)):
-        print(sentence, flush=True)
+    if hosts.lead():
+        prediction_files.complete(output, request)
+        if sentence := levels.describe(every, found.white_level):
+            print(_printable(sentence), flush=True)
+    decisions = collections.Counter(row[COLUMNS.index("decision")] for row in rows)
+    return decisions["defective"], decisions["unreadable"]
 
 
 def _score_share(
-    found: Detector, paths: list[Path], output: Path, maps: str | None, deep: dict[str, tuple[int, int]]
+    found: Detector, output: Path, request: Request, mine: slice, deep: dict[str, tuple[int, int]]
 ) -> Iterator[list]:
-    """Scores this process's share of the images, writes their pictures, and yields their rows of predictions.csv."""
-    mine = hosts.share(len(paths))
-    for number, (path, image, made) in enumerate(predictions(found, paths[mine], deep), start=mine.start + 1):
-        stem = f"{number:05d}_{path.stem}"
-        decision = {None: "n/a", True: "defective", False: "good"}[made.defective]
-        threshold = "n/a" if made.threshold is None else made.threshold
-        write_images(output, stem, image, made, found.heat_range, maps)
+    """Scores some of the images, writes their pictures, and yields their rows of predictions.csv.
+
+    Files of 16 bits are entered in `deep`, see `Seen`.
+    """
+    made = predictions(found, request.paths[mine], batch=request.batch, side=request.side)
+    for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
         if sys.stderr.isatty() and hosts.lead():
             print(f"\r{number}/{mine.stop}", end="", file=sys.stderr)
-        yield [str(path), made.score, threshold, decision, *made.peak, f"heatmaps/{stem}.jpg"]
+        if seen.deep is not None:
+            deep[str(seen.path)] = seen.deep
+        yield _row(found, seen, score, scored, output, number, request)
+
+
+def identity(found: Detector) -> str:
+    """A digest of everything that a detector's predictions depend on, to tell whether rows may be kept."""
+    seen = hashlib.sha256()
+    for leaf in jax.tree.leaves((found.variables, found.density)):
+        seen.update(np.ascontiguousarray(leaf))
+    fitted = found.threshold, found.heat_range, found.white_level
+    machine = jax.__version__, jax.local_device_count(), jax.default_backend()
+    seen.update(f"{found.config.to_json()}{fitted}{machine}".encode())
+    return seen.hexdigest()
+
+
+def _printable(text: object) -> str:
+    """Text that the terminal can show: a file name may hold what its encoding has not."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return str(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _told(others: list[Path]) -> str:
+    """One line that says which files were passed over: how many of which suffix, and one of each."""
+    kinds = collections.defaultdict(list)
+    for path in others:
+        kinds[path.suffix.lower() or "no suffix"].append(path)
+    named = (f"{len(paths)} of {kind} (such as {paths[0]})" for kind, paths in kinds.items())
+    return f"passed over, since they are no images by their suffix: {', '.join(named)}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.predict",
-        description="Scores images: predictions.csv, and heatmap overlays in heatmaps/. The whole image is seen.",
+        description="Scores images: predictions.csv, and heatmap overlays in heatmaps/. What the detector was trained "
+        "on is judged: the whole image, or its central part where config.evaluate.crop is set.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders of images")
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
+    drawn = parser.add_mutually_exclusive_group()
+    drawn.add_argument("--no-heatmaps", action="store_true", help="draw no heatmaps, which saves time")
+    drawn.add_argument(
+        "--heatmap-side", type=int, default=SIDE, metavar="N",
+        help=f"longest side of a heatmap in pixels (default {SIDE}); 0 for the image's own size",
+    )  # fmt: skip
     parser.add_argument(
         "--max-megapixels", metavar="N", help="the largest images that are read (default: as in training)"
     )
     hosts.add_flags(parser)
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
+    if flags.heatmap_side < 0:
+        raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}")
     parallel.keep_freed_memory()
     with hosts.joined(flags):
-        _run(flags)
+        unreadable = _run(flags)
+    if unreadable:
+        sys.exit(1)
 
 
-def _run(flags: argparse.Namespace) -> None:
+def _run(flags: argparse.Namespace) -> int:
+    """Scores what the flags name; returns how many images cannot be read."""
     largest = {"data.max_megapixels": flags.max_megapixels} if flags.max_megapixels else {}
     found = detector.load(flags.workdir, largest)
-    paths, output = collect(flags.paths), Path(flags.output or Path(flags.workdir) / "predictions")
-    found.prepare(batch_of(found, paths))
+    output = Path(flags.output or Path(flags.workdir) / "predictions")
+    paths, others = prediction_files.walk(flags.paths, list_folder, SUFFIXES)
+    if others:
+        print(_printable(_told(others)))
+    batch, side = batch_of(found, paths), None if flags.no_heatmaps else flags.heatmap_side
+    request = Request(identity(found), paths, batch, side, flags.maps)
+    found.prepare(batch)
     start = time.perf_counter()
     try:
-        flagged = score_files(found, paths, output, maps=flags.maps)
+        flagged, unreadable = score_files(found, output, request)
     except OSError as error:
         raise UserError(
             f"the predictions cannot be written to {output} ({error.strerror or error}); "
@@ -186,7 +308,15 @@ def _run(flags: argparse.Namespace) -> None:
         ) from error
     speed = len(paths) / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
-    print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {output / 'predictions.csv'}")
+    table = output / "predictions.csv"
+    print(_printable(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {table}"))
+    if unreadable and hosts.lead():
+        print(
+            f"error: {unreadable} of {len(paths)} images cannot be read; {table} says why in the column reason, "
+            "replace or remove them",
+            file=sys.stderr,
+        )
+    return unreadable
 
 
 if __name__ == "__main__":

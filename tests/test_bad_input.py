@@ -1,5 +1,6 @@
 """The user's mistakes: each ends a command with exit status 2 and one sentence, and costs nothing that was there."""
 
+import csv
 import errno
 import os
 import pathlib
@@ -499,12 +500,19 @@ def test_a_full_disk_when_writing_results(capsys, copy, name):
 @pytest.mark.parametrize(
     "name", ["predictions.csv", "heatmaps/00001_000.jpg", "maps/00001_000.npy", "maps/00001_000.tiff"]
 )
-def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, name):
+def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, monkeypatch, name):
     output, paths = tmp_path / "out", fitted / "sets" / "nut" / "test"
-    (output / name).parent.mkdir(parents=True)
-    (output / name).symlink_to(FULL)
-    maps = ["--maps", name.rpartition(".")[2]] if name.startswith("maps") else []
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, *maps, paths)
+    temporary = disk.temporary
+
+    def full(path):  # what is written for this name goes to a full disk
+        unfinished = temporary(path)
+        if path == output / name:
+            unfinished.symlink_to(FULL)
+        return unfinished
+
+    monkeypatch.setattr(disk, "temporary", full)
+    kind = name.rpartition(".")[2] if name.startswith("maps") else "npy"
+    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, "--maps", kind, paths)
     assert message == (
         f"the predictions cannot be written to {output} (No space left on device); "
         "make that possible or choose another --output"
@@ -531,12 +539,19 @@ def test_a_file_in_the_place_of_the_output(capsys, fitted, tmp_path):
 # Prediction
 
 
-@pytest.mark.parametrize("damage, words", [pair for pair in DAMAGES if pair[0] is not broken_link])
+@pytest.mark.parametrize("damage, words", [pair for pair in DAMAGES if pair[0] not in (broken_link, directory)])
 def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, words):
     path = write(tmp_path / "new" / "a.png", part(1))
     damage(path)
-    message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", path.parent)
-    assert message == words.format(path)
+    output = tmp_path / "out"
+    assert command(predict.main, "--workdir", fitted / "work", "--output", output, path.parent) == 1
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert (row["decision"], row["reason"]) == ("unreadable", words.format(path))
+    assert capsys.readouterr().err == (
+        f"error: 1 of 1 images cannot be read; {output / 'predictions.csv'} says why in the column reason, "
+        "replace or remove them\n"
+    )
 
 
 def test_a_path_that_does_not_exist(capsys, fitted, tmp_path):

@@ -108,12 +108,13 @@ def test_men_and_women_differ_in_nothing_but_the_lists():
     assert all(female[key] == male[key].replace("_Male", "_Female") for key in lists)
 
 
-@pytest.mark.parametrize("category", (*PUBLISHED, *OWN, *demo.CATEGORIES))
-def test_what_is_judged_was_trained_on(category):
+@pytest.mark.parametrize("file, category", CASES, ids=[f"{file.stem}:{category}" for file, category in CASES])
+def test_what_is_judged_was_trained_on(file, category):
     """A central crop is all that the training sees; without one, its random crops reach every border."""
-    config = configs.load(f"{NSA}:{category}")
+    config = configs.load(f"{file}:{category}")
     judged = (config.evaluate.crop or config.score.size) / config.score.size
-    assert judged <= (config.view.center_crop or config.data.size) / config.data.size
+    trained = (config.get("view", {}).get("center_crop", 0) or config.data.size) / config.data.size
+    assert judged <= trained
 
 
 def test_what_was_not_trained_on_cannot_be_judged():

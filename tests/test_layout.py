@@ -29,7 +29,7 @@ ORDER = (
     ("training", "intake"),
     ("loop",),
     ("figures",),
-    ("page", "tables", "report"),
+    ("page", "tables", "report", "prediction_files"),
     ("evaluate", "predict", "synthetic_anomalies"),
     ("train", "benchmark"),
     ("engines", "sweep"),

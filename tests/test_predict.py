@@ -1,16 +1,19 @@
 """``python -m jaxad.predict``: which images it takes, and what it writes."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import predict, train
-from jaxad.data.image import read_image
+from jaxad import predict, prediction_files, train
+from jaxad.data.image import SUFFIXES, list_folder, read_image
 from jaxad.errors import UserError
-from tests.parts import HEIGHT, SPOT, WIDTH, baseline, command, part, write, write_parts
+from tests.parts import HEIGHT, ROOT, SPOT, WIDTH, baseline, command, part, refusal, write, write_parts
 
 
 @pytest.fixture(scope="module")
@@ -32,34 +35,45 @@ def new(tmp_path):
     return tmp_path / "new"
 
 
+def collect(*paths):
+    return prediction_files.walk([str(path) for path in paths], list_folder, SUFFIXES)
+
+
 def run(workdir, output, *arguments):
     """Predicts; returns the rows of predictions.csv."""
     assert command(predict.main, "--workdir", workdir, "--output", output, *arguments) == 0
-    with open(output / "predictions.csv", newline="") as file:
+    return table(output)
+
+
+def table(output):
+    """The rows of predictions.csv."""
+    with open(output / "predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
 def test_collect_takes_files_as_they_come_and_folders_sorted(new):
     inside = ["a.bmp", "b.png", "B/b.png", "B/C/large.png"]
-    assert predict.collect([str(new)]) == [new / name for name in inside]
+    assert collect(new)[0] == [new / name for name in inside]
     given = [str(new / "b.png"), str(new / "B"), str(new / "a.bmp")]
     expected = ["b.png", "B/b.png", "B/C/large.png", "a.bmp"]
-    assert predict.collect(given) == [new / name for name in expected]
+    assert collect(*given)[0] == [new / name for name in expected]
 
 
-def test_collect_refuses_what_holds_no_images(new):
+def test_collect_refuses_what_holds_no_images_and_names_other_files(new):
     (new / "empty").mkdir()
     with pytest.raises(UserError, match=r"folder .*empty holds no images"):
-        predict.collect([str(new / "empty")])
+        collect(new / "empty")
     (new / "B" / "list.txt").write_text("b")
-    with pytest.raises(UserError, match=r"'.*list\.txt' is not an image"):
-        predict.collect([str(new)])
+    images, others = collect(new)
+    assert len(images) == 4 and others == [new / "B" / "list.txt"]
+    with pytest.raises(UserError, match=r"image '.*no\.png' does not exist; check the path"):
+        collect(new / "no.png")
 
 
 def test_the_table(workdir, new, tmp_path, capsys):
     rows = run(workdir, tmp_path / "out", new)
-    assert list(rows[0]) == list(predict.COLUMNS)
-    assert [row["path"] for row in rows] == [str(path) for path in predict.collect([str(new)])]
+    assert list(rows[0]) == list(prediction_files.COLUMNS)
+    assert [row["path"] for row in rows] == [str(path) for path in collect(new)[0]]
     detector = jaxad.load(workdir)
     assert detector.threshold is not None
     for row in rows:
@@ -131,3 +145,108 @@ def test_more_images_than_a_batch(workdir, tmp_path):
 def test_paths_are_needed(workdir, capsys):
     assert command(predict.main, "--workdir", workdir) == 2
     assert "the following arguments are required: PATH" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_has_a_row_and_the_rest_is_scored(workdir, new, tmp_path, capsys):
+    (new / "b.png").write_bytes(b"broken")
+    (new / "notes.txt").write_text("mine")
+    (new / "Thumbs.db").write_bytes(b"litter")
+    output = tmp_path / "out"
+    assert command(predict.main, "--workdir", workdir, "--output", output, new) == 1
+    rows = table(output)
+    assert [row["decision"] for row in rows] == ["defective", "unreadable", "defective", "defective"]
+    assert rows[1]["reason"].startswith(f"'{new / 'b.png'}' is not an image") and rows[1]["score"] == ""
+    printed = capsys.readouterr()
+    assert printed.out.count("passed over") == 1 and f"1 of .txt (such as {new / 'notes.txt'})" in printed.out
+    assert printed.err.rstrip().splitlines()[-1].startswith("error: 1 of 4 images cannot be read; ")
+
+
+def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):
+    first = run(workdir, new, new)
+    assert [row["path"] for row in run(workdir, new, new)] == [row["path"] for row in first]
+    assert "passed over" not in capsys.readouterr().out
+    write(new / "heatmaps" / "mine.png", part(9))
+    assert len(run(workdir, new, new)) == 5 and (new / "heatmaps" / "mine.png").exists()
+
+
+def test_a_folder_of_the_user_is_not_taken_for_output(workdir, new, capsys):
+    mine = write(new / "heatmaps" / "00001_mine.png", part(9))
+    message = refusal(capsys, predict.main, "--workdir", workdir, "--output", new, new)
+    assert message == f"{new / 'heatmaps'} was not written by jaxad.predict; move it away or choose another --output"
+    assert mine.exists() and not (new / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 13, 16, 18])
+def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, kept):
+    for number in range(19):
+        write(tmp_path / "many" / f"{number:02d}.png", part(number, spot=number == 17))
+    alone = run(workdir, tmp_path / "alone", tmp_path / "many")
+    add, seen = prediction_files.Table.add, []
+
+    def killed(self, row):
+        if len(seen) == kept:
+            raise KeyboardInterrupt
+        seen.append(row)
+        add(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files.Table, "add", killed)
+        output = tmp_path / "out"
+        assert command(predict.main, "--workdir", workdir, "--output", output, tmp_path / "many") == 130
+    assert len(table(output)) == kept
+    with open(output / "predictions.csv", "a") as file:
+        file.write(f"{tmp_path / 'many' / f'{kept:02d}.png'},0.12")  # half a row
+    capsys.readouterr()
+    assert run(workdir, output, tmp_path / "many") == alone
+    whole = kept - kept % jaxad.load(workdir).config.evaluate.batch
+    assert (f"going on after {whole} of 19 images" in capsys.readouterr().out) == bool(whole)
+    for row in alone:
+        assert (output / row["heatmap"]).read_bytes() == (tmp_path / "alone" / row["heatmap"]).read_bytes()
+    assert len(list((output / "heatmaps").iterdir())) == 19
+
+
+def test_names_of_any_bytes_and_lengths_in_an_ascii_locale(workdir, tmp_path):
+    names = [b"caf\xe9.png", "\u00fc".encode() * 120 + b".png", b"x" * 250 + b".png"]
+    for number, name in enumerate(names):
+        Image.fromarray(part(number)).save(tmp_path / "a.png")
+        os.makedirs(tmp_path / "new", exist_ok=True)
+        os.rename(tmp_path / "a.png", os.fsencode(tmp_path / "new") + b"/" + name)
+    (tmp_path / "new" / "\udce9.txt").write_text("x")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    arguments = ["--workdir", workdir, "--output", tmp_path / "out", tmp_path / "new"]
+    made = subprocess.run(
+        [sys.executable, "-m", "jaxad.predict", *arguments], env=environment, capture_output=True, cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    rows = table(tmp_path / "out")
+    assert sorted(os.fsencode(row["path"]).rpartition(b"/")[2] for row in rows) == sorted(names)
+    assert all(os.path.isfile(tmp_path / "out" / row["heatmap"]) for row in rows)
+
+
+def test_no_heatmaps_and_heatmaps_of_a_bounded_size(workdir, new, tmp_path, capsys):
+    rows = run(workdir, tmp_path / "out", "--no-heatmaps", new)
+    assert [row["heatmap"] for row in rows] == [""] * 4 and not (tmp_path / "out" / "heatmaps").exists()
+    for side, size in ((60, (60, 48)), (0, (120, 96))):
+        rows = run(workdir, tmp_path / "out", "--heatmap-side", side, new)
+        with Image.open(tmp_path / "out" / rows[3]["heatmap"]) as heatmap:
+            assert heatmap.size == size
+    message = refusal(capsys, predict.main, "--workdir", workdir, "--heatmap-side", -1, new)
+    assert message == "--heatmap-side must be at least 0, not -1"
+
+
+def test_a_side_too_long_for_jpeg_makes_a_png(workdir, tmp_path):
+    write(tmp_path / "scan.png", np.full((33, 65_501, 3), 90, np.uint8))
+    [row] = run(workdir, tmp_path / "out", "--heatmap-side", 0, tmp_path / "scan.png")
+    with Image.open(tmp_path / "out" / row["heatmap"]) as heatmap:
+        assert heatmap.format == "PNG" and heatmap.size == (65_501, 33)
+
+
+def test_constant_images_have_heatmaps(tmp_path):
+    for number in range(4):
+        write(tmp_path / "sets" / "nut" / "train" / "good" / f"{number}.png", np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
+    write(tmp_path / "sets" / "nut" / "test" / "good" / "0.png", np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
+    assert command(train.main, *baseline(tmp_path / "sets", tmp_path / "work")) == 0
+    for level in (99, 255):
+        path = write(tmp_path / "a.png", np.full((40, 40, 3), level, np.uint8))
+        [row] = run(tmp_path / "work", tmp_path / "out", path)
+        assert (tmp_path / "out" / row["heatmap"]).is_file()

@@ -1,0 +1,241 @@
+"""The folder that ``jaxad.predict`` writes, and how a call that was interrupted goes on in it.
+
+predict.json marks the folder and says what was asked; it comes first. A picture is whole before its row is written, and
+a row names the digest of its image, so the rows on the disk tell what need not be done again.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxad import disk
+from jaxad.errors import UserError
+
+COLUMNS = (
+    "path", "score", "threshold", "decision", "peak_row", "peak_column",
+    "judged_top", "judged_left", "judged_bottom", "judged_right", "heatmap", "reason", "sha256",
+)  # fmt: skip
+_MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
+_PICTURES = "[0-9][0-9][0-9][0-9][0-9]_*"
+_WRITER = "jaxad.predict"
+_LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
+_JPEG_SIDE = 65_500  # the longest side that libjpeg writes
+
+
+class Request(NamedTuple):
+    """What a call was asked for; only one with the same request may go on with its rows.
+
+    Attributes:
+      detector: A digest of the detector.
+      paths: The images.
+      batch: Images that are scored together.
+      side: Longest side of a heatmap, 0 for the image's own; None for no heatmaps.
+      maps: "npy", "tiff" or None.
+    """
+
+    detector: str
+    paths: list[Path]
+    batch: int
+    side: int | None
+    maps: str | None
+
+    def described(self) -> dict:
+        """It as predict.json holds it."""
+        names = hashlib.sha256("\0".join(map(str, self.paths)).encode("utf-8", "surrogateescape")).hexdigest()
+        return self._asdict() | {"paths": names, "writer": _WRITER}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def is_written(path: Path) -> bool:
+    """Whether an earlier call wrote this file of a folder that it marked."""
+    if path.parent.name in _FOLDERS:
+        return path.match(_PICTURES) and _marked(path.parent.parent) is not None
+    return path.name in (_MARKER, _TABLE) and _marked(path.parent) is not None
+
+
+def _marked(folder: Path) -> dict | None:
+    """What predict.json of a folder says; None where there is none of ours."""
+    try:
+        found = json.loads((folder / _MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("writer") == _WRITER else None
+
+
+def check(output: Path) -> None:
+    """Refuses a folder in which the predictions would take the place of files that are not ours.
+
+    Raises:
+      UserError: It holds such a file or folder.
+    """
+    if _marked(output) is not None:
+        return
+    for name in (_TABLE, _MARKER, *_FOLDERS):
+        path = output / name
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UserError(f"{path} was not written by jaxad.predict; move it away or choose another --output")
+
+
+def stem(number: int, path: Path) -> str:
+    """What a picture is called, without suffix: its number and the image's name, cut where it is too long."""
+    name = f"{number:05d}_{path.stem}"
+    while len(name.encode("utf-8", "surrogateescape")) > _LONGEST:
+        name = name[:-1]
+    return name
+
+
+def save_picture(folder: Path, name: str, picture: np.ndarray) -> str:
+    """Writes a picture, uint8 (h, w, 3), as JPEG, or as PNG where a side is longer than JPEG can have.
+
+    Returns:
+      The name with its suffix.
+    """
+    suffix, kind = (".jpg", "JPEG") if max(picture.shape) <= _JPEG_SIDE else (".png", "PNG")
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, kind, quality=90)
+    _put(folder / f"{name}{suffix}", encoded.getbuffer())
+    return f"{name}{suffix}"
+
+
+def save_map(folder: Path, name: str, map: np.ndarray, kind: str) -> None:
+    """Writes a score map, float32 (h, w), in the format `kind`, "npy" or "tiff"."""
+    encoded = io.BytesIO()
+    if kind == "npy":
+        np.save(encoded, map)
+    else:
+        Image.fromarray(map).save(encoded, "TIFF")
+    _put(folder / f"{name}.{kind}", encoded.getbuffer())
+
+
+def _put(path: Path, data: memoryview) -> None:
+    """Writes a file at once. Unlike `disk.write_bytes` it does not wait for the disk, which a picture is not worth."""
+    unfinished = disk.temporary(path)
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def prepare(output: Path, request: Request) -> list[list[str]]:
+    """Makes the folder ready: marks it, and removes what an earlier call left and this one does not go on with.
+
+    Returns:
+      The rows that an interrupted call with the same request has made of the same images: whole batches.
+    """
+    check(output)
+    asked = request.described()
+    again = _marked(output) == asked | {"complete": False}
+    rows = _kept(output, request) if again else []
+    for folder in (".", *_FOLDERS):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        disk.clean(output / folder)
+    disk.write_json(output / _MARKER, asked | {"complete": False})
+    done = {f"{number:05d}" for number in range(1, len(rows) + 1)}
+    for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
+        for stale in (output / folder).glob(_PICTURES):
+            if stale.is_file() and stale.name.partition("_")[0] not in done:
+                stale.unlink()
+        if not wanted and not any((output / folder).iterdir()):
+            (output / folder).rmdir()
+    return rows
+
+
+def _kept(output: Path, request: Request) -> list[list[str]]:
+    """The rows of whole batches that still hold."""
+    try:
+        with open(output / _TABLE, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            found = list(csv.reader(file))[1:]
+    except (OSError, csv.Error):
+        return []
+    kept = 0
+    for number, (row, path) in enumerate(zip(found, request.paths, strict=False), start=1):
+        if len(row) != len(COLUMNS):
+            break
+        values = dict(zip(COLUMNS, row, strict=True))
+        # The digest is the last column: where it is whole, so is the row.
+        same = values["path"] == str(path) and values["sha256"] == digest(path)
+        heatmap, map = values["heatmap"], f"maps/{stem(number, path)}.{request.maps}"
+        readable = values["decision"] != "unreadable"
+        if not same or (heatmap and not (output / heatmap).is_file()):
+            break
+        if readable and request.maps and not (output / map).is_file():
+            break
+        kept = number
+    return found[: kept if kept == len(request.paths) else kept - kept % request.batch]
+
+
+class Table:
+    """predictions.csv, of which every row is on the disk as soon as it is added."""
+
+    def __init__(self, output: Path, rows: list[list[str]]):
+        # Where rows are kept, the new file takes the old one's place at once.
+        path = output / _TABLE
+        unfinished = disk.temporary(path)
+        self._file = open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([COLUMNS, *rows])
+        self._file.flush()
+        unfinished.replace(path)
+
+    def add(self, row: list) -> None:
+        """Writes a row."""
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file with all of its rows on the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def complete(output: Path, request: Request) -> None:
+    """Says in predict.json that nothing is missing: the next call begins anew."""
+    disk.write_json(output / _MARKER, request.described() | {"complete": True})
+
+
+def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """The images named, and the files in the folders named that are none by their suffix.
+
+    Args:
+      paths: Files, which are images as they are, and folders with images directly in them and below.
+      listing: Gives the files and the subfolders of a folder, sorted.
+      suffixes: Those of images, in lower case.
+
+    Raises:
+      UserError: A path does not exist, or a folder holds no image.
+    """
+    images, others = [], []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not os.path.lexists(path):
+                raise UserError(f"image '{path}' does not exist; check the path")
+            images.append(path)
+            continue
+        before, waiting = len(images), [path]
+        while waiting:
+            files, folders = listing(waiting.pop())
+            ours = [file for file in files if not is_written(file)]
+            images += [file for file in ours if file.suffix.lower() in suffixes]
+            others += [file for file in ours if file.suffix.lower() not in suffixes]
+            waiting += reversed(folders)
+        if len(images) == before:
+            raise UserError(f"folder {path} holds no images")
+    return images, others

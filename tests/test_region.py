@@ -1,0 +1,48 @@
+"""The region of an image that is judged, and the score map at other sizes."""
+
+import numpy as np
+import pytest
+
+from jaxad import figures
+from jaxad.region import Region
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 300), (37, 29)])
+def test_a_hot_pixel_survives_shrinking_and_keeps_its_place(shape):
+    scored = np.zeros((256, 256), np.float32)
+    scored[129, 202] = 7
+    region = Region(256, 0)
+    small = region.map_at(scored, shape)
+    assert small.shape == shape and small.max() == pytest.approx(7, rel=0.3 if shape[1] > 256 else 1e-6)
+    place = (int(129.5 * shape[0] / 256), int(202.5 * shape[1] / 256))
+    assert region.peak_at(scored, shape) == place
+    assert small[place] == small.max()
+
+
+def test_what_is_outside_is_nan_and_enters_nothing():
+    scored = np.zeros((32, 32), np.float32)
+    scored[0, 0], scored[20, 10] = 100, 1
+    scored[4:28, 4:28] += 2
+    region = Region(32, 24)
+    for shape in ((32, 32), (64, 96), (16, 40)):
+        top, left, bottom, right = region.judged_at(shape)
+        full = region.map_at(scored, shape, sigma=1.0)
+        judged = (bottom - top) * (right - left)
+        assert np.isfinite(full[top:bottom, left:right]).all() and np.isnan(full).sum() == full.size - judged
+        assert np.nanmin(full) > 1.99 and np.nanmax(full) < 3.01
+    assert region.judged_at((64, 96)) == (8, 12, 56, 84)
+    assert region.peak_at(scored, (64, 96)) == (41, 31)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 500)])
+def test_something_is_judged_of_any_image(shape):
+    region, scored = Region(256, 2), np.zeros((256, 256), np.float32)
+    top, left, bottom, right = region.judged_at(shape)
+    row, column = region.peak_at(scored, shape)
+    assert top <= row < bottom and left <= column < right and np.isfinite(region.map_at(scored, shape)).any()
+
+
+def test_what_is_not_judged_is_dark():
+    image = np.full((32, 32, 3), 100, np.uint8)
+    drawn = figures.overlay(image, Region(32, 24).map_at(np.zeros((32, 32), np.float32), (32, 32)), low=0, high=1)
+    assert (drawn[:4] == 50).all() and not (drawn[4:28, 4:28] == 50).all(-1).any()
