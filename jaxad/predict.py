@@ -39,6 +39,7 @@ class _Room:
 
     @contextlib.contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
+        """Waits for so many pixels, and keeps them for the body."""
         pixels = min(pixels, _ROOM)
         with self._changed:
             self._changed.wait_for(lambda: self._taken + pixels <= _ROOM)

@@ -453,7 +453,7 @@ def test_a_full_disk_when_writing_results(capsys, copy, name):
 
 @needs_full
 @pytest.mark.parametrize(
-    "name", ["predictions.tmp", "predict.tmp", "heatmaps/00001_000.jpg.tmp", "maps/00001_000.npy.tmp"]
+    "name", ["predictions.csv.tmp", "predict.tmp", "heatmaps/00001_000.jpg.tmp", "maps/00001_000.npy.tmp"]
 )
 def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, monkeypatch, name):
     output, paths = tmp_path / "out", fitted / "sets" / "nut" / "test"
@@ -496,7 +496,7 @@ def test_a_file_in_the_place_of_the_output(capsys, fitted, tmp_path):
 # Prediction
 
 
-@pytest.mark.parametrize("damage, words", [pair for pair in DAMAGES if pair[0] is not broken_link])
+@pytest.mark.parametrize("damage, words", [pair for pair in DAMAGES if pair[0] not in (broken_link, directory)])
 def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, words):
     path = write(tmp_path / "new" / "a.png", part(1))
     damage(path)

@@ -14,7 +14,8 @@ from tests.parts import ROOT
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
     ("errors",),
-    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
+    ("config", "hosts", "parallel", "checkpoint", "provenance", "log", "samples", "published", "regions"),
+    ("prediction_files",),
     ("data",),
     ("augment",),
     ("models",),
