@@ -15,25 +15,20 @@ from jax import lax
 from jaxad import parallel
 
 _PARTS = 12  # read side by side; with 16, three to four times as slow
+_FEW = 64  # rows that are added up by XLA
 
 
 @jax.custom_vjp
 def channel_sum(x: jax.Array) -> jax.Array:
     """Adds up x (..., c) over all axes but the last: (c,). It has no forward-mode derivative."""
-    rows = x.reshape(-1, x.shape[-1])
-    return _add_in_parts(rows) if jax.default_backend() == "cpu" else rows.sum(0)
-
-
-def _add_in_parts(rows: jax.Array) -> jax.Array:
-    """Adds up rows (n, c) by adding a twelfth of them to another, again and again."""
-    rest = []
-    while len(rows) > _PARTS:  # XLA makes a slow window of a sum of more than 32 rows
+    rows, rest = x.reshape(-1, x.shape[-1]), []
+    while jax.default_backend() == "cpu" and len(rows) > _FEW:
         length = len(rows) // _PARTS
         rest.append(rows[_PARTS * length :])
         parts = (rows[part * length : (part + 1) * length] for part in range(_PARTS))
         # The barrier keeps the next stage from being fused into this one, at its many short pieces of memory.
         rows = lax.optimization_barrier(sum(parts))
-    return _add_in_parts(jnp.concatenate([rows, *rest])) if sum(map(len, rest)) else rows.sum(0)
+    return jnp.concatenate([rows, *rest]).sum(0) if rest else rows.sum(0)
 
 
 def _sum_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
