@@ -13,6 +13,7 @@ names it and holds the seal. This file is replaced last, and only then is the di
 
 import hashlib
 import json
+import logging
 import os
 import re
 import uuid
@@ -23,12 +24,17 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxad import disk, hosts, parallel
-from jaxad.errors import UserError, first_line
+from jaxad.errors import UserError, first_line, refused
 
 _UNSEALED = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # what a save that was cut off leaves
 _VERSION = re.compile(r"[0-9a-f]{32}(\.orbax-checkpoint-tmp.*)?")  # a directory of `write`
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # of file managers; the others' begin with . or @
 _TRIES = 50  # to read what others replace meanwhile
+
+# What Orbax's threads raise reaches the user as one sentence; Orbax also logs pages of tracebacks for each.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
+)
 
 
 class Checkpoints:
@@ -155,7 +161,7 @@ class Checkpoints:
         self._pending = None
         _remove(self._directory / str(step))
         kept = f"the last complete one is step {self.steps()[-1]}" if self.steps() else "there is no complete one"
-        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({first_line(error)}); {kept}")
+        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}")
 
 
 def write(pointer: Path, tree, values: dict) -> None:
@@ -178,7 +184,7 @@ def write(pointer: Path, tree, values: dict) -> None:
         disk.write_json(pointer, {"arrays": name, "sha256": _digests(folder / name), "values": values})
     except Exception as error:  # as above: many types for one cause
         _remove_versions(folder, keep=_named(pointer))
-        raise UserError(f"{pointer} cannot be written ({first_line(error)})") from error
+        raise UserError(f"{pointer} cannot be written ({_reason(error)})") from error
     _remove_versions(folder, keep=name)
 
 
@@ -214,6 +220,11 @@ def _load(pointer: Path, content: bytes) -> tuple[dict, dict]:
     if pointer.read_bytes() != content:
         raise ValueError("it was replaced while it was read")  # and its files may have gone before they were read
     return tree, values
+
+
+def _reason(error: Exception) -> str:
+    """Why a save has failed: what the file system says, or the first line of Orbax's pages."""
+    return refused(error) or first_line(error)
 
 
 def _named(pointer: Path) -> str | None:

@@ -151,6 +151,8 @@ class Campaign:
                 else:
                     status = self.kill_at_a_step(workdir)
                 died, late = died + (status != 0), late + (status == 0)
+                if status == 0:
+                    break
             self.finish(train, workdir)
             self.assert_complete(workdir)
             status = self.killed(evaluate, workdir, self.rng.uniform(0.3, 0.95) * seconds)
@@ -165,6 +167,8 @@ class Campaign:
     def kill_at_a_step(self, workdir: Path) -> int:
         """Kills a training at a random moment of the steps that are left."""
         rows = read_history(workdir)
+        if rows and rows[-1]["step"] == STEPS:
+            return self.kill_at_the_end(workdir)
         step = int(self.rng.integers(rows[-1]["step"] if rows else 0, STEPS))
         process, log = self.start(self.training, workdir)
         while process.poll() is None and not any(row["step"] > step for row in read_history(workdir)[-9:]):
