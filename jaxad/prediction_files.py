@@ -123,7 +123,7 @@ def save_map(folder: Path, name: str, map: np.ndarray, kind: str) -> None:
     _put(folder / f"{name}.{kind}", encoded.getbuffer())
 
 
-def _put(path: Path, data: memoryview) -> None:
+def _put(path: Path, data: bytes | memoryview) -> None:
     """Writes a file at once. Unlike `disk.write_bytes` it does not wait for the disk, which a picture is not worth."""
     unfinished = disk.temporary(path)
     try:
@@ -186,14 +186,13 @@ class Table:
     """predictions.csv, of which every row is on the disk as soon as it is added."""
 
     def __init__(self, output: Path, rows: list[list[str]]):
-        # Where rows are kept, the new file takes the old one's place at once.
+        # The new file takes the old one's place at once, with the rows that are kept.
+        kept = io.StringIO(newline="")
+        csv.writer(kept).writerows([COLUMNS, *rows])
         path = output / _TABLE
-        unfinished = disk.temporary(path)
-        self._file = open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        _put(path, kept.getvalue().encode("utf-8", "surrogateescape"))
+        self._file = open(path, "a", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         self._writer = csv.writer(self._file)
-        self._writer.writerows([COLUMNS, *rows])
-        self._file.flush()
-        unfinished.replace(path)
 
     def add(self, row: list) -> None:
         """Writes a row."""

@@ -40,8 +40,8 @@ class Region(NamedTuple):
 
     def inside(self, maps: np.ndarray) -> np.ndarray:
         """The part of maps (..., size, size) that is judged."""
-        inside = slice(self.border, self.size - self.border)
-        return maps[..., inside, inside]
+        rows, columns = (slice(self.border, side - self.border) for side in maps.shape[-2:])
+        return maps[..., rows, columns]
 
     def bordered(self, maps: np.ndarray) -> np.ndarray:
         """Maps (n, size, size) from maps of the region alone: zero outside it, as the papers' protocol counts it."""
@@ -57,7 +57,8 @@ class Region(NamedTuple):
         judged = self.inside(scored)
         cells = np.unravel_index(judged.argmax(), judged.shape)
         row, column = (
-            int((self.border + int(cell) + 0.5) * side / self.size) for cell, side in zip(cells, size, strict=True)
+            int((self.border + int(cell) + 0.5) * new / old)
+            for cell, old, new in zip(cells, scored.shape, size, strict=True)
         )
         return row, column
 
