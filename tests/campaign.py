@@ -29,6 +29,7 @@ from tests.parts import NSA, ROOT, write
 
 DEADLINE = 300  # seconds; a command that hangs is a failure
 STEPS, EVERY, TEST = 60, 4, 24  # of the training; between checkpoints; test images
+NEW = 300  # images to predict
 LOAD = """
 import sys, jax, numpy as np, jaxad
 workdir, count, kinds = sys.argv[1], int(sys.argv[2]), {}
@@ -70,6 +71,8 @@ class Campaign:
             if kind != "good":
                 mask = test[number].mask * np.uint8(255)
                 write(folder / "parts" / "ground_truth" / kind / f"{number:03d}_mask.png", mask)
+        for number in range(NEW):
+            write(folder / "new" / f"{number:03d}.png", test[number % len(test)].image)
         overrides = {"data.root": folder / "parts", "data.size": 64, "score.size": 64, "view.crop": 64, "batch": 2}
         overrides |= {"epochs": STEPS // 5, "data.holdout": 0.2, "log_every": 1, "evaluate.batch": 8, "method": "tiny"}
         overrides |= {"checkpoint.every_steps": EVERY, "checkpoint.keep": 2}
@@ -81,6 +84,11 @@ class Campaign:
         start = time.monotonic()
         self.finish(self.training, folder / "complete")
         self.seconds = time.monotonic() - start
+        self.finish(self.prediction(folder / "predicted"), folder / "complete")
+
+    def prediction(self, output: Path) -> list:
+        """The command that predicts the new images."""
+        return ["tests.tiny", "predict", self.folder / "new", "--output", output, "--maps", "npy"]
 
     def start(self, command: Sequence[str], workdir: Path) -> tuple[subprocess.Popen, Path]:
         """Starts ``python -m command --workdir WORKDIR``; returns it and the file of what it prints."""
@@ -137,9 +145,9 @@ class Campaign:
         assert (workdir / "report.html").read_text().endswith("</body></html>\n")
 
     def kill(self, count: int) -> str:
-        """kill -9 at random moments of trainings and of evaluations, which the same command then completes."""
+        """kill -9 at random moments of trainings, evaluations and predictions; the same command then completes each."""
         train, evaluate, workdirs = self.training, ["tests.tiny", "evaluate"], 0
-        died, late, saving, seconds = 0, 0, 0, 0.7 * self.seconds
+        died, late, saving, predicting, seconds = 0, 0, 0, 0, 0.7 * self.seconds
         while died < count:
             workdir = self.folder / f"killed{workdirs}"
             workdirs += 1
@@ -161,8 +169,10 @@ class Campaign:
             self.finish(evaluate, workdir)
             seconds = time.monotonic() - start
             self.assert_complete(workdir)
-        kills = f"{died} kills, {saving} of them from the last save on ({late} more came late)"
-        return f"{kills}, of {workdirs} trainings and their evaluations"
+            status = self.kill_predictions(workdir)
+            died, late, predicting = died + (status != 0), late + (status == 0), predicting + (status != 0)
+        kills = f"{died} kills, {saving} of them from the last save on, {predicting} of predictions"
+        return f"{kills} ({late} more came late), of {workdirs} trainings and their evaluations"
 
     def kill_at_a_step(self, workdir: Path) -> int:
         """Kills a training at a random moment of the steps that are left."""
@@ -187,6 +197,23 @@ class Campaign:
             process.wait(self.rng.choice([self.rng.uniform(0, 0.05), self.rng.uniform(0, 0.4 * self.seconds)]))
         process.kill()
         return self.end(process, log)[0]
+
+    def kill_predictions(self, workdir: Path) -> int:
+        """Kills a prediction after a random row; the same command makes the same table and pictures of it."""
+        output, rows = self.folder / f"predictions{workdir.name}", int(self.rng.integers(0, NEW))
+        process, log = self.start(self.prediction(output), workdir)
+        table = output / "predictions.csv"
+        while process.poll() is None and not (table.exists() and table.read_bytes().count(b"\n") > rows):
+            time.sleep(0.001)
+        time.sleep(self.rng.uniform(0, 0.02))
+        process.kill()
+        status = self.end(process, log)[0]
+        self.finish(self.prediction(output), workdir)
+        known = {path.relative_to(self.folder / "predicted"): path for path in (self.folder / "predicted").rglob("*.*")}
+        assert {path.relative_to(output) for path in output.rglob("*.*")} == known.keys()
+        for name, path in known.items():
+            assert name.name == "predict.json" or (output / name).read_bytes() == path.read_bytes(), name
+        return status
 
     def stop(self, count: int) -> str:
         """Ctrl-C and SIGTERM at random moments of trainings."""
