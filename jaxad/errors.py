@@ -1,6 +1,7 @@
 """Errors that are told to the user as one sentence, and the wrapper through which every command runs."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -75,7 +76,13 @@ def first_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command: what `told` knows is printed as one sentence instead of a traceback."""
+    """Runs a command: what `told` knows is printed as one sentence instead of a traceback.
+
+    Names of files may hold what the terminal's encoding has not; such characters are printed as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     previous, sys.unraisablehook = sys.unraisablehook, _end_if_interrupted
     try:
         main()

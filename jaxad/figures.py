@@ -17,6 +17,7 @@ from jaxad.samples import rgb
 
 GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
 CHANGED = ("#2f855a", "#d69e2e", "#805ad5", "#718096")  # good images as a proxy task changes them
+_BAND = 2**18  # pixels that are blended at a time
 EMBEDDED = 200  # images of a kind in a t-SNE; its time grows faster than their number
 STYLE = {
     "font.family": "sans-serif",
@@ -106,13 +107,23 @@ def overlay(
     """
     if image.shape[:2] != map.shape:
         raise ValueError(f"the image is {image.shape[:2]}, its map {map.shape}")
+    blended = np.empty((*map.shape, 3), np.uint8)
+    rows = max(1, _BAND // map.shape[1])
+    for top in range(0, len(map), rows):  # a large image is not held several times, as floats
+        band = slice(top, top + rows)
+        blended[band] = _blend(image[band], map[band], low, high)
+    return blended if mask is None else outline(blended, mask, (255, 255, 255))
+
+
+def _blend(image: np.ndarray, map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Some rows of `overlay`."""
     grey = cv2.cvtColor(rgb(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
     outside = np.isnan(map)
     map = np.where(outside, low, map)
     opacity = 0.15 + 0.6 * np.sqrt(_level(map, low, high))[..., None]
     blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
     blended[outside] = np.uint8(grey[outside] / 2)
-    return blended if mask is None else outline(blended, mask, (255, 255, 255))
+    return blended
 
 
 def colour_limits(maps: np.ndarray) -> tuple[float, float]:

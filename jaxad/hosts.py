@@ -173,7 +173,10 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
     watch = threading.Thread(target=_watch, args=(_reasons(),), daemon=True)
     watch.start()
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if lead() else nowhere):
+        with (
+            open(os.devnull, "w", errors="backslashreplace") as nowhere,
+            contextlib.redirect_stdout(sys.stdout if lead() else nowhere),
+        ):
             _check_devices()
             typed = {name: value for name, value in vars(flags).items() if name != "process_id"}
             same("the command line", typed | (overrides or {}))

@@ -208,7 +208,7 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
     if hosts.lead():
         prediction_files.complete(output, request)
         if sentence := levels.describe(every, found.white_level):
-            print(_printable(sentence), flush=True)
+            print(sentence, flush=True)
     decisions = collections.Counter(row[COLUMNS.index("decision")] for row in rows)
     return decisions["defective"], decisions["unreadable"]
 
@@ -240,19 +240,13 @@ def identity(found: Detector) -> str:
     return seen.hexdigest()
 
 
-def _printable(text: object) -> str:
-    """Text that the terminal can show: a file name may hold what its encoding has not."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return str(text).encode(encoding, "backslashreplace").decode(encoding)
-
-
 def _told(others: list[Path]) -> str:
     """One line that says which files were passed over: how many of which suffix, and one of each."""
     kinds = collections.defaultdict(list)
     for path in others:
         kinds[path.suffix.lower() or "no suffix"].append(path)
     named = (f"{len(paths)} of {kind} (such as {paths[0]})" for kind, paths in kinds.items())
-    return f"passed over, since they are no images by their suffix: {', '.join(named)}"
+    return f"passed over, since they are no image files: {', '.join(named)}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -294,7 +288,7 @@ def _run(flags: argparse.Namespace) -> int:
     output = Path(flags.output or Path(flags.workdir) / "predictions")
     paths, others = prediction_files.walk(flags.paths, list_folder, SUFFIXES)
     if others:
-        print(_printable(_told(others)))
+        print(_told(others))
     batch, side = batch_of(found, paths), None if flags.no_heatmaps else flags.heatmap_side
     request = Request(identity(found), paths, batch, side, flags.maps)
     found.prepare(batch)
@@ -309,7 +303,7 @@ def _run(flags: argparse.Namespace) -> int:
     speed = len(paths) / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     table = output / "predictions.csv"
-    print(_printable(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {table}"))
+    print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {table}")
     if unreadable and hosts.lead():
         print(
             f"error: {unreadable} of {len(paths)} images cannot be read; {table} says why in the column reason, "

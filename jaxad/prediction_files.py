@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ COLUMNS = (
     "judged_top", "judged_left", "judged_bottom", "judged_right", "heatmap", "reason", "sha256",
 )  # fmt: skip
 _MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
-_PICTURES = "[0-9][0-9][0-9][0-9][0-9]_*"
+_PICTURE = re.compile(r"\d{5,}_")
 _WRITER = "jaxad.predict"
 _LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
 _JPEG_SIDE = 65_500  # the longest side that libjpeg writes
@@ -62,11 +63,11 @@ def digest(path: Path) -> str:
         return ""
 
 
-def is_written(path: Path) -> bool:
-    """Whether an earlier call wrote this file of a folder that it marked."""
-    if path.parent.name in _FOLDERS:
-        return path.match(_PICTURES) and _marked(path.parent.parent) is not None
-    return path.name in (_MARKER, _TABLE) and _marked(path.parent) is not None
+def _written(folder: Path, files: list[Path]) -> list[Path]:
+    """Those of a folder's files that earlier calls wrote into a folder that they marked."""
+    names = (_MARKER, _TABLE) if _marked(folder) else ()
+    pictures = folder.name in _FOLDERS and _marked(folder.parent)
+    return [file for file in files if file.name in names or (pictures and _PICTURE.match(file.name))]
 
 
 def _marked(folder: Path) -> dict | None:
@@ -150,8 +151,8 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     disk.write_json(output / _MARKER, asked | {"complete": False})
     done = {f"{number:05d}" for number in range(1, len(rows) + 1)}
     for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
-        for stale in (output / folder).glob(_PICTURES):
-            if stale.is_file() and stale.name.partition("_")[0] not in done:
+        for stale in (output / folder).iterdir():
+            if _PICTURE.match(stale.name) and stale.is_file() and stale.name.partition("_")[0] not in done:
                 stale.unlink()
         if not wanted and not any((output / folder).iterdir()):
             (output / folder).rmdir()
@@ -211,7 +212,7 @@ def complete(output: Path, request: Request) -> None:
 
 
 def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """The images named, and the files in the folders named that are none by their suffix.
+    """The images named, and what lies in the folders named and is no image file.
 
     Args:
       paths: Files, which are images as they are, and folders with images directly in them and below.
@@ -228,13 +229,34 @@ def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tupl
                 raise UserError(f"image '{path}' does not exist; check the path")
             images.append(path)
             continue
-        before, waiting = len(images), [path]
-        while waiting:
-            files, folders = listing(waiting.pop())
-            ours = [file for file in files if not is_written(file)]
-            images += [file for file in ours if file.suffix.lower() in suffixes]
-            others += [file for file in ours if file.suffix.lower() not in suffixes]
-            waiting += reversed(folders)
-        if len(images) == before:
+        inside, passed = _walk(path, listing, suffixes)
+        if not inside:
             raise UserError(f"folder {path} holds no images")
+        images += inside
+        others += passed
     return images, others
+
+
+def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """As `walk`, of a single folder, in which there may be no image."""
+    images, others, waiting = [], [], [(top, frozenset())]
+    while waiting:
+        folder, above = waiting.pop()
+        place = os.path.realpath(folder)
+        if place in above:  # a link to a folder that it lies in has no end
+            others.append(folder)
+            continue
+        files, folders = listing(folder)
+        written = set(_written(folder, files))
+        for file in files:
+            if file not in written:
+                (images if _is_image(file, suffixes) else others).append(file)
+        if folder.suffix.lower() in suffixes and not (files or folders):  # it may be a mishap
+            others.append(folder)
+        waiting += [(subfolder, above | {place}) for subfolder in reversed(folders)]
+    return images, others
+
+
+def _is_image(file: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether it is one by its suffix and can be read or tried: to read from a pipe or a device may never end."""
+    return file.suffix.lower() in suffixes and (file.is_file() or not file.exists())

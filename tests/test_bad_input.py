@@ -592,6 +592,14 @@ def test_faults_of_the_program_keep_their_traceback():
             errors.run(raising(error))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(encoding):
+    code = "from jaxad import errors; errors.run(lambda: print('/parts/caf\\udce9.png'))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    made = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (made.returncode, made.stdout, made.stderr) == (0, b"/parts/caf\\udce9.png\n", b"")
+
+
 def test_an_interrupt_exits_with_130(capsys):
     with pytest.raises(SystemExit) as status:
         errors.run(raising(KeyboardInterrupt()))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,6 +162,37 @@ def test_an_unreadable_file_has_a_row_and_the_rest_is_scored(workdir, new, tmp_p
     assert printed.err.rstrip().splitlines()[-1].startswith("error: 1 of 4 images cannot be read; ")
 
 
+def test_links_in_circles_pipes_and_empty_folders_are_passed_over(workdir, new, tmp_path, capsys):
+    (new / "B" / "C" / "round").symlink_to(new)
+    (new / "B" / "again").symlink_to(".")
+    (new / "scan.png").mkdir()
+    os.mkfifo(new / "camera.png")
+    (new / "gone.png").symlink_to(new / "nowhere.png")
+    (new / "more.tif").mkdir()
+    write(new / "more.tif" / "d.png", part(6))
+    assert command(predict.main, "--workdir", workdir, "--output", tmp_path / "out", new) == 1
+    decisions = {row["path"].removeprefix(f"{new}/"): row["decision"] for row in table(tmp_path / "out")}
+    names = ["a.bmp", "b.png", "gone.png", "B/b.png", "B/C/large.png", "more.tif/d.png"]
+    assert list(decisions) == names and [decisions[name] == "unreadable" for name in names] == [False] * 2 + [
+        True
+    ] + [False] * 3
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("passed over")]
+    assert f"2 of .png (such as {new / 'camera.png'})" in line
+    assert f"2 of no suffix (such as {new / 'B' / 'C' / 'round'})" in line
+
+
+def test_pictures_of_any_number_and_suffix_are_known(workdir, new, tmp_path):
+    output = new / "predictions"
+    assert len(run(workdir, output, new)) == 4
+    for name in ("00004_x.png", "100000_x.jpg"):
+        write(output / "heatmaps" / name, part(1))
+    mine = write(output / "heatmaps" / "0001_mine.png", part(1))
+    rows = run(workdir, output, new)
+    assert [row["path"] for row in rows[-1:]] == [str(mine)] and len(rows) == 5
+    made = {row["heatmap"].removeprefix("heatmaps/") for row in rows}
+    assert {path.name for path in (output / "heatmaps").iterdir()} == made | {mine.name}
+
+
 def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):
     first = run(workdir, new, new)
     assert [row["path"] for row in run(workdir, new, new)] == [row["path"] for row in first]
@@ -205,19 +237,21 @@ def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, 
     assert len(list((output / "heatmaps").iterdir())) == 19
 
 
-def test_names_of_any_bytes_and_lengths_in_an_ascii_locale(workdir, tmp_path):
+@pytest.mark.parametrize("encoding", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "utf-8:strict"}])
+def test_names_of_any_bytes_and_lengths_in_any_locale(workdir, tmp_path, encoding):
     names = [b"caf\xe9.png", "\u00fc".encode() * 120 + b".png", b"x" * 250 + b".png"]
     for number, name in enumerate(names):
         Image.fromarray(part(number)).save(tmp_path / "a.png")
         os.makedirs(tmp_path / "new", exist_ok=True)
         os.rename(tmp_path / "a.png", os.fsencode(tmp_path / "new") + b"/" + name)
     (tmp_path / "new" / "\udce9.txt").write_text("x")
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | encoding
     arguments = ["--workdir", workdir, "--output", tmp_path / "out", tmp_path / "new"]
     made = subprocess.run(
         [sys.executable, "-m", "jaxad.predict", *arguments], env=environment, capture_output=True, cwd=tmp_path
     )
     assert made.returncode == 0, made.stderr
+    assert b"1 of .txt (such as " in made.stdout and b"\\udce9.txt)" in made.stdout
     rows = table(tmp_path / "out")
     assert sorted(os.fsencode(row["path"]).rpartition(b"/")[2] for row in rows) == sorted(names)
     assert all(os.path.isfile(tmp_path / "out" / row["heatmap"]) for row in rows)
@@ -250,3 +284,17 @@ def test_constant_images_have_heatmaps(tmp_path):
         path = write(tmp_path / "a.png", np.full((40, 40, 3), level, np.uint8))
         [row] = run(tmp_path / "work", tmp_path / "out", path)
         assert (tmp_path / "out" / row["heatmap"]).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_95_megapixels_take_at_most_two_gigabytes(workdir, tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    cells = np.random.default_rng(0).integers(0, 256, (395, 600, 3), np.uint8)
+    image = cv2.resize(cells, (12_000, 7_900))
+    cv2.imwrite(str(path), image if suffix == ".jpg" else image * np.uint16(257), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    del image
+    arguments = ["--workdir", workdir, "--output", tmp_path / "out", path]
+    process = subprocess.Popen([sys.executable, "-m", "jaxad.predict", *arguments], cwd=ROOT)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0 and used.ru_maxrss < 2e9 / 1024, f"{used.ru_maxrss} KiB"

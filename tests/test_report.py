@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -200,6 +201,19 @@ def test_overlay_of_a_low_map_is_nearly_grey_and_of_a_high_one_red():
     assert high[0] > 2 * high[2] and (image == 100).all()
     with pytest.raises(ValueError, match=r"\(4, 5\), its map \(5, 4\)"):
         figures.overlay(image, map_.T, low=0.0, high=1.0)
+
+
+def test_overlay_of_a_large_image_takes_little_memory_and_is_that_of_its_parts():
+    rng = np.random.default_rng(4)
+    image, map_ = rng.integers(0, 256, (2000, 1500, 1), np.uint8), rng.random((2000, 1500), np.float32)
+    map_[500:900, :9] = np.nan
+    tracemalloc.start()
+    drawn = figures.overlay(image, map_, low=0.1, high=0.9)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert drawn.nbytes <= peak < 4 * drawn.nbytes
+    for rows in (slice(0, 7), slice(800, 1000), slice(1999, 2000)):
+        np.testing.assert_array_equal(figures.overlay(image[rows], map_[rows], low=0.1, high=0.9), drawn[rows])
 
 
 def test_outline_surrounds_the_mask_without_covering_it():

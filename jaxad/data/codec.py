@@ -42,6 +42,7 @@ _SIGNATURES = {
     **dict.fromkeys(TIFF_SIGNATURES, "TIFF"),
 }
 _PNG_END = b"IEND\xaeB`\x82"  # Pillow returns a picture whose last bytes are missing, so the end is looked for
+_PNG_EXIF = (b"eXIf", b"exif", b"XML:com.adobe.xmp")  # a chunk and keywords by which Pillow finds an orientation
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112  # EXIF 2.32
 _LIBJPEG_SIDE = 65500  # the longest side that libjpeg reads, though the format has 65,535
@@ -158,9 +159,16 @@ def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
             "2**20 a side, are read of that kind; cut it into tiles or save it as TIFF"
         )
     _open(PngImageFile, data).verify()  # checks the checksums in silence; libpng would write to the terminal
+    return _from_array(decode_with_opencv(data), _png_orientation(data), raw)
+
+
+def _png_orientation(data: bytes) -> int:
+    """What the metadata says; Pillow decodes all pixels to look behind them, so only where there is any."""
+    if not any(name in data for name in _PNG_EXIF):
+        return 1
+    opened = _open(PngImageFile, data)
     with pillow_silence():
-        orientation = _orientation(opened.getexif())
-    return _from_array(decode_with_opencv(data), orientation, raw)
+        return _orientation(opened.getexif())
 
 
 def _read_jpeg(data: bytes, limit: _Limit, raw: bool) -> Pixels:

@@ -1,5 +1,6 @@
 """Kinds of files that few programs write: each is read faithfully or named in one sentence, and nothing is printed."""
 
+import csv
 import io
 import struct
 import subprocess
@@ -159,8 +160,16 @@ def test_orientation(tmp_path, capfd, orientation, compression, bits):
     png = bytearray(cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes())
     exif = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0" + bytes([orientation]) + bytes(6)
     chunk = b"eXIf" + exif
-    png[33:33] = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    check(tmp_path, capfd, bytes(png), codec.turn(array, orientation), bits)
+    chunk = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    for end in (33, len(png) - 12):  # before the pixels, or after them
+        check(tmp_path, capfd, bytes(png[:end] + chunk + png[end:]), codec.turn(array, orientation), bits)
+
+
+def test_a_png_of_16_bits_without_metadata_is_decoded_once(tmp_path, capfd, monkeypatch):
+    array = pixels(3, 16)
+    data = cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes()
+    monkeypatch.setattr(codec.PngImageFile, "load", None)
+    check(tmp_path, capfd, data, array, 16)
 
 
 def pages(array, *, below=False, old=False):
@@ -501,8 +510,12 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert command(train.main, *arguments) == 0
     flags = ("--workdir", tmp_path / "work", "--output", tmp_path / "out", large)
     assert command(predict.main, *flags, "--max-megapixels", "2") == 0
-    told = refusal(capsys, predict.main, *flags)
-    assert told.startswith(f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels")
+    assert command(predict.main, *flags) == 1
+    with open(tmp_path / "out" / "predictions.csv", newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert row["decision"] == "unreadable"
+    words = f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels"
+    assert row["reason"].startswith(words)
 
 
 def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):
