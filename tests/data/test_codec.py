@@ -1,5 +1,6 @@
 """Kinds of files that few programs write: each is read faithfully or named in one sentence, and nothing is printed."""
 
+import csv
 import io
 import struct
 import subprocess
@@ -501,8 +502,11 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert command(train.main, *arguments) == 0
     flags = ("--workdir", tmp_path / "work", "--output", tmp_path / "out", large)
     assert command(predict.main, *flags, "--max-megapixels", "2") == 0
-    told = refusal(capsys, predict.main, *flags)
-    assert told.startswith(f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels")
+    assert command(predict.main, *flags) == 1
+    with open(tmp_path / "out" / "predictions.csv", newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    told = f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels"
+    assert row["decision"] == "unreadable" and row["reason"].startswith(told)
 
 
 def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):
