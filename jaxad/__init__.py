@@ -5,6 +5,8 @@ for prediction in detector.predict(images):  # paths, images of Pillow, or uint8
     print(prediction.score, prediction.defective, prediction.peak)
 """
 
+from jaxad import xla_flags as xla_flags  # before JAX computes anything
+
 __version__ = "0.1.0"
 
 

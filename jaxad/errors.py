@@ -83,7 +83,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    previous, sys.unraisablehook = sys.unraisablehook, _end_if_interrupted
+    previous, sys.unraisablehook = sys.unraisablehook, _on_dropped
     try:
         main()
     except BaseException as error:
@@ -97,9 +97,16 @@ def run(main: Callable[[], None]) -> None:
         sys.unraisablehook = previous
 
 
-def _end_if_interrupted(dropped) -> None:
-    """Ends the command when Ctrl-C came during a finalizer, whose exceptions Python prints and drops."""
-    known = told(dropped.exc_value) if isinstance(dropped.exc_value, KeyboardInterrupt) else None
+def _on_dropped(dropped) -> None:
+    """What Python would print and drop, since nobody can catch it: exceptions in finalizers and in library callbacks.
+
+    Ctrl-C during a finalizer ends the command. A save that failed, such as on a full disk, is told by its own error;
+    that its other writes then find Orbax's event loop closed is not.
+    """
+    error = dropped.exc_value
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        return
+    known = told(error) if isinstance(error, KeyboardInterrupt) else None
     if known is None:
         sys.__unraisablehook__(dropped)
         return

@@ -1,7 +1,4 @@
-"""Devices, mesh, the per-device step, and every move of an array between host and devices.
-
-Importing this module settles how XLA compiles; it must happen before the first computation.
-"""
+"""Devices, mesh, the per-device step, and every move of an array between host and devices."""
 
 import ctypes
 import functools
@@ -11,26 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import jaxlib.version
-
-# XLA's CPU backend hands dots, convolutions and reductions to YNNPACK. In jaxlib 0.10.2, the last for Python 3.11, this
-# gives wrong rows for small products whose squares are summed (see `check_numbers`), whichever of the three it takes;
-# 0.11 and 0.12 are right. There nothing is handed over, which costs nothing: what YNNPACK adds faster than XLA,
-# `models.sums` adds faster still. Other releases get no flag, since an unknown one would stop the process.
-if jaxlib.version.__version_info__[:2] == (0, 10):
-    _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-    if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}="
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxad import xla_flags
 from jaxad.errors import UserError
 
 AXIS = "batch"
-_NEEDS_FLAG = jaxlib.version.__version_info__[:2] == (0, 10)
 _STEPS = PartitionSpec(None, AXIS)  # the batches of several steps, (k, b, ...)
 _ALLOCATOR_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_")
 
@@ -101,8 +87,8 @@ def check_numbers() -> None:
     right = np.square(rows.astype(np.float64) @ matrix.T).sum(1)
     if not np.allclose(found, right, rtol=1e-5):
         raise UserError(
-            f"jaxlib {jaxlib.version.__version__} computes wrong numbers on CPU (jax-ml/jax#39103) unless XLA_FLAGS "
-            f"holds {_FLAG}= with nothing behind it when JAX starts; import jaxad before anything is computed with "
+            f"jaxlib {jax.lib.__version__} computes wrong numbers on CPU (jax-ml/jax#39103) unless XLA_FLAGS holds "
+            f"{xla_flags.FLAG}= with nothing behind it when JAX starts; import jaxad before anything is computed with "
             "JAX, and take other values of this flag out of XLA_FLAGS"
         )
 
@@ -115,7 +101,7 @@ def compiled(function: Callable, **options) -> Callable:
     differentiated.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and _NEEDS_FLAG:
+    if on_cpu and xla_flags.NEEDED:
         check_numbers()
     settings = {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else {}
     return jax.jit(function, compiler_options=settings, **options)

@@ -175,6 +175,19 @@ def test_an_interrupt_during_a_finalizer_is_not_dropped() -> None:
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("message, told", [("Event loop is closed", False), ("something else", True)])
+def test_a_closed_event_loop_of_a_failed_save_is_not_told(message, told) -> None:
+    program = f"""if True:
+        from jaxad import errors
+        class Thing:
+            def __del__(self):
+                raise RuntimeError({message!r})
+        errors.run(lambda: Thing() and None)
+    """
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert result.returncode == 0 and (message in result.stderr) == told
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_resumes(runs, number, status) -> None:
     workdir = f"stopped{status}"

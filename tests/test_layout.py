@@ -13,7 +13,7 @@ from tests.parts import ROOT
 
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
-    ("errors",),
+    ("errors", "xla_flags"),
     ("guarded_config", "config_values", "fork_guard", "threshold"),
     ("config", "disk", "hosts", "stopping", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
     ("data",),

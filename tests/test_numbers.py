@@ -65,7 +65,10 @@ def test_a_process_that_would_compute_wrong_numbers_is_refused(early: bool) -> N
     assert "import jaxad before anything is computed with JAX" in told
 
 
-def test_a_process_is_right_by_itself() -> None:
-    program = "from jaxad import parallel; from tests import products; print(products.wrong([products.PUBLIC]))"
+def test_a_process_that_imports_jaxad_first_is_right() -> None:
+    program = (
+        "import jaxad, jax.numpy; jax.numpy.ones(1).block_until_ready(); from jaxad import parallel; "
+        "parallel.compiled(abs); from tests import products; print(products.wrong([products.PUBLIC]))"
+    )
     done = process(program)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr

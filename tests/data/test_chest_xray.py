@@ -270,9 +270,9 @@ def test_prediction_of_files_of_any_kind_is_that_of_their_grey_version(trained, 
     assert grey.map.shape == (50, 70)
 
 
-@pytest.mark.parametrize("shape", [(40, 40), (40, 40, 2), (40, 40, 4)])
+@pytest.mark.parametrize("shape", [(40,), (40, 40, 2), (40, 40, 5)])
 def test_arrays_that_are_no_images(detector, shape):
-    with pytest.raises(UserError, match=r"image 0 must be uint8 \(h, w, 1\) or \(h, w, 3\), not uint8"):
+    with pytest.raises(UserError, match=r"image 0 must be uint8 \(h, w\), \(h, w, 1\), \(h, w, 3\) or \(h, w, 4\)"):
         detector.predict([np.zeros(shape, np.uint8)])
 
 

@@ -513,9 +513,8 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert command(predict.main, *flags) == 1
     with open(tmp_path / "out" / "predictions.csv", newline="", encoding="utf-8") as file:
         [row] = csv.DictReader(file)
-    assert row["decision"] == "unreadable"
-    words = f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels"
-    assert row["reason"].startswith(words)
+    told = f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels"
+    assert row["decision"] == "unreadable" and row["reason"].startswith(told)
 
 
 def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):
