@@ -232,13 +232,11 @@ class BatchNorm(nn.Module):
         synchronized = self.axis_name is not None and not self.is_initializing()
         count = x.size // x.shape[-1]
 
-        def mean_of(values: jax.Array) -> jax.Array:
-            mean = sums.channel_sum(values) / count
-            return lax.pmean(mean, self.axis_name) if synchronized else mean
+        def averaged(total: jax.Array) -> jax.Array:
+            return lax.pmean(total / count, self.axis_name) if synchronized else total / count
 
-        mean = mean_of(x)
-        # Through the mean the variance has no gradient: deviations from it add up to zero.
-        var = mean_of(jnp.square(x - lax.stop_gradient(mean)))
+        mean = averaged(sums.channel_sum(x))
+        var = averaged(sums.centered_square_sum(x, mean))
         return mean, var, count * (lax.axis_size(self.axis_name) if synchronized else 1)
 
 

@@ -57,6 +57,32 @@ def norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(total(jnp.square(leaf)) if leaf.ndim else jnp.square(leaf) for leaf in jax.tree.leaves(tree)))
 
 
+def centered_square_sum(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """Adds up ``(x - mean) ** 2`` of x (..., c) by channel: (c,).
+
+    The gradient takes `mean` for constant, as it may where that is the mean of x: deviations from it add up to zero. It
+    keeps x alone, not the deviations. It has no forward-mode derivative.
+    """
+    return _centered_square_sum(*parallel.varying_alike(x, mean))
+
+
+@jax.custom_vjp
+def _centered_square_sum(x: jax.Array, mean: jax.Array) -> jax.Array:
+    return channel_sum(jnp.square(x - mean))
+
+
+def _square_forward(x, mean):
+    return _centered_square_sum(x, mean), (x, mean)
+
+
+def _square_backward(saved, gradient):
+    x, mean = saved
+    return (2 * gradient * (x - mean)).astype(x.dtype), jnp.zeros_like(mean)
+
+
+_centered_square_sum.defvjp(_square_forward, _square_backward)
+
+
 def scale_centered(x: jax.Array, mean: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
     """``(x - mean) * factor + shift`` of x (..., c) by channel, whose gradients are sums of this module.
 

@@ -374,7 +374,7 @@ def test_remat_takes_less_memory() -> None:
     """As a step is compiled, where activations outweigh parameters: of each block only the input is kept."""
     sizes = []
     for remat in (False, True):
-        model, images = ResNet((4, 1, 1, 1), remat=remat), jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+        model, images = ResNet((12, 1, 1, 1), remat=remat), jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
         made = jax.eval_shape(functools.partial(model.init, train=False, stages=1), jax.random.key(0), images)
 
         def loss(params: dict, statistics: dict, images: jax.Array, model: ResNet = model) -> tuple[jax.Array, dict]:
