@@ -1,5 +1,6 @@
 """Files are replaced whole, damaged JSON is told, and a folder is locked by one process."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -24,20 +25,22 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def no_space():
-    """Files of this process cannot grow beyond 100 bytes, as on a full disk."""
+    """Files of this process cannot grow beyond 100 bytes, as on a full disk; that of pytest's own report neither."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path, no_space):
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.json"
     disk.write_json(path, [1])
-    with pytest.raises(OSError, match="File too large") as told:
+    with pytest.raises(OSError, match="File too large") as told, no_space():
         disk.write_json(path, ["x" * 1000])
     assert told.value.filename == str(path)
     assert json.loads(path.read_text()) == [1] and names(tmp_path) == {"a.json"}
