@@ -197,4 +197,4 @@ def _lock(folder: Path) -> IO:
 
 
 def _in_use(folder: Path, holder: str) -> UserError:
-    return UserError(f"{folder} is in use by {holder}; wait until it has ended, or choose another --workdir")
+    return UserError(f"{folder} is in use by {holder}; wait until it has ended, or choose another folder")

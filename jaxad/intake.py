@@ -1,6 +1,7 @@
 """What a training takes in before anything is computed: its workdirs, and the images that these are bound to."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -37,11 +38,15 @@ def take_in(
     claims, known = [(Path(workdir), config) for workdir, config in zip(workdirs, several, strict=True)], {}
     for workdir, config in claims:
         hosts.same("the config, or the list of training images,", [config.to_json(), list(source.ids)])
+        if hosts.lead():
+            binding.refuse_foreign(workdir)
         if not restart:
             _claim(workdir, config)
             known = binding.read(workdir) or known
     found = binding.fingerprints(source, known)
     white = levels.choose(found, configs.white_level(several[0]))
+    if restart:
+        _read_all(source)
     for workdir, config in claims:
         if restart:
             if hosts.lead():
@@ -81,6 +86,13 @@ def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
 
     if method.example is None:
         memory.check_step(config, make)
+
+
+def _read_all(source: Source) -> None:
+    """Decodes every image once, so that a damaged one is told before a training is removed for it."""
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(source.__getitem__, range(len(source))[hosts.share(len(source))]):
+            pass
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

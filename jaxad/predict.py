@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import detector, errors, hosts, parallel, prediction_files
+from jaxad import detector, disk, errors, hosts, parallel, prediction_files
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.image import SUFFIXES, decode, list_folder, read_bytes, resize_image, to_grey
 from jaxad.data.silence import pillow_silence
@@ -169,27 +169,27 @@ def _row(
     return [str(seen.path), score, threshold, decision, *place, heatmap, "", seen.sha256]
 
 
-def score_files(found: Detector, output: Path, request: Request) -> tuple[int, int]:
+def score_files(found: Detector, output: Path, request: Request) -> tuple[int, int, int]:
     """Scores images and writes predictions.csv, and as asked heatmaps/ and maps/, to `output`.
 
     A call that was interrupted goes on where it was. Of several processes, each scores its share of the images and
     writes the pictures of these; they begin anew, and the table is written at the end.
 
     Returns:
-      How many images are called defective, and how many cannot be read.
+      How many images are called defective, how many cannot be read, and how many were not done by an earlier call.
 
     Raises:
       UserError: The folder holds what is not ours.
       OSError: A file cannot be written.
     """
     hosts.same("the list of images", [str(path) for path in request.paths])
-    alone = hosts.count() == 1
+    alone, kept = hosts.count() == 1, 0
     if hosts.lead():
         # Another request than any of one process: no call goes on with the rows of several.
         rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
         rows = rows if alone else []
-        if rows:
-            print(f"going on after {len(rows)} of {len(request.paths)} images of an interrupted call")
+        if kept := len(rows):
+            print(f"going on after {kept} of {len(request.paths)} images of an interrupted call")
     hosts.wait()
     deep: dict[str, tuple[int, int]] = {}
     if alone:
@@ -210,7 +210,7 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
         if sentence := levels.describe(every, found.white_level):
             print(sentence, flush=True)
     decisions = collections.Counter(row[COLUMNS.index("decision")] for row in rows)
-    return decisions["defective"], decisions["unreadable"]
+    return decisions["defective"], decisions["unreadable"], len(request.paths) - kept
 
 
 def _score_share(
@@ -294,13 +294,15 @@ def _run(flags: argparse.Namespace) -> int:
     found.prepare(batch)
     start = time.perf_counter()
     try:
-        flagged, unreadable = score_files(found, output, request)
+        output.mkdir(parents=True, exist_ok=True)
+        with disk.locked(output) if hosts.lead() else contextlib.nullcontext():
+            flagged, unreadable, scored = score_files(found, output, request)
     except OSError as error:
         raise UserError(
             f"the predictions cannot be written to {output} ({error.strerror or error}); "
             "make that possible or choose another --output"
         ) from error
-    speed = len(paths) / (time.perf_counter() - start)
+    speed = scored / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     table = output / "predictions.csv"
     print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {table}")

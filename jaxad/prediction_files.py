@@ -65,7 +65,7 @@ def digest(path: Path) -> str:
 
 def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
-    names = (_MARKER, _TABLE) if _marked(folder) else ()
+    names = (_MARKER, _TABLE, disk.LOCK) if _marked(folder) else ()
     pictures = folder.name in _FOLDERS and _marked(folder.parent)
     return [file for file in files if file.name in names or (pictures and _PICTURE.match(file.name))]
 

@@ -118,6 +118,29 @@ def test_restart_deletes_nothing_before_the_images_were_read(complete, root, cap
     assert result(complete) == before
 
 
+@pytest.mark.parametrize("foreign", ["", '{"mine": 1}'])
+def test_a_folder_of_the_user_is_never_a_workdir(root, tmp_path, capsys, foreign) -> None:
+    """Files with names that a training writes, in a folder that no training made: refused, also a second time."""
+    folder = tmp_path / "project"
+    mine = {"checkpoints/model.pt": "precious", "report.html": "mine"} | ({"config.json": foreign} if foreign else {})
+    for name, text in mine.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for flags in ((), ("--restart",), ("--restart",)):
+        message = refusal(capsys, train.main, *arguments(root, folder), *flags)
+        assert str(folder) in message and "--restart" not in message
+        assert {name: (folder / name).read_text() for name in mine} == mine
+        assert (folder / "config.json").exists() == bool(foreign)
+
+
+def test_restart_reads_every_image_before_it_deletes(complete, root, capsys) -> None:
+    image = root / "03.png"
+    image.write_bytes(image.read_bytes()[:-20])
+    before = {path.name for path in complete.iterdir()}
+    message = refusal(capsys, train.main, *arguments(root, complete), "--restart")
+    assert f"'{image}' is truncated or damaged" in message and {path.name for path in complete.iterdir()} == before
+
+
 def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> None:
     for name in ("report.html", "checkpoints"):
         (tmp_path / "mine" / name).mkdir(parents=True)

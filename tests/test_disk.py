@@ -131,7 +131,7 @@ def refusal(folder: Path) -> str | None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
 def test_the_lock_of_another_process(tmp_path, holder, end):
     """It is named, and lets go of the lock however it ends."""
-    advice = "wait until it has ended, or choose another --workdir"
+    advice = "wait until it has ended, or choose another folder"
     assert refusal(tmp_path / "W") == (
         f"{tmp_path / 'W'} is in use by process {holder.pid} on {socket.gethostname()}; {advice}"
     )

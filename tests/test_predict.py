@@ -299,3 +299,21 @@ def test_95_megapixels_take_at_most_two_gigabytes(workdir, tmp_path, suffix):
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0 and used.ru_maxrss < 2e9 / 1024, f"{used.ru_maxrss} KiB"
+
+
+def test_two_calls_into_one_output(workdir, new, tmp_path, capsys):
+    output = tmp_path / "out"
+    program = f"""if True:
+        import sys
+        from jaxad import disk
+        with disk.locked({str(output)!r}):
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        message = refusal(capsys, predict.main, "--workdir", workdir, "--output", output, new)
+        assert message.startswith(f"{output} is in use by process {other.pid} on ")
+        other.stdin.close()
+    assert len(run(workdir, output, new)) == 4

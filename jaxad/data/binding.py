@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jaxad import config as configs
 from jaxad import disk, hosts
 from jaxad.data.record import Source
 from jaxad.errors import UserError
@@ -83,11 +84,21 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def clear(workdir: Path) -> None:
     """Removes a training from its workdir, for one that begins anew; other files stay, and a folder without one."""
+    for name in _WRITTEN if (Path(workdir) / "config.json").exists() else ():
+        disk.remove(Path(workdir) / name)
+
+
+def refuse_foreign(workdir: Path) -> None:
+    """Refuses a folder with files of the names that a training writes, or removes, which no training has written.
+
+    Raises:
+      UserError: It is such a folder.
+    """
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists():
-        return
-    for name in _WRITTEN:
-        disk.remove(workdir / name)
+    if (workdir / "config.json").exists():
+        configs.read(workdir)
+    elif foreign := [name for name in _WRITTEN if (workdir / name).exists()]:
+        raise UserError(f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir")
 
 
 def differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> str:
