@@ -308,7 +308,7 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
     assert command(sweep.main, *second) == 0
     assert sentences == [
         f"{tmp_path / 'W'} is in use by another thread of process {os.getpid()}; wait until it has ended, or choose "
-        "another --workdir"
+        "another folder"
     ]
     (tmp_path / "W" / "nut" / "seed0" / "results.json").unlink()
     trainings(results_for)
@@ -318,7 +318,7 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
 @pytest.mark.parametrize("flags, words", [
     (["--engine=slurm"], "--engine must be local or ray, not 'slurm'"),
     (["--categories=nut,"], "--categories 'nut,' holds an empty name"),
-    (["--categories="], "--categories '' holds an empty name"),
+    (["--categories="], "the value given for categories is empty"),
     (["--seeds=0"], "--seeds must be a whole number from 1 on, not '0'"),
     (["--seeds=two"], "--seeds must be a whole number from 1 on, not 'two'"),
     (["--processes=1.5"], "--processes must be a whole number from 1 on, not '1.5'"),
