@@ -347,7 +347,8 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
         fitted = _arguments(values)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
-    if scoring(config) != scoring(configs.read(workdir)):
+    white = configs.white_level(config) or fitted["white_level"]
+    if scoring(config) != scoring(configs.read(workdir)) or white != fitted["white_level"]:
         fitted["threshold"] = None
     detector = Detector(config, tree["variables"], tree["density"], **fitted)
     detector._origin = str(workdir.absolute()), overrides, detector._fitted

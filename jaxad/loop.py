@@ -362,7 +362,7 @@ def train_seeds(
     runs = [_Run(*given, source) for given in zip(several, made, workdirs, commands, strict=True)]
     config, method = several[0], made[0]
     plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
-    if method.start is not None and not all((run.workdir / "config.json").exists() for run in runs):
+    if method.start is not None and (restart or not all((run.workdir / "config.json").exists() for run in runs)):
         # Weights that cannot be used are refused before anything is written.
         image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
         method.start(jax.eval_shape(method.init, jax.random.key(0), image))

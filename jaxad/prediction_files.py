@@ -148,6 +148,8 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     for folder in (".", *_FOLDERS):
         (output / folder).mkdir(parents=True, exist_ok=True)
         disk.clean(output / folder)
+    if not again:
+        (output / _TABLE).unlink(missing_ok=True)  # a kill between marker and table must not pass it off as this call's
     disk.write_json(output / _MARKER, asked | {"complete": False})
     done = {f"{number:05d}" for number in range(1, len(rows) + 1)}
     for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
@@ -174,10 +176,10 @@ def _kept(output: Path, request: Request) -> list[list[str]]:
         # The digest is the last column: where it is whole, so is the row.
         same = values["path"] == str(path) and values["sha256"] == digest(path)
         heatmap, map = values["heatmap"], f"maps/{stem(number, path)}.{request.maps}"
-        readable = values["decision"] != "unreadable"
-        if not same or (heatmap and not (output / heatmap).is_file()):
+        # What could not be read is tried again: a package that it takes may be there now.
+        if not same or values["decision"] == "unreadable" or (heatmap and not (output / heatmap).is_file()):
             break
-        if readable and request.maps and not (output / map).is_file():
+        if request.maps and not (output / map).is_file():
             break
         kept = number
     return found[: kept if kept == len(request.paths) else kept - kept % request.batch]

@@ -60,7 +60,8 @@ class Region(NamedTuple):
             int((self.border + int(cell) + 0.5) * new / old)
             for cell, old, new in zip(cells, scored.shape, size, strict=True)
         )
-        return row, column
+        top, left, bottom, right = self.judged_at(size)  # rounded, where the peak's place is cut off
+        return min(max(row, top), bottom - 1), min(max(column, left), right - 1)
 
     def map_at(self, scored: np.ndarray, size: tuple[int, int], *, sigma: float = 0.0) -> np.ndarray:
         """A map (size, size) in an image of this height and width: float32, NaN outside the region.

@@ -212,7 +212,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     if not path.is_file():
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
     trained = configs.read(workdir)
-    if (config.score, config.evaluate.crop) != (trained.score, trained.evaluate.crop):
+    if (config.score.to_dict(), config.evaluate.crop) != (trained.score.to_dict(), trained.evaluate.crop):
         return unknown("config.score or config.evaluate.crop is not what it was measured with, after the training")
     remedy = "run the training command again to rewrite it"
     figures = disk.read_json(path, remedy)

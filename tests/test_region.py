@@ -34,6 +34,14 @@ def test_what_is_outside_is_nan_and_enters_nothing():
     assert region.peak_at(scored, (64, 96)) == (41, 31)
 
 
+@pytest.mark.parametrize("side", range(32, 300, 9))
+def test_a_peak_lies_in_the_judged_region(side):
+    scored = np.zeros((256, 256), np.float32)
+    scored[16, 239] = 1
+    region = Region(256, 224)
+    assert np.isfinite(region.map_at(scored, (side, side))[region.peak_at(scored, (side, side))])
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 500)])
 def test_something_is_judged_of_any_image(shape):
     region, scored = Region(256, 2), np.zeros((256, 256), np.float32)

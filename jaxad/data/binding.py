@@ -23,6 +23,7 @@ _WRITTEN = (
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
     "config.json",
 )  # fmt: skip
+_HARMLESS = ("error.txt", "provenance.json")  # may be there before config.json, of a training that failed early
 
 
 def fingerprints(source: Source, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -97,7 +98,7 @@ def refuse_foreign(workdir: Path) -> None:
     workdir = Path(workdir)
     if (workdir / "config.json").exists():
         configs.read(workdir)
-    elif foreign := [name for name in _WRITTEN if (workdir / name).exists()]:
+    elif foreign := [name for name in _WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
         raise UserError(f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir")
 
 
