@@ -113,6 +113,13 @@ class Detector:
         return other
 
     @property
+    def read_options(self) -> dict:
+        """The options by which `jaxad.data.image.read_image` reads a file as the training read its own."""
+        # TFDS may hold images as small as MNIST's.
+        options = {"channels": self.channels, "min_side": 1 if self.config.data.source == "tfds" else MIN_SIDE}
+        return options | {"white_level": self.white_level, "max_pixels": configs.max_pixels(self.config)}
+
+    @property
     def _fitted(self) -> dict:
         return {name: getattr(self, name) for name in ("threshold", "heat_range", "good_scores", "white_level")}
 
@@ -228,10 +235,7 @@ class Detector:
         Raises:
           UserError: An image cannot be read or is no such image, or `batch` is below 1.
         """
-        size, made = self.config.score.size, []
-        # TFDS may hold images as small as MNIST's.
-        options = {"channels": self.channels, "min_side": 1 if self.config.data.source == "tfds" else MIN_SIDE}
-        options |= {"white_level": self.white_level, "max_pixels": configs.max_pixels(self.config)}
+        size, made, options = self.config.score.size, [], self.read_options
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
             seen = [to_image(image, number=number, **options) for number, image in chunk]

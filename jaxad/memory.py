@@ -44,17 +44,13 @@ def check_training(config: ConfigDict, method: Method, *, seeds: int = 1) -> Non
         _check(batch, what, "config.batch or config.data.size", *_device_memory())
 
 
-def check_scoring(config: ConfigDict, batch: int | None = None) -> None:
+def check_scoring(config: ConfigDict) -> None:
     """Refuses a size or a batch of images that cannot be scored: the images in float32, with a map for each.
-
-    Args:
-      config: A config; `batch` is ``config.evaluate.batch`` by default.
-      batch: Images that are scored together.
 
     Raises:
       UserError: They need more than all memory of a device.
     """
-    batch, side = batch or config.evaluate.batch, config.score.size
+    batch, side = config.evaluate.batch, config.score.size
     need = -(-batch // jax.local_device_count()) * side**2 * (configs.channels(config) + 1) * _FLOAT
     what = f"a device's part of {batch} images (config.evaluate.batch) of config.score.size={side} pixels a side"
     _check(need, what, "config.evaluate.batch or config.score.size", *_device_memory())

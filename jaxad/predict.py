@@ -21,7 +21,7 @@ from PIL import Image
 
 from jaxad import config as configs
 from jaxad import detector, disk, errors, hosts, parallel, prediction_files
-from jaxad.data import MIN_SIDE, levels
+from jaxad.data import levels
 from jaxad.data.image import SUFFIXES, decode, list_folder, read_bytes, resize_image, to_grey
 from jaxad.data.silence import pillow_silence
 from jaxad.detector import Detector
@@ -89,10 +89,9 @@ def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
     except UserError as error:
         return Seen(path, "", str(error))
     sha256 = hashlib.sha256(data).hexdigest()
-    options = {"min_side": MIN_SIDE, "channels": found.channels, "white_level": found.white_level}
     with room.taken(_pixels(data)):
         try:
-            decoded = decode(data, path, max_pixels=configs.max_pixels(found.config), **options)
+            decoded = decode(data, path, **found.read_options)
         except UserError as error:
             return Seen(path, sha256, str(error))
         deep = None if decoded.peak is None else (decoded.clipped, decoded.peak)

@@ -25,6 +25,7 @@ from jaxad import disk, metrics
 from jaxad.augment import nsa
 from jaxad.augment.nsa_labels import channel_sum
 from jaxad.augment.nsa_settings import Synthesis
+from jaxad.detector import scoring
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 
@@ -212,7 +213,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     if not path.is_file():
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
     trained = configs.read(workdir)
-    if (config.score.to_dict(), config.evaluate.crop) != (trained.score.to_dict(), trained.evaluate.crop):
+    if scoring(config) != scoring(trained):
         return unknown("config.score or config.evaluate.crop is not what it was measured with, after the training")
     remedy = "run the training command again to rewrite it"
     figures = disk.read_json(path, remedy)
