@@ -59,12 +59,15 @@ class Pixels(NamedTuple):
       orientation: The EXIF orientation that the file was turned by, 1 (not at all) to 8.
       is_indexed: Whether the values are indices into a palette.
       is_lossy: Whether they are surely approximate, as in JPEG.
+      has_white_zero: Whether a grey of 0 is white and larger values are darker: only with 16 bits, since how dark the
+        largest one is depends on the white level.
     """
 
     values: np.ndarray
     orientation: int
     is_indexed: bool = False
     is_lossy: bool = False
+    has_white_zero: bool = False
 
 
 def decode_pixels(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, raw: bool = False) -> Pixels:
@@ -159,7 +162,10 @@ def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
             "2**20 a side, are read of that kind; cut it into tiles or save it as TIFF"
         )
     _open(PngImageFile, data).verify()  # checks the checksums in silence; libpng would write to the terminal
-    return _from_array(decode_with_opencv(data), _png_orientation(data), raw)
+    values, hidden = decode_with_opencv(data), opened.info.get("transparency")
+    if raw and hidden is not None and values.shape[2] == 1:  # OpenCV makes alpha of a transparent color, not of a grey
+        values = np.concatenate([values, np.where(values == hidden, 0, 65535).astype(np.uint16)], axis=2)
+    return _from_array(values, _png_orientation(data), raw)
 
 
 def _png_orientation(data: bytes) -> int:
@@ -258,7 +264,10 @@ def _read_tiff(data: bytes, limit: _Limit, raw: bool) -> Pixels:
         values = _of_full_depth(decode_with_tifffile(page), page.bits)
     if page.has_associated_alpha:
         values = _unassociated(values)
-    return _from_array(values, page.orientation, raw, is_lossy=page.is_lossy)
+    pixels = _from_array(values, page.orientation, raw, is_lossy=page.is_lossy)
+    if page.has_white_zero and values.dtype != np.uint16:
+        return pixels._replace(values=inverted(pixels.values, np.uint8(255)))
+    return pixels._replace(has_white_zero=page.has_white_zero)
 
 
 _READERS: dict[str, Callable[[bytes, _Limit, bool], Pixels]] = {
@@ -288,8 +297,10 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
         with pillow_silence():
             orientation = _orientation(opened.getexif())
             ImageOps.exif_transpose(opened, in_place=True)
-    opened.info.pop("transparency", None)  # alpha is dropped without blending; Pillow would warn of it
     is_indexed = raw and opened.mode in ("P", "PA")
+    if raw and not is_indexed and "transparency" in opened.info:  # a color that is not seen
+        opened = opened.convert("RGBA" if opened.mode == "RGB" else "LA")
+    opened.info.pop("transparency", None)  # alpha is dropped without blending; Pillow would warn of it
     grey, color = {"1", "L", "LA", "La"}, {"RGBA", "RGBa"}
     if is_indexed:
         mode = "P"
@@ -328,6 +339,12 @@ def _unassociated(values: np.ndarray) -> np.ndarray:
     alpha = np.maximum(values[..., -1:], 1).astype(np.float32) / white
     color = np.minimum(np.round(values[..., :-1] / alpha), white).astype(values.dtype)
     return np.concatenate([color * (values[..., -1:] > 0), values[..., -1:]], axis=-1)
+
+
+def inverted(values: np.ndarray, white: int) -> np.ndarray:
+    """Grey (h, w, c), c = 1 or 2 with alpha, of which 0 and `white` have changed places; beyond that is 0."""
+    grey = white - np.minimum(values[..., :1], white)
+    return np.concatenate([grey, values[..., 1:]], axis=-1)
 
 
 def _from_array(values: np.ndarray, orientation: int, raw: bool, *, is_lossy: bool = False) -> Pixels:

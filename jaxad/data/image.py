@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxad.data.codec import MAX_PIXELS, decode_pixels
+from jaxad.data.codec import MAX_PIXELS, decode_pixels, inverted
 from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
@@ -26,7 +26,8 @@ class Decoded(NamedTuple):
 
     Attributes:
       image: uint8 (h, w, channels).
-      clipped: How many pixels of a 16-bit file have a value above the white level, which is read as white.
+      clipped: How many pixels of a 16-bit file have a value above the white level, which is read as white, or as black
+        where 0 is white.
       peak: The largest value of a 16-bit file; None for 8 bits.
       orientation: The EXIF orientation that the image was turned by, 1 (not at all) to 8.
     """
@@ -87,6 +88,8 @@ def decode(
     if image.dtype == np.uint16:
         peak = int(image.max())
         image, clipped = to_8_bits(image, white_level)
+    if pixels.has_white_zero:
+        image = inverted(image, np.uint8(255))
     height, width = image.shape[:2]
     if min(height, width) < min_side:
         raise UserError(

@@ -126,18 +126,19 @@ def _automatic(deep: list[Mapping], peak: int) -> tuple[int, str]:
     """The white level of files whose largest value is `peak`, and why."""
     declarations = [tuple(row["declared"]) for row in deep if row["declared"]]
     if not declarations:
-        return _sensor_white(peak), f"since their largest value is {peak}"
+        return sensor_white(peak), f"since their largest value is {peak}"
     levels = sorted({level for level, _ in declarations})
     names = " and ".join(sorted({name for _, name in declarations}))
     some = "" if len(declarations) == len(deep) else f" of {len(declarations)} of them"
     if peak > levels[-1] and names == _PNG:
         return FULL, f"since values reach {peak}: above {levels[-1]}, as {names}{some} says, they are scaled to 16 bits"
     if len(levels) > 1:
-        return _sensor_white(levels[-1]), f"since {names}{some} differs between files, from {levels[0]} to {levels[-1]}"
+        return sensor_white(levels[-1]), f"since {names}{some} differs between files, from {levels[0]} to {levels[-1]}"
     return levels[0], f"as {names}{some} says"
 
 
-def _sensor_white(value: int) -> int:
+def sensor_white(value: int) -> int:
+    """The white of the common sensor with the fewest bits that can have given a value, in [0, 65535]."""
     return next(2**bits - 1 for bits in _SENSORS if value < 2**bits)
 
 

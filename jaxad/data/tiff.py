@@ -122,6 +122,11 @@ class Page(NamedTuple):
         return self[_COMPRESSION] in (_JPEG, _OLD_JPEG)
 
     @property
+    def has_white_zero(self) -> bool:
+        """Whether 0 is white and larger values are darker."""
+        return self[_PHOTOMETRIC] == _WHITE_IS_ZERO
+
+    @property
     def has_associated_alpha(self) -> bool:
         """Whether the other channels are stored multiplied by the alpha channel."""
         return self[_SAMPLES] in (2, 4) and self[_EXTRA_SAMPLES] == 1
@@ -258,7 +263,7 @@ def describe(page: Page) -> str:
         return f"separate color planes{_of_bits(page)}"
     if page[_SAMPLES] == 2:
         return f"grey pixels with alpha{_of_bits(page)}"
-    if page[_PHOTOMETRIC] == _WHITE_IS_ZERO:
+    if page.has_white_zero:
         return f"grey pixels with 0 as white{_of_bits(page)}"
     if page.data[:4] == BIG_TIFF[1]:
         return "a BigTIFF layout of big-endian numbers"
@@ -299,7 +304,7 @@ def without_orientation(page: Page) -> bytes:
 
 
 def decode_with_tifffile(page: Page) -> np.ndarray:
-    """Decodes what Pillow and OpenCV do not: uint8 or, with more than 8 bits, uint16 (h, w, c).
+    """Decodes what Pillow and OpenCV do not: uint8 or, with more than 8 bits, uint16 (h, w, c), as they are stored.
 
     Raises:
       MissingExtraError: The extra is not installed.
@@ -313,11 +318,7 @@ def decode_with_tifffile(page: Page) -> np.ndarray:
             pixels = np.moveaxis(pixels, 0, -1)
     if pixels.shape[:2] != page.size[::-1] or pixels.dtype not in (np.uint8, np.uint16, bool):
         raise UnsupportedError(f"pixels of the shape {first.axes} and the type {pixels.dtype}")
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    white = 2**page.bits - 1
-    if page[_PHOTOMETRIC] == _WHITE_IS_ZERO:
-        pixels = np.concatenate([white - pixels[..., :1], pixels[..., 1:]], axis=-1)
-    return pixels
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def import_extra(what: str) -> tuple:

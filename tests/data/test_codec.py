@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxad import predict, train
 from jaxad.data import codec
-from jaxad.data.image import read_image
+from jaxad.data.image import decode, read_image
 from jaxad.data.silence import opencv_silence
 from tests.data.test_image import encoded, message, smooth, write
 from tests.data.test_image import tiff as minimal_tiff
@@ -126,6 +126,18 @@ def test_separate_color_planes_and_a_reversed_grey_scale(tmp_path, capfd, bits):
     check(tmp_path, capfd, stream.getvalue(), array, bits)
     grey = pixels(1, bits)
     check(tmp_path, capfd, written(2**bits - 1 - grey, photometric="miniswhite"), grey, bits)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_reversed_grey_scale_ends_at_the_white_level(tmp_path, bits):
+    """The values of a sensor in 16 bits, of which 0 is white: `white_level` is black, and so is what lies beyond."""
+    grey, white = pixels(1, bits), 2**bits - 1
+    stored = (white - grey).astype(np.uint16)
+    stored[0, 0], grey[0, 0] = white + 7, 0
+    path = write(tmp_path, written(stored, photometric="miniswhite"))
+    decoded = decode(path.read_bytes(), path, white_level=white)
+    np.testing.assert_array_equal(decoded.image, expected(grey, bits))
+    assert (decoded.peak, decoded.clipped) == (white + 7, 1)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])

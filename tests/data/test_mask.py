@@ -1,11 +1,15 @@
 """Which pixels of a mask are marked, how it lies on a turned image, and what is left of it when it is made smaller."""
 
+import io
 import json
 import logging
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from scipy import ndimage
 
@@ -108,6 +112,32 @@ def test_of_several_visible_colors_black_is_not_marked(tmp_path):
     assert read(tmp_path, rgba).tolist() == [[0, 1, 1, 1]]
     rgba[..., 3] = 0
     assert read(tmp_path, rgba).tolist() == [[0, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_a_transparent_color_is_not_marked(tmp_path, mode):
+    """PNG's tRNS chunk names one color that is not seen, whatever it is: here white, beside black that is seen."""
+    picture = Image.fromarray(255 - 255 * SPOT).convert(mode)
+    hidden = (255, 255, 255) if mode == "RGB" else 255
+    np.testing.assert_array_equal(read(tmp_path, picture, transparency=hidden), SPOT)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_color_of_16_bits_is_not_marked(tmp_path, channels):
+    deep = np.where(SPOT, 300, 65535).astype(np.uint16)
+    data = cv2.imencode(".png", np.dstack([deep] * channels))[1].tobytes()
+    at = data.index(b"IDAT") - 4
+    color = b"tRNS" + b"\xff\xff" * channels
+    data = data[:at] + struct.pack(">I", 2 * channels) + color + struct.pack(">I", zlib.crc32(color)) + data[at:]
+    np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
+
+
+@pytest.mark.parametrize("white", [255, 4095, 65535])
+def test_in_a_grey_scale_whose_0_is_white_the_largest_value_is_black(tmp_path, white):
+    stored = np.where(SPOT, 0, white).astype(np.uint16 if white > 255 else np.uint8)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stored, photometric="miniswhite")
+    np.testing.assert_array_equal(read_mask(write(tmp_path, stream.getvalue())), SPOT)
 
 
 def shape_of(height=96, width=112):
