@@ -131,12 +131,22 @@ def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     for n, (i, j) in enumerate(offsets):
         pixel = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
         highest, first = jnp.maximum(highest, pixel), jnp.where(pixel > highest, jnp.int8(n), first)
-    total = 0
-    for n, (i, j) in enumerate(offsets):  # pixel 2m + i - 1 of x is the i-th of window m
-        share = jnp.where(first == n, gradient, 0)
-        edges = ((0, 0, 0), (i - 1, h - 2 * rows + 2 - i, 1), (j - 1, w - 2 * columns + 2 - j, 1), (0, 0, 0))
-        total += lax.pad(share, jnp.zeros((), share.dtype), edges)
-    return (total,)
+    edge = ((0, 0), (0, 1), (0, 1), (0, 0))
+    first, gradient = jnp.pad(first, edge, constant_values=len(offsets)), jnp.pad(gradient, edge)
+
+    def shares(parity: tuple[int, int]) -> jax.Array:
+        """The gradient of the pixels (2m, 2n) + parity, (b, rows, columns, c): what each window around them hands on."""
+        total = 0
+        for n, (i, j) in enumerate(offsets):
+            if ((i + 1) % 2, (j + 1) % 2) == parity:  # pixel 2m + i - 1 of x is the i-th of window m
+                rows_of, columns_of = slice(i == 0, rows + (i == 0)), slice(j == 0, columns + (j == 0))
+                total += jnp.where(first[:, rows_of, columns_of] == n, gradient[:, rows_of, columns_of], 0)
+        return total
+
+    lines = [jnp.stack([shares((p, q)) for q in (0, 1)], 3) for p in (0, 1)]
+    total = jnp.stack(lines, 2).reshape(-1, 2 * rows, 2 * columns, x.shape[-1])[:, :h, :w]
+    # Each of its users, sums among them, would compute it anew.
+    return (materialized(total),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
