@@ -196,6 +196,7 @@ def load(pointer: Path) -> tuple[dict, dict]:
     Raises:
       FileNotFoundError: There is none.
       ValueError: It is damaged; the text says how.
+      KeyError: It is whole, but another version of jaxad wrote it.
     """
     pointer = Path(pointer).absolute()
     for _ in range(_TRIES):
@@ -212,7 +213,7 @@ def _load(pointer: Path, content: bytes) -> tuple[dict, dict]:
     try:
         held = json.loads(content)
         path, sealed, values = pointer.with_suffix("") / str(held["arrays"]), dict(held["sha256"]), held["values"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{pointer.name} is not what jaxad writes") from error
     if damage := _compare(path, sealed):
         raise ValueError(damage)

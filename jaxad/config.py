@@ -86,6 +86,9 @@ _USED_WITH = {
     "density.covariance": ("density.name", "gaussian_mixture"),
     "density.tolerance": ("density.name", "gaussian_mixture"),
 }
+# What a section of an experiment, such as a user's own, need not say.
+_OPTIONAL = {"data": {"white_level": 0, "max_megapixels": 1000}, "evaluate": {"heatmap_sigma": 0.0}}
+_BELOW = {"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100}
 _OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
 
 
@@ -121,7 +124,16 @@ def load(
         raise UserError(f"config.category only names what the experiment was made for; write --config {file}:CATEGORY")
     source, remedy = f"the config of {file}", "see experiments/ for examples"
     _check_required(config, required, source, remedy)
-    return override(guarded(config, source, remedy), overrides or {})
+    return override(_completed(guarded(config, source, remedy)), overrides or {})
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+    """Adds to a locked config what it does not say of `_OPTIONAL`."""
+    with config.unlocked():
+        for section, defaults in _OPTIONAL.items():
+            for key in defaults.keys() - config.get(section, defaults).keys():
+                config[section][key] = defaults[key]
+    return config
 
 
 def _check_required(config: ConfigDict, required: Sequence[str], source: str, remedy: str) -> None:
@@ -223,10 +235,9 @@ def _check_ranges(values: dict) -> None:
     for key, least in _AT_LEAST.items():
         if key in values and not number(key, values[key], type(least)) >= least:
             raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}")
-    if values.get("seed", 0) >= 2**32:
-        raise UserError(f"config.seed must be below 2**32, not {values['seed']}")
-    if values.get("data.white_level", 0) >= 2**16:
-        raise UserError(f"config.data.white_level must be below 2**16, not {values['data.white_level']}")
+    for key, limit in _BELOW.items():
+        if values.get(key, 0) >= limit:
+            raise UserError(f"config.{key} must be below {limit}, not {values[key]}")
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):
         raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
@@ -273,7 +284,7 @@ def read(workdir: Path) -> ConfigDict:
         _check_ranges(flatten(config))
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}") from error
-    return guarded(config, str(path), _OTHER_VERSION)
+    return _completed(guarded(config, str(path), _OTHER_VERSION))
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
@@ -311,12 +322,12 @@ def channels(config: ConfigDict) -> int:
 
 def white_level(config: ConfigDict) -> int:
     """The 16-bit value that is white, as ``config.data.white_level`` gives it; 0 where the images decide."""
-    return config.data.get("white_level", 0)
+    return config.data.white_level
 
 
 def max_pixels(config: ConfigDict) -> int:
-    """The most pixels of an image that are read: ``config.data.max_megapixels`` millions, 1,000 by default."""
-    return config.data.get("max_megapixels", 1000) * 10**6
+    """The most pixels of an image that are read: ``config.data.max_megapixels`` millions."""
+    return config.data.max_megapixels * 10**6
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:

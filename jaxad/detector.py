@@ -4,9 +4,11 @@ The directory is the workdir: config.json, ``detector/`` with variables and dens
 the threshold, what the scores and maps of good images are like, and the seal of the files in ``detector/``.
 """
 
+import contextlib
 import itertools
+import logging
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxad import checkpoint, disk, memory, methods, parallel
 from jaxad import config as configs
-from jaxad.data import MIN_SIDE
+from jaxad.data import MIN_SIDE, levels
 from jaxad.data.given import Given, several, to_image
 from jaxad.data.image import resize_image
 from jaxad.errors import UserError, first_line
@@ -230,19 +232,25 @@ class Detector:
           batch: Images in one call of the compiled program; by default 1 for one image, else ``config.evaluate.batch``.
 
         Returns:
-          One prediction per image, in order.
+          One prediction per image, in order. Files of 16 bits with values above the white level of the training images,
+          which are read as white, are named in a logged warning.
 
         Raises:
           UserError: An image cannot be read or is no such image, or `batch` is below 1.
         """
-        size, made, options = self.config.score.size, [], self.read_options
+        size, made, options, deep = self.config.score.size, [], self.read_options, {}
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
-            seen = [to_image(image, number=number, **options) for number, image in chunk]
+            decoded = [to_image(image, number=number, **options) for number, image in chunk]
+            given = zip(chunk, decoded, strict=True)
+            deep |= {str(path): (one.clipped, one.peak) for (_, path), one in given if one.peak is not None}
+            seen = [one.image for one in decoded]
             stack = np.stack([resize_image(image, (size, size)) for image in seen])
             alone = batch is None and not made and len(seen) == 1
             scores = self.score(stack, batch=1 if alone else batch)
             made += [self._prediction(*row) for row in zip(seen, scores.image, scores.map, strict=True)]
+        if sentence := levels.clipped_images(deep, self.white_level):
+            logging.warning(sentence)
         return made
 
     def _prediction(self, image: np.ndarray, score: np.floating, scored: np.ndarray) -> Prediction:
@@ -316,14 +324,26 @@ def scoring(config: ConfigDict) -> list:
 
 def read_white_level(workdir: str | Path) -> int | None:
     """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
-    try:
+    with _told(workdir):
         return _arguments(disk.read_json(Path(workdir) / "detector.json", REWRITE)["values"])["white_level"]
-    except (KeyError, TypeError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def _told(workdir: str | Path) -> Iterator[None]:
+    """Turns what reading a detector raises into a sentence."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(
+            f"the detector in {workdir} was written by another version of jaxad (it lacks {first_line(error)}); run "
+            "its training command again with --restart"
+        ) from error
+    except (TypeError, ValueError) as error:
         raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
 
 
 def _arguments(values: dict) -> dict:
-    """What `Detector.save` kept beside the arrays, as arguments of `Detector`; what it raises says damage."""
+    """What `Detector.save` kept beside the arrays, as arguments of `Detector`; what it raises, `_told` explains."""
     (low, high), (mean, std) = values["heat_range"], values["good_scores"]
     pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
     return {"threshold": values["threshold"], "white_level": values["white_level"], **pairs}
@@ -346,11 +366,9 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
     memory.check_scoring(config)
-    try:
+    with _told(workdir):
         tree, values = checkpoint.load(workdir / "detector.json")
         fitted = _arguments(values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
     white = configs.white_level(config) or fitted["white_level"]
     if scoring(config) != scoring(configs.read(workdir)) or white != fitted["white_level"]:
         fitted["threshold"] = None

@@ -160,7 +160,7 @@ def locked(folder: str | Path) -> Iterator[None]:
                 file = _lock(folder)
                 _HELD[held] = thread
     except OSError as error:
-        raise UserError(f"workdir {folder} cannot be written: {error.strerror}; choose another --workdir") from error
+        raise UserError(f"folder {folder} cannot be written: {error.strerror}; choose another one") from error
     if owner == thread:
         yield
         return

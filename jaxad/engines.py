@@ -143,7 +143,8 @@ def _execute_logged(run: Run, share: float) -> None:
     if share < 1 and not any("CLIENT_MEM_FRACTION" in name for name in os.environ):
         os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{_GPU_MEMORY * share:.3f}"
     run.workdir.mkdir(parents=True, exist_ok=True)
-    with open(run.workdir / "log.txt", "a", buffering=1) as log:
+    path = run.workdir / "log.txt"
+    with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as log:  # in any locale, any name
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             execute(run)
 

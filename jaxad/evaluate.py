@@ -40,7 +40,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
     memory.check_test_set(config, len(source))
     records = pipeline.read_all(source, config.score.size)
-    if sentence := levels.describe(source.deep, configs.white_level(config) or white_level):
+    if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
         print(sentence, flush=True)
     return records
 

@@ -56,7 +56,7 @@ def take_in(
             binding.claim(workdir, found)
     hosts.wait()
     if hosts.lead():
-        print(summary.describe(source, several[0]), flush=True)
+        print(summary.training_images(source, several[0]), flush=True)
         if white.reason:
             print(white.reason, flush=True)
     return source.bound(list(found.values()), white.value), white.value

@@ -244,7 +244,7 @@ def call_padded(call: Callable, weights, rows, mesh: Mesh, *, batch: int):
     return jax.tree.map(lambda leaf: leaf[:count], to_host(call(weights, split(filled, mesh))))
 
 
-def describe() -> str:
+def device_names() -> str:
     """The devices in words, for the provenance of a result."""
     device = jax.devices()[0]
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""

@@ -62,7 +62,7 @@ class Seen(NamedTuple):
       path: The file.
       sha256: Digest of its content.
       reason: Why it cannot be read; None where it can.
-      deep: How many pixels of a file of 16 bits lie above the white level, and its largest value; None for 8 bits.
+      deep: Of a file of 16 bits the largest value, and how many pixels lie above the white level; else empty texts.
       shape: (h, w) of the image.
       resized: uint8 (size, size, c), as it is scored.
       picture: uint8 (h, w, 1), grey, at the size of the heatmap; None where none is drawn.
@@ -71,7 +71,7 @@ class Seen(NamedTuple):
     path: Path
     sha256: str
     reason: str | None
-    deep: tuple[int, int] | None = None
+    deep: tuple[int, int] | tuple[str, str] = ("", "")
     shape: tuple[int, int] = (0, 0)
     resized: np.ndarray | None = None
     picture: np.ndarray | None = None
@@ -94,7 +94,7 @@ def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
             decoded = decode(data, path, **found.read_options)
         except UserError as error:
             return Seen(path, sha256, str(error))
-        deep = None if decoded.peak is None else (decoded.clipped, decoded.peak)
+        deep = ("", "") if decoded.peak is None else (decoded.peak, decoded.clipped)
         resized = resize_image(decoded.image, (found.config.score.size,) * 2)
         picture = None if side is None else _shrunk(decoded.image, side)
         return Seen(path, sha256, None, deep, decoded.image.shape[:2], resized, picture)
@@ -154,7 +154,7 @@ def _row(
     """Writes one image's pictures; returns its row."""
     threshold = "n/a" if found.threshold is None else found.threshold
     if seen.reason is not None:
-        return [str(seen.path), "", threshold, "unreadable", *[""] * 7, seen.reason, seen.sha256]
+        return [str(seen.path), "", threshold, "unreadable", *[""] * 9, seen.reason, seen.sha256]
     name, heatmap, region = prediction_files.stem(number, seen.path), "", found.region
     decision = {None: "n/a", True: "defective", False: "good"}[found.decide(score)]
     if seen.picture is not None:
@@ -165,7 +165,7 @@ def _row(
     if request.maps:
         prediction_files.save_map(output / "maps", name, region.map_at(scored, seen.shape), request.maps)
     place = *region.peak_at(scored, seen.shape), *region.judged_at(seen.shape)
-    return [str(seen.path), score, threshold, decision, *place, heatmap, "", seen.sha256]
+    return [str(seen.path), score, threshold, decision, *place, *seen.deep, heatmap, "", seen.sha256]
 
 
 def score_files(found: Detector, output: Path, request: Request) -> tuple[int, int, int]:
@@ -190,41 +190,38 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
         if kept := len(rows):
             print(f"going on after {kept} of {len(request.paths)} images of an interrupted call")
     hosts.wait()
-    deep: dict[str, tuple[int, int]] = {}
     if alone:
         table = prediction_files.Table(output, rows)
         with contextlib.closing(table):
-            for row in _score_share(found, output, request, slice(len(rows), len(request.paths)), deep):
+            for row in _score_share(found, output, request, slice(len(rows), len(request.paths))):
                 table.add(row)
                 rows.append(row)
     else:
-        shares = hosts.gather(list(_score_share(found, output, request, hosts.share(len(request.paths)), deep)))
+        shares = hosts.gather(list(_score_share(found, output, request, hosts.share(len(request.paths)))))
         rows = list(itertools.chain(*shares))
         if hosts.lead():
             with contextlib.closing(prediction_files.Table(output, rows)):
                 pass
-    every = {name: row for part in hosts.gather(deep) for name, row in part.items()}
     if hosts.lead():
         prediction_files.complete(output, request)
-        if sentence := levels.describe(every, found.white_level):
+        if sentence := levels.clipped_images(_deep(rows), found.white_level):
             print(sentence, flush=True)
     decisions = collections.Counter(row[COLUMNS.index("decision")] for row in rows)
     return decisions["defective"], decisions["unreadable"], len(request.paths) - kept
 
 
-def _score_share(
-    found: Detector, output: Path, request: Request, mine: slice, deep: dict[str, tuple[int, int]]
-) -> Iterator[list]:
-    """Scores some of the images, writes their pictures, and yields their rows of predictions.csv.
+def _deep(rows: list[list]) -> dict[str, tuple[int, int]]:
+    """Of the files of 16 bits among the rows, how many pixels lie above the white level, and the largest value."""
+    path, peak, clipped = (COLUMNS.index(name) for name in ("path", "largest_value", "clipped_pixels"))
+    return {row[path]: (int(row[clipped]), int(row[peak])) for row in rows if row[peak] != ""}
 
-    Files of 16 bits are entered in `deep`, see `Seen`.
-    """
+
+def _score_share(found: Detector, output: Path, request: Request, mine: slice) -> Iterator[list]:
+    """Scores some of the images, writes their pictures, and yields their rows of predictions.csv."""
     made = predictions(found, request.paths[mine], batch=request.batch, side=request.side)
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
         if sys.stderr.isatty() and hosts.lead():
             print(f"\r{number}/{mine.stop}", end="", file=sys.stderr)
-        if seen.deep is not None:
-            deep[str(seen.path)] = seen.deep
         yield _row(found, seen, score, scored, output, number, request)
 
 

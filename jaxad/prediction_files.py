@@ -9,8 +9,7 @@ import hashlib
 import io
 import json
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +21,11 @@ from jaxad.errors import UserError
 
 COLUMNS = (
     "path", "score", "threshold", "decision", "peak_row", "peak_column",
-    "judged_top", "judged_left", "judged_bottom", "judged_right", "heatmap", "reason", "sha256",
+    "judged_top", "judged_left", "judged_bottom", "judged_right", "largest_value", "clipped_pixels", "heatmap",
+    "reason", "sha256",
 )  # fmt: skip
 _MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
-_PICTURE = re.compile(r"\d{5,}_")
+_SUFFIXES = (".jpg", ".png", ".npy", ".tiff")  # of the files in the folders
 _WRITER = "jaxad.predict"
 _LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
 _JPEG_SIDE = 65_500  # the longest side that libjpeg writes
@@ -50,8 +50,7 @@ class Request(NamedTuple):
 
     def described(self) -> dict:
         """It as predict.json holds it."""
-        names = hashlib.sha256("\0".join(map(str, self.paths)).encode("utf-8", "surrogateescape")).hexdigest()
-        return self._asdict() | {"paths": names, "writer": _WRITER}
+        return self._asdict() | {"paths": [str(path) for path in self.paths], "writer": _WRITER}
 
 
 def digest(path: Path) -> str:
@@ -65,9 +64,16 @@ def digest(path: Path) -> str:
 
 def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
-    names = (_MARKER, _TABLE, disk.LOCK) if _marked(folder) else ()
-    pictures = folder.name in _FOLDERS and _marked(folder.parent)
-    return [file for file in files if file.name in names or (pictures and _PICTURE.match(file.name))]
+    names = {_MARKER, _TABLE, disk.LOCK} if _marked(folder) else set()
+    if folder.name in _FOLDERS and (marked := _marked(folder.parent)):
+        names |= set(_pictures(map(Path, marked["paths"])))
+    return [file for file in files if file.name in names]
+
+
+def _pictures(paths: Iterable[Path]) -> dict[str, int]:
+    """The numbers of images by the names that their heatmaps and maps can have."""
+    stems = ((stem(number, path), number) for number, path in enumerate(paths, start=1))
+    return {f"{name}{suffix}": number for name, number in stems for suffix in _SUFFIXES}
 
 
 def _marked(folder: Path) -> dict | None:
@@ -76,7 +82,8 @@ def _marked(folder: Path) -> dict | None:
         found = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("writer") == _WRITER else None
+    ours = isinstance(found, dict) and found.get("writer") == _WRITER and isinstance(found.get("paths"), list)
+    return found if ours else None
 
 
 def check(output: Path) -> None:
@@ -140,24 +147,30 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
 
     Returns:
       The rows that an interrupted call with the same request has made of the same images: whole batches.
+
+    Raises:
+      UserError: As in `check`; or a picture would take the place of a file that is not ours.
     """
     check(output)
-    asked = request.described()
-    again = _marked(output) == asked | {"complete": False}
+    marked, asked = _marked(output) or {"paths": []}, request.described()
+    again = marked == asked | {"complete": False}
     rows = _kept(output, request) if again else []
     for folder in (".", *_FOLDERS):
         (output / folder).mkdir(parents=True, exist_ok=True)
         disk.clean(output / folder)
     if not again:
-        (output / _TABLE).unlink(missing_ok=True)  # a kill between marker and table must not pass it off as this call's
-    disk.write_json(output / _MARKER, asked | {"complete": False})
-    done = {f"{number:05d}" for number in range(1, len(rows) + 1)}
+        (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's
+    # As long as the old marker stands, it tells which pictures are ours.
+    stale, coming = _pictures(map(Path, marked["paths"])), _pictures(request.paths)
     for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
-        for stale in (output / folder).iterdir():
-            if _PICTURE.match(stale.name) and stale.is_file() and stale.name.partition("_")[0] not in done:
-                stale.unlink()
+        for picture in (output / folder).iterdir():
+            if stale.get(picture.name, 0) > len(rows) and picture.is_file():
+                picture.unlink()
+            elif picture.name in coming and picture.name not in stale:
+                raise UserError(f"{picture} was not written by jaxad.predict; move it away or choose another --output")
         if not wanted and not any((output / folder).iterdir()):
             (output / folder).rmdir()
+    disk.write_json(output / _MARKER, asked | {"complete": False})
     return rows
 
 

@@ -44,7 +44,7 @@ def collect() -> dict:
     return {
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "device": parallel.describe(),
+        "device": parallel.device_names(),
         "versions": {"python": sys.version.split()[0], **versions},
     }
 

@@ -164,16 +164,16 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
     return made
 
 
-def good_images(config: ConfigDict, workdir: str | Path) -> list[Record]:
+def good_images(found: detector.Detector, workdir: str | Path) -> list[Record]:
     """The good test images of a detector's config, at the size for scoring; raises UserError where there are none."""
-    test = data.load(config, white_level=detector.read_white_level(workdir)).test
+    test = data.load(found.config, white_level=found.white_level).test
     good = [index for index, label in enumerate(test.labels) if label == 0]
     if not good:
         raise UserError(
             f"the test set of {workdir} holds no good images, on which anomalies are pasted; add some to it, or name "
             "another folder with --config.data_root=DIR"
         )
-    return [pipeline.resized(test[index], config.score.size) for index in good]
+    return [pipeline.resized(test[index], found.config.score.size) for index in good]
 
 
 def measure(found: detector.Detector, records: Sequence[Record]) -> dict:
@@ -213,11 +213,18 @@ def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> 
       What the file holds.
 
     Raises:
-      UserError: The detector cannot be loaded, or its test set has no good images.
+      UserError: The detector cannot be loaded, its test set has no good images, or the workdir is in use.
     """
+    detector.read_config(workdir)
+    with disk.locked(workdir):  # nobody trains another detector meanwhile
+        return _run(workdir, settings, given, command)
+
+
+def _run(workdir: Path, settings: ConfigDict, given: Source, command: str) -> dict:
+    """`run` in a workdir that is locked."""
     found = detector.load(workdir, {"data.root": settings.data_root} if settings.data_root else None)
     config = found.config
-    good = good_images(config, workdir)
+    good = good_images(found, workdir)
     made = make(good, given, seed=settings.seed, crop=config.evaluate.crop)
     results = {
         "task": config.proxy.task if "proxy" in config and config.epochs else "no training",

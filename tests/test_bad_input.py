@@ -263,7 +263,7 @@ def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
     assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"workdir {workdir} cannot be written: Permission denied; choose another --workdir"
+        f"folder {workdir} cannot be written: Permission denied; choose another one"
     )
 
 

@@ -10,29 +10,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from jaxad import checkpoint, methods, train
+from jaxad import checkpoint, synthetic_anomalies, train
 from jaxad.data import binding, demo
 from jaxad.log import read_history
-from tests import tiny
 from tests.parts import NSA, command, interrupted, part, refusal, sentence, write
+from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
 ADVICE = "choose another --workdir, or add --restart, which deletes the training in {0} and begins it anew"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory):
-    """The tiny method has a name, and programs that several runs need are compiled once."""
-    before = jax.config.jax_compilation_cache_dir
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(methods.METHODS, "tiny", tiny.create)
-        yield
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def write_images(root: Path, count: int, *, seed: int = 0) -> None:
@@ -102,12 +88,15 @@ def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsy
 def test_restart_trains_on_the_new_images_as_in_a_fresh_workdir(complete, root, tmp_path) -> None:
     (complete / "predictions").mkdir()
     (complete / "notes.txt").write_text("mine")
+    for name in (synthetic_anomalies.FILE, synthetic_anomalies.PICTURE):  # of the detector that goes
+        (complete / name).write_text("{}")
     write(root / "00.png", part(5))
     assert command(train.main, *arguments(root, complete), "--restart") == 0
     assert command(train.main, *arguments(root, tmp_path / "fresh")) == 0
     assert result(complete) == result(tmp_path / "fresh")
     assert len(json.loads((complete / "provenance.json").read_text())) == 1
     assert (complete / "predictions").is_dir() and (complete / "notes.txt").read_text() == "mine"
+    assert not (complete / synthetic_anomalies.FILE).exists() and not (complete / synthetic_anomalies.PICTURE).exists()
 
 
 def test_restart_deletes_nothing_before_the_images_were_read(complete, root, capsys) -> None:

@@ -219,7 +219,7 @@ def test_a_value_of_the_wrong_type(key, text, words):
 
 @pytest.mark.parametrize("key, text, words", [
     ("seed", "-1", "config.seed must be at least 0, not -1"),
-    ("seed", "4294967296", "config.seed must be below 2**32, not 4294967296"),
+    ("seed", "4294967296", "config.seed must be below 4294967296, not 4294967296"),
     ("batch", "0", "config.batch must be at least 1, not 0"),
     ("epochs", "-2", "config.epochs must be at least 0, not -2"),
     ("log_every", "0", "config.log_every must be at least 1, not 0"),

@@ -195,7 +195,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
     assert refusal(tmp_path / "file" / "W") == (
-        f"workdir {tmp_path / 'file' / 'W'} cannot be written: Not a directory; choose another --workdir"
+        f"folder {tmp_path / 'file' / 'W'} cannot be written: Not a directory; choose another one"
     )
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxad import config as configs
 from jaxad import data, detector, loop, methods, parallel, synthetic, training
@@ -22,21 +21,9 @@ from jaxad.errors import UserError
 from jaxad.log import read_history
 from tests import tiny
 from tests.parts import NSA, interrupt, interrupted, write
+from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2 steps an epoch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory):
-    """The tiny method has a name, and programs that several runs need are compiled once."""
-    before = jax.config.jax_compilation_cache_dir
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(methods.METHODS, "tiny", tiny.create)
-        yield
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="module")

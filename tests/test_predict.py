@@ -1,7 +1,9 @@
 """``python -m jaxad.predict``: which images it takes, and what it writes."""
 
 import csv
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -103,6 +105,26 @@ def test_heatmaps_have_the_size_of_their_images(workdir, new, tmp_path):
     assert not (tmp_path / "out" / "maps").exists()
 
 
+def test_a_smoothed_heatmap_changes_nothing_but_the_picture(workdir, new, tmp_path):
+    smooth = tmp_path / "smooth"
+    shutil.copytree(workdir, smooth)
+    config = json.loads((smooth / "config.json").read_text())
+    assert config["evaluate"]["heatmap_sigma"] == 0
+    config["evaluate"]["heatmap_sigma"] = 3.0
+    (smooth / "config.json").write_text(json.dumps(config))
+    rows, drawn = [], []
+    for number, fitted in enumerate((workdir, smooth)):
+        output = tmp_path / f"out{number}"
+        rows.append(run(fitted, output, "--maps", "npy", new / "a.bmp"))
+        picture = np.array(Image.open(output / rows[-1][0]["heatmap"])).astype(int)
+        drawn.append(np.abs(np.diff(picture, axis=0)).sum() + np.abs(np.diff(picture, axis=1)).sum())
+    assert rows[0] == rows[1]
+    assert (tmp_path / "out0/maps/00001_a.npy").read_bytes() == (tmp_path / "out1/maps/00001_a.npy").read_bytes()
+    assert drawn[1] < 0.95 * drawn[0]  # most of it is the image below
+    [one], [other] = (jaxad.load(fitted).predict(new / "a.bmp") for fitted in (workdir, smooth))
+    assert (one.score, one.peak) == (other.score, other.peak) and np.array_equal(one.map, other.map, equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", ["npy", "tiff"])
 def test_raw_maps(workdir, new, tmp_path, kind):
     rows = run(workdir, tmp_path / "out", "--maps", kind, new)
@@ -181,16 +203,18 @@ def test_links_in_circles_pipes_and_empty_folders_are_passed_over(workdir, new, 
     assert f"2 of no suffix (such as {new / 'B' / 'C' / 'round'})" in line
 
 
-def test_pictures_of_any_number_and_suffix_are_known(workdir, new, tmp_path):
+def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, new, tmp_path, capsys):
     output = new / "predictions"
     assert len(run(workdir, output, new)) == 4
-    for name in ("00004_x.png", "100000_x.jpg"):
-        write(output / "heatmaps" / name, part(1))
-    mine = write(output / "heatmaps" / "0001_mine.png", part(1))
+    mine = [write(output / "heatmaps" / name, part(1)) for name in ("00004_x.png", "12345_mine.png")]
     rows = run(workdir, output, new)
-    assert [row["path"] for row in rows[-1:]] == [str(mine)] and len(rows) == 5
+    assert {row["path"] for row in rows} >= {str(path) for path in mine} and len(rows) == 6
     made = {row["heatmap"].removeprefix("heatmaps/") for row in rows}
-    assert {path.name for path in (output / "heatmaps").iterdir()} == made | {mine.name}
+    assert {path.name for path in (output / "heatmaps").iterdir()} == made | {path.name for path in mine}
+    taken = write(output / "heatmaps" / "00001_z.jpg", part(1))
+    message = refusal(capsys, predict.main, write(new / "z.png", part(1)), "--workdir", workdir, "--output", output)
+    assert message == f"{taken} was not written by jaxad.predict; move it away or choose another --output"
+    assert taken.exists()
 
 
 def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):

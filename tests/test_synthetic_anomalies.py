@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from jaxad import benchmark, published, report, train
+from jaxad import benchmark, disk, published, report, train
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import synthetic_anomalies as anomalies
@@ -211,7 +212,7 @@ def read(path):
 def test_figures_are_those_of_the_definition(done):
     """Recomputed from the detector's scores: the share of pairs whose anomalous member scores higher."""
     found = detectors.load(done / "one")
-    good = anomalies.good_images(found.config, done / "one")
+    good = anomalies.good_images(found, done / "one")
     assert [record.id for record in good] == ["test/good/000", "test/good/001"]
     made = by_column(anomalies.make(good, anomalies.source(settings_of()), seed=7), 2)
     normal, results = found.score(np.stack([record.image for record in good])), read(done / "one")
@@ -231,6 +232,17 @@ def test_figures_are_those_of_the_definition(done):
     for key, value in results["average"].items():
         assert value == pytest.approx(sum(row[key] for row in results["columns"].values()) / 7)
     assert results["average"]["pixel_auroc"] > 0.8  # the baseline sees colours that it does not know
+
+
+def test_a_workdir_in_use_is_let_be(trained, tmp_path, capsys):
+    shutil.copytree(trained / "one", tmp_path / "work")
+    (tmp_path / "work" / anomalies.FILE).unlink(missing_ok=True)
+    with disk.locked(tmp_path / "work"):
+        threads = ThreadPoolExecutor(1)
+        given = ("--config", EXPERIMENT, "--workdir", tmp_path / "work")
+        message = threads.submit(refusal, capsys, anomalies.main, *given).result()
+    assert message.startswith(f"{tmp_path / 'work'} is in use by another thread of process ")
+    assert not (tmp_path / "work" / anomalies.FILE).exists()
 
 
 def test_results_say_where_they_come_from(done):

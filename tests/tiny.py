@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.typing import DTypeLike
 
 from jaxad import errors, evaluate, methods, predict, train
@@ -74,6 +76,19 @@ def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
 def create(config) -> Method:
     """The method as ``config.method = "tiny"``; without a host part where the synthesis is for the device."""
     return make(example=nsa.HostExample(config) if config.data.synthesis == "host" else None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    """For test modules that import it: the method has a name, and programs of several runs are compiled once."""
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(methods.METHODS, "tiny", create)
+        yield
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 if __name__ == "__main__":

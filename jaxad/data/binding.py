@@ -19,7 +19,8 @@ _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
 _WRITTEN = (
-    "results.json", "scores.csv", "report.html", "error.txt", "detector.json", "detector",
+    "results.json", "scores.csv", "report.html", "synthetic_anomalies.json", "synthetic_anomalies.png", "error.txt",
+    "detector.json", "detector",
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
     "config.json",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxad.data.codec import MAX_PIXELS
-from jaxad.data.image import read_image, to_grey
+from jaxad.data.image import Decoded, decode, read_bytes, to_grey
 from jaxad.errors import UserError, first_line
 
 Given = str | os.PathLike | Image.Image | np.ndarray
@@ -39,7 +39,7 @@ def to_image(
     min_side: int,
     white_level: int | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
+) -> Decoded:
     """One image in the form that a detector takes.
 
     Files are read by `read_image`. Pillow's images are treated likewise: the EXIF orientation is applied, alpha is
@@ -54,13 +54,15 @@ def to_image(
       max_pixels: The most pixels of a file, see `read_image`.
 
     Returns:
-      uint8 (h, w, channels); grey from RGB by `to_grey`, RGB from grey by three equal channels.
+      uint8 (h, w, channels), grey from RGB by `to_grey`, RGB from grey by three equal channels, and what a file's
+      decoding tells of it.
 
     Raises:
       UserError: It is of another kind, cannot be read, or is smaller than `min_side`.
     """
     if isinstance(given, str | os.PathLike):
-        return read_image(given, min_side=min_side, channels=channels, white_level=white_level, max_pixels=max_pixels)
+        options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
+        return decode(read_bytes(given), given, **options)
     if not isinstance(given, Image.Image) and not hasattr(given, "__array__"):
         raise UserError(f"image {number} must be a path, an image of Pillow or an array, not {_kind(given)}")
     image = _decoded(given, number) if isinstance(given, Image.Image) else np.asarray(given)
@@ -78,9 +80,9 @@ def to_image(
             "needed"
         )
     image = np.ascontiguousarray(image[..., :3])  # OpenCV takes no view with its rows reversed
-    if image.shape[2] == channels:
-        return image
-    return to_grey(image) if channels == 1 else np.repeat(image, 3, axis=2)
+    if image.shape[2] != channels:
+        image = to_grey(image) if channels == 1 else np.repeat(image, 3, axis=2)
+    return Decoded(image, clipped=0, peak=None, orientation=1)
 
 
 def _decoded(given: Image.Image, number: int) -> np.ndarray:

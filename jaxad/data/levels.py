@@ -142,7 +142,7 @@ def sensor_white(value: int) -> int:
     return next(2**bits - 1 for bits in _SENSORS if value < 2**bits)
 
 
-def describe(deep: Mapping[str, tuple[int, int]], white_level: int | None) -> str:
+def clipped_images(deep: Mapping[str, tuple[int, int]], white_level: int | None) -> str:
     """A sentence on files of 16 bits that the training images say nothing of; "" without any.
 
     Args:

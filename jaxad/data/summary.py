@@ -8,7 +8,7 @@ from jaxad.data.pipeline import split_holdout
 from jaxad.data.record import Source
 
 
-def describe(source: Source, config: ConfigDict) -> str:
+def training_images(source: Source, config: ConfigDict) -> str:
     """The lines that tell which images are trained on, how many are held out, and what lies beside them unused."""
     fitted, held = (len(part) for part in split_holdout(len(source), holdout=config.data.holdout, seed=config.seed))
     parts = f"{fitted} to train on and {held} held out for the threshold" if held else "all to train on"

@@ -253,7 +253,7 @@ def _open_with_pillow(page: Page) -> TiffImageFile | None:
         return None
 
 
-def describe(page: Page) -> str:
+def needed_for(page: Page) -> str:
     """What of a page takes the extra ``tiff`` to read."""
     if page[_COMPRESSION] not in _BY_OPENCV:
         return f"{_COMPRESSIONS[page[_COMPRESSION]]} compression{_of_bits(page)}"
@@ -310,7 +310,7 @@ def decode_with_tifffile(page: Page) -> np.ndarray:
       MissingExtraError: The extra is not installed.
       Exception: Any, where the pixels are damaged.
     """
-    tifffile, _ = import_extra(describe(page))
+    tifffile, _ = import_extra(needed_for(page))
     with tifffile.TiffFile(io.BytesIO(page.data)) as file:
         first = file.pages[0]
         pixels = first.asarray()

@@ -135,7 +135,7 @@ def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     first, gradient = jnp.pad(first, edge, constant_values=len(offsets)), jnp.pad(gradient, edge)
 
     def shares(parity: tuple[int, int]) -> jax.Array:
-        """The gradient of the pixels (2m, 2n) + parity, (b, rows, columns, c): what each window around them hands on."""
+        """The gradient of the pixels (2m, 2n) + parity, (b, rows, columns, c): what the windows around hand on."""
         total = 0
         for n, (i, j) in enumerate(offsets):
             if ((i + 1) % 2, (j + 1) % 2) == parity:  # pixel 2m + i - 1 of x is the i-th of window m

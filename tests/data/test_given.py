@@ -14,7 +14,7 @@ def noise(*shape, seed=0, dtype=np.uint8):
 
 
 def converted(given, *, channels=3, number=4, min_side=1):
-    image = to_image(given, number=number, channels=channels, min_side=min_side)
+    image = to_image(given, number=number, channels=channels, min_side=min_side).image
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == channels and image.flags.c_contiguous
     return image
 

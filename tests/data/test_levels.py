@@ -2,7 +2,10 @@
 
 import csv
 import io
+import itertools
 import json
+import logging
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -13,9 +16,9 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import evaluate, predict, train
+from jaxad import evaluate, predict, prediction_files, train
 from jaxad.data.image import decode, read_image
-from jaxad.data.levels import choose, declared, describe, has_16_bits, to_8_bits
+from jaxad.data.levels import choose, clipped_images, declared, has_16_bits, to_8_bits
 from tests.parts import baseline, command, part, refusal, write_parts
 from tests.shared import SHARED, needs_shared
 
@@ -122,12 +125,12 @@ def test_where_the_level_comes_from(scanned, given, value, words) -> None:
 
 
 def test_a_sentence_names_what_was_clipped() -> None:
-    assert describe({"a.png": (0, 4095)}, 4095) == describe({}, None) == ""
-    assert describe({"a.png": (3, 5000), "b.png": (0, 7)}, 4095) == (
+    assert clipped_images({"a.png": (0, 4095)}, 4095) == clipped_images({}, None) == ""
+    assert clipped_images({"a.png": (3, 5000), "b.png": (0, 7)}, 4095) == (
         "1 image holds values above 4095, the white of the 16-bit training images, which are read as white: 'a.png' "
         "(3 pixels)"
     )
-    assert describe({str(n): (1, 2) for n in range(12)}, 1).endswith("'9' (1 pixels) and 2 more")
+    assert clipped_images({str(n): (1, 2) for n in range(12)}, 1).endswith("'9' (1 pixels) and 2 more")
 
 
 def test_16_bits_after_a_training_with_8_are_reported(tmp_path, capsys) -> None:
@@ -197,7 +200,7 @@ def test_12_bits_in_16_give_what_8_bits_give(tmp_path, capsys, kind) -> None:
     assert np.array(Image.open(other / "predictions" / row["heatmap"])).max() > 100
 
 
-def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, capsys) -> None:
+def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, capsys, caplog) -> None:
     """Training images of at most 1,744 are 12 bits; a test image and an image to predict reach beyond 4,095."""
     root = write_deep(tmp_path / "sets", encode=png, suffix=".png")
     bright = root / "nut" / "test" / "good" / "000.png"
@@ -212,8 +215,64 @@ def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, caps
     assert sentence in capsys.readouterr().out.splitlines()
     assert command(predict.main, bright, "--workdir", tmp_path / "work") == 0
     assert sentence in capsys.readouterr().out.splitlines()
+    with open(tmp_path / "work" / "predictions" / "predictions.csv") as file:
+        [row] = csv.DictReader(file)
+    assert (row["largest_value"], row["clipped_pixels"]) == ("5000", "6")
+    with caplog.at_level(logging.WARNING):
+        jaxad.load(tmp_path / "work").predict([bright, root / "nut" / "test" / "good" / "001.png"])
+    assert sentence in caplog.messages
     made = decode(bright.read_bytes(), bright, white_level=4095)
     assert (made.clipped, made.peak, made.image[0, 0, 0]) == (6, 5000, 255)
+
+
+def test_a_resumed_prediction_reports_the_images_of_all_its_parts(tmp_path, capsys, monkeypatch) -> None:
+    root, out = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "out"
+    assert command(train.main, *baseline(root, tmp_path / "work", evaluate__batch=2)) == 0
+    images = sorted((root / "nut" / "train" / "good").glob("*.png"))
+    values = deep(200)
+    values[:2, :3] = 5000
+    for image in images:
+        image.write_bytes(png(values))
+    put, left = prediction_files.save_picture, itertools.count(5, -1)
+
+    def interrupted(*given):
+        if next(left) == 0:
+            raise KeyboardInterrupt
+        return put(*given)
+
+    given = [root / "nut" / "train" / "good", "--workdir", tmp_path / "work", "--output", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files, "save_picture", interrupted)
+        assert command(predict.main, *given) == 130
+    capsys.readouterr()
+    assert command(predict.main, *given) == 0
+    printed = capsys.readouterr().out
+    assert "going on after 4 of 6 images" in printed and "6 images hold values above 4095" in printed
+
+
+def test_the_level_is_that_of_the_training_wherever_the_detector_goes(tmp_path, capsys) -> None:
+    """Pickled, after a resumed training, and in an ensemble; the threshold is dropped with another level."""
+    root, work, other = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "work", tmp_path / "other"
+    for workdir, seed in ((work, 0), (other, 1)):
+        assert command(train.main, *baseline(root, workdir, data__holdout=0.3, seed=seed)) == 0
+    bad = root / "nut" / "test" / "spot" / "000.png"
+    found = jaxad.load(work)
+    [made] = found.predict(bad)
+    [again] = pickle.loads(pickle.dumps(found)).predict(bad)
+    assert (again.score, again.threshold) == (made.score, made.threshold) and made.threshold is not None
+    changed = jaxad.load(work, {"data.white_level": 3200})
+    assert changed.white_level == 3200 and changed.threshold is None
+    assert pickle.loads(pickle.dumps(changed)).white_level == 3200
+    one = scores(work)
+    assert command(train.main, *baseline(root, work, data__holdout=0.3)) == 0  # nothing is left to train
+    assert jaxad.load(work).white_level == 4095
+    np.testing.assert_array_equal(scores(work), one)
+    assert command(evaluate.main, "--workdir", work, "--workdir", other, "--output", tmp_path / "both") == 0
+    clipped = write_deep(tmp_path / "more", encode=png, suffix=".png")
+    assert command(train.main, *baseline(clipped, tmp_path / "third", data__white_level=1600)) == 0
+    given = ["--workdir", work, "--workdir", tmp_path / "third", "--output", tmp_path / "three"]
+    message = refusal(capsys, evaluate.main, *given, f"--config.data.root={root}")
+    assert "test image 'test/good/000' or its mask is not the same in both" in message  # by another level
 
 
 def test_the_config_gives_the_level_and_can_be_changed_for_an_evaluation(tmp_path, capsys) -> None:
@@ -229,7 +288,7 @@ def test_the_config_gives_the_level_and_can_be_changed_for_an_evaluation(tmp_pat
 
 def test_levels_that_cannot_be(tmp_path, capsys) -> None:
     write_parts(tmp_path / "sets")
-    for level, words in ((-1, "must be at least 0, not -1"), (65536, "must be below 2**16, not 65536")):
+    for level, words in ((-1, "must be at least 0, not -1"), (65536, "must be below 65536, not 65536")):
         given = baseline(tmp_path / "sets", tmp_path / "work", data__white_level=level)
         assert refusal(capsys, train.main, *given) == f"config.data.white_level {words}"
     demo = ["--config", baseline("", "")[1].removesuffix(":nut"), "--config.data.white_level=4095"]

@@ -7,7 +7,7 @@ import pytest
 from jaxad import config as configs
 from jaxad import detector, train
 from jaxad.data import folder
-from jaxad.data.summary import describe
+from jaxad.data.summary import training_images
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
 RULE = "only the images directly in the folder are trained on, since subfolders may hold defects"
@@ -111,7 +111,7 @@ def test_enough_held_out_images_need_no_word(tmp_path) -> None:
     _, file, *_ = plain(tmp_path / "parts", tmp_path)
     config = configs.load(file, {"data.holdout": "0.5"})
     source = folder.load(tmp_path / "parts", "").train
-    assert describe(source, config) == (
+    assert training_images(source, config) == (
         f"training images: 38 from '{tmp_path / 'parts'}', 19 to train on and 19 held out for the threshold"
     )
 
