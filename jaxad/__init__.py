@@ -5,7 +5,13 @@ for prediction in detector.predict(images):  # paths, images of Pillow, or uint8
     print(prediction.score, prediction.defective, prediction.peak)
 """
 
+import sys
+
+from jaxad import errors
 from jaxad import xla_flags as xla_flags  # before JAX computes anything
+
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m jaxad.train``
+    errors.end_on_interrupt()
 
 __version__ = "0.1.0"
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -75,6 +76,21 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
+def end_on_interrupt() -> None:
+    """Lets Ctrl-C end a command at once until `run` begins it.
+
+    It imports JAX first, which takes a second or more. An exception in there is printed with all its callers, or
+    dropped by a callback of JAX, so that the command would go on.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, _) -> None:
+    os.write(sys.__stderr__.fileno(), b"interrupted\n")
+    os._exit(128 + number)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command: what `told` knows is printed as one sentence instead of a traceback.
 
@@ -84,6 +100,8 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     previous, sys.unraisablehook = sys.unraisablehook, _on_dropped
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except BaseException as error:

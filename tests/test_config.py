@@ -220,6 +220,7 @@ def test_a_value_of_the_wrong_type(key, text, words):
 @pytest.mark.parametrize("key, text, words", [
     ("seed", "-1", "config.seed must be at least 0, not -1"),
     ("seed", "4294967296", "config.seed must be below 4294967296, not 4294967296"),
+    ("evaluate.heatmap_sigma", "1e5", "config.evaluate.heatmap_sigma must be below 100, not 100000.0"),
     ("batch", "0", "config.batch must be at least 1, not 0"),
     ("epochs", "-2", "config.epochs must be at least 0, not -2"),
     ("log_every", "0", "config.log_every must be at least 1, not 0"),
@@ -423,6 +424,24 @@ def test_an_experiment_that_lacks_a_key_or_has_one_of_another_type(tmp_path, cap
         message = refusal(capsys, train.main, "--config", path, "--workdir", tmp_path / "w")
         assert message.startswith(words), message
         assert not (tmp_path / "w").exists()
+
+
+def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
+    """A user's own file without the newest keys trains, and its detector takes them in predict."""
+    lines = f"from jaxad import config\ndef get_config():\n    c = config.load({str(ROOT / BASELINE)!r} + ':nut')\n"
+    lines += "    c.unlock()\n    del c.data.white_level, c.data.max_megapixels, c.evaluate.heatmap_sigma\n"
+    lines += "    return c\n"
+    (tmp_path / "mine.py").write_text(lines)
+    root = write_parts(tmp_path / "sets")
+    arguments = baseline(root, tmp_path / "work")
+    arguments[1] = str(tmp_path / "mine.py")
+    assert command(train.main, *arguments) == 0
+    image = root / "nut" / "test" / "good" / "000.png"
+    assert command(predict.main, image, "--workdir", tmp_path / "work", "--max-megapixels", "1") == 0
+    (path := tmp_path / "work" / "config.json").write_text(path.read_text().replace('"white_level": 0, ', ""))
+    assert command(predict.main, image, "--workdir", tmp_path / "work") == 0
+    config = configs.load(str(tmp_path / "mine.py"), {"evaluate.heatmap_sigma": 2.5})
+    assert (config.data.white_level, config.data.max_megapixels, config.evaluate.heatmap_sigma) == (0, 1000, 2.5)
 
 
 def test_references_between_keys_outlive_the_reading_of_an_experiment(tmp_path):

@@ -175,6 +175,21 @@ def test_an_interrupt_during_a_finalizer_is_not_dropped() -> None:
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+@pytest.mark.parametrize("later", [0.0, 0.2, 0.5])
+def test_an_interrupt_while_a_command_imports_ends_it(name, later) -> None:
+    """From the first library of JAX on, whose callbacks drop exceptions."""
+    given = [sys.executable, "-m", f"jaxad.{name}", "--workdir", "nowhere"]
+    with subprocess.Popen(given, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        time.sleep(later)
+        process.send_signal(signal.SIGINT)
+        printed = process.stderr.read()
+    # Where it was through with its imports, its arguments were wrong.
+    assert (process.returncode, printed) == (130, "interrupted\n") or process.returncode == 2, printed
+
+
 @pytest.mark.parametrize("message, told", [("Event loop is closed", False), ("something else", True)])
 def test_a_closed_event_loop_of_a_failed_save_is_not_told(message, told) -> None:
     program = f"""if True:

@@ -342,6 +342,18 @@ def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None
         train_together(config_of, tmp_path)
 
 
+def test_seeds_restart_together(config_of, tmp_path) -> None:
+    """Of one that is complete and one that has not begun, with another config than before: both are trained anew."""
+    workdirs = [tmp_path / "0", tmp_path / "1"]
+    loop.train(config_of(epochs=1), workdirs[0])
+    several = [config_of(seed=seed) for seed in (0, 1)]
+    with pytest.raises(UserError, match="was made with another config: epochs"):
+        loop.train_seeds(several, workdirs, commands="ab")
+    loop.train_seeds(several, workdirs, commands="ab", restart=True)
+    assert [len(read_history(workdir)) for workdir in workdirs] == [STEPS, STEPS]
+    assert [detector.load(workdir).config.seed for workdir in workdirs] == [0, 1]
+
+
 def test_seeds_of_different_configs_are_refused(config_of, tmp_path) -> None:
     with pytest.raises(ValueError, match="the configs differ in more than their seed"):
         loop.train_seeds([config_of(), config_of(seed=1, epochs=3)], [tmp_path / "a", tmp_path / "b"], commands="ab")

@@ -169,6 +169,8 @@ def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pat
         raise UserError(f"'{folder}' is a file where a folder should be; name the folder that holds it") from None
     except OSError as error:
         raise UserError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError:  # a NUL character
+        raise UserError(f"folder {str(folder)!r} cannot exist; check the path") from None
     found = [entry for entry in found if not entry[0].startswith(".") and entry[0].lower() not in _FOLDER_LITTER]
     root = pathlib.Path(folder)
     return [root / name for name, is_dir in found if not is_dir], [root / name for name, is_dir in found if is_dir]
@@ -211,6 +213,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         raise UserError(f"'{path}' is a directory where an image should be; name an image file") from None
     except OSError as error:
         raise UserError(f"image '{path}' cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError:  # a NUL character
+        raise UserError(f"image {os.fspath(path)!r} cannot exist; check the path") from None
     if not data:
         raise UserError(f"image '{path}' is empty (zero bytes); replace or remove it")
     return data

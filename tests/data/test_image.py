@@ -217,6 +217,7 @@ def test_a_flipped_byte_in_a_png_is_noticed(tmp_path, bits, capfd):
 def test_missing_file(tmp_path):
     path = tmp_path / "none.png"
     assert message(read_image, path) == f"image '{path}' does not exist; check the path"
+    assert message(read_image, "a\0b.png") == r"image 'a\x00b.png' cannot exist; check the path"
 
 
 def test_empty_file(tmp_path):
@@ -344,6 +345,7 @@ def test_find_images_skips_nothing(tmp_path):
 
 def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
     assert message(list_folder, tmp_path / "no") == f"folder '{tmp_path / 'no'}' does not exist; check the path"
+    assert message(list_folder, "a\0b") == r"folder 'a\x00b' cannot exist; check the path"
     path = write(tmp_path, b"x")
     text = message(list_folder, path)
     assert text == f"'{path}' is a file where a folder should be; name the folder that holds it"

@@ -21,6 +21,7 @@ from jaxad.errors import UserError
 from tests import parts
 from tests.parts import BASELINE, ROOT, command, refusal, write, write_parts
 from tests.shared import SHARED, needs_shared
+from tests.test_disk import no_space
 
 # While it is imported, imports elsewhere are lazy, those of pytest's report on other tests' garbage included.
 gc.collect()
@@ -87,6 +88,15 @@ def refused(root, category):
 
 
 # MVTec AD
+
+
+@needs_tfds
+def test_a_full_disk_ends_in_a_sentence_and_the_same_command_goes_on(tmp_path, bottles):
+    words = r"category bottle cannot be written to .* \(.+\); make that possible"
+    with pytest.raises(UserError, match=words), no_space():
+        prepare(bottles[0], tmp_path / "prepared")
+    prepare(bottles[0], tmp_path / "prepared")
+    same_records(tfds.load(tmp_path / "prepared", "bottle").train, tfds.load(bottles[1], "bottle").train)
 
 
 @needs_tfds

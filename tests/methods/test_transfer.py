@@ -208,6 +208,19 @@ def test_weights_that_cannot_be_used_claim_no_workdir(root, tmp_path, monkeypatc
         assert not (tmp_path / "run").exists()
 
 
+def test_restart_with_weights_that_cannot_be_used_deletes_nothing(root, tmp_path, monkeypatch):
+    loop.train(config_of(root), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def refuse(source, variables, *, model, sha256):
+        raise UserError(f"there is no file '{source}' for {model}")
+
+    monkeypatch.setattr(weights, "load", refuse)
+    with pytest.raises(UserError, match=r"there is no file 'x.safetensors' for resnet18"):
+        loop.train(config_of(root, model__weights="x.safetensors"), tmp_path / "run", restart=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 # Densities
 
 
