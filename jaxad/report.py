@@ -261,6 +261,7 @@ def _benchmark_rows(run: dict) -> dict[str, str]:
     peak = run["memory"]["peak"]
     return {
         "device": run["device"],
+        "versions": f"Python {run['versions']['python']}, JAX {run['versions']['jax']}",
         "images": ", ".join([*training, f"scoring {config['score']['size']} x {config['score']['size']}"]),
         "matrix-product peak": f"{_three_digits(np.median(peaks) / 1e9)} GFLOP/s, {run['dtype']}",
         **{name: _speed(name, figure) for name, figure in figures.items()},

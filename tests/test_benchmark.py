@@ -122,7 +122,7 @@ def test_the_table_shows_what_was_measured(made, tmp_path, capsys):
     table = capsys.readouterr().out
     rows = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ")[1:] for row in table.splitlines()}
     assert table.splitlines()[0] == "| | nsa_logistic, a | nsa_logistic, b |"
-    assert list(rows)[2:] == ["device", "images", "matrix-product peak", *FIGURES,
+    assert list(rows)[2:] == ["device", "versions", "images", "matrix-product peak", *FIGURES,
                               "compilation", "peak memory", "date", "commit", "command"]  # fmt: skip
     first, second = rows["training loop"]
     assert first == second and first.endswith(" % of the step alone") and "% of the peak" in first

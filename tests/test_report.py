@@ -21,6 +21,7 @@ from jaxad.errors import UserError
 from tests.parts import refusal
 
 ROOT = Path(report.__file__).parents[1]
+RESULTS = ROOT / "results"
 
 
 def small_test_set(*, good=4, crack=5, hole=3, masks=True):
@@ -486,40 +487,9 @@ def regenerate(section, folder):
     return report.markdown(report.gather([folder]))
 
 
-def figure_of(cell, peak, images):
-    """A benchmark's figure whose cell is this one."""
-    if cell.startswith("n/a: "):
-        return {"images_per_s": None, "fraction": None, "reason": cell.removeprefix("n/a: ")}
-    number = r"([\d.,]+)"
-    form = rf"{number} images/s \({number} to {number}\)(?:, {number} % of the peak)?"
-    found = re.fullmatch(rf"{form}(?:, {number} % of the step(?:('s time)| alone))?", cell)
-    median, lower, upper, fraction, share, of_time = found.groups()
-    made = {"images_per_s": {"median": float(median), "lower": float(lower), "upper": float(upper)},
-            "fraction": fraction and float(fraction) / 100, "peak_operations_per_s": peak}
-    if share:
-        made["of_step"] = float(share) / 100 if of_time else 100 / float(share)
-    return made
-
-
 def regenerate_benchmark(section):
-    """The table that `jaxad.report` makes of a benchmark with what stands in a section of one column."""
-    head, _, *lines = section.splitlines()
-    title, cells = head.strip("| "), dict(line.strip("| ").split(" | ", 1) for line in lines)
-    form = r"training (\d+) x \1, batch (\d+), scoring (\d+) x \3"
-    side, batch, scored = re.fullmatch(form, cells["images"]).groups()
-    peak, dtype = re.fullmatch(r"([\d.,]+) GFLOP/s, (\w+)", cells["matrix-product peak"]).groups()
-    size, of = re.fullmatch(r"([\d.]+) GiB of the (\w+)", cells["peak memory"]).groups()
-    compiled = re.findall(r"(\w[\w ]*) ([\d.]+) s", cells["compilation"])
-    names = list(cells)[list(cells).index("matrix-product peak") + 1 : list(cells).index("compilation")]
-    experiment, category = title.split(", ")
-    return report.benchmarks([{
-        "experiment": experiment, "category": category, "device": cells["device"], "date": cells["date"],
-        "commit": cells["commit"], "command": cells["command"].strip("`"), "dtype": dtype, "batch": int(batch),
-        "image": [int(side)] * 2, "config": {"score": {"size": int(scored)}},
-        "figures": {name: figure_of(cells[name], 1e9 * float(peak.replace(",", "")), int(batch)) for name in names},
-        "compile_s": {name: float(value) for name, value in compiled},
-        "memory": {"peak": {"bytes": float(size) * 2**30, "of": of}},
-    }])  # fmt: skip
+    """The table that `jaxad.report` makes of the benchmarks in results/."""
+    return report.benchmarks([json.loads(path.read_text()) for path in sorted(RESULTS.glob("benchmark_*.json"))])
 
 
 def regenerate_anomalies(section):
