@@ -1,16 +1,23 @@
 """How XLA compiles on CPU, settled when jaxad is imported: JAX reads the flags once, at its first computation.
 
-XLA's CPU backend hands dots, convolutions and reductions to YNNPACK. In jaxlib 0.10, the last for Python 3.11, this
-gives wrong rows for small products whose squares are summed (see `jaxad.parallel.check_numbers`), whichever of them it
-takes; 0.11 and 0.12 are right. There nothing is handed over. What YNNPACK adds faster than XLA, `jaxad.models.sums`
-adds fast too. Other releases get no flag, since an unknown one would stop the process.
+XLA's CPU backend hands dots, convolutions and reductions to YNNPACK. What it is allowed to hand over is chosen by
+release, since neither its numbers nor its speed are the same in all:
+
+- jaxlib 0.10, the last for Python 3.11: nothing. Whatever YNNPACK takes, rows of small products whose squares are summed
+  can be wrong (see `jaxad.parallel.check_numbers`). What it adds faster than XLA, `jaxad.models.sums` adds fast too.
+- jaxlib 0.12: dots alone. Numbers are right, but by default the gradient of a convolution's kernel, itself a
+  convolution with a kernel as large as the image, takes so long that a whole training step takes twice the time.
+
+Other releases get no flag, since one that they do not know would stop the process.
 """
 
 import importlib.metadata
 import os
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-NEEDED = importlib.metadata.version("jaxlib").startswith("0.10.")  # without importing it: workers need no JAX
+_RELEASE = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])  # without importing it: workers need no JAX
+_VALUES = {"0.10": "", "0.12": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+NEEDED = _RELEASE == "0.10"  # for right numbers, not for speed alone
 
-if NEEDED and FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}="
+if _RELEASE in _VALUES and FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}={_VALUES[_RELEASE]}"
