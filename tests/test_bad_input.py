@@ -435,7 +435,7 @@ def test_training_again_repairs_a_detector(capsys, copy, fitted):
     assert command(evaluate.main, "--workdir", copy) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"arrays": "x", "sha256": 3, "values": {}}'])
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"arrays": "x", "sha256": 3, "values": {}}'])
 def test_a_damaged_threshold_file(capsys, copy, text):
     (copy / "detector.json").write_text(text)
     assert refusal(capsys, evaluate.main, "--workdir", copy) == (
