@@ -70,6 +70,11 @@ def refused(error: BaseException) -> str | None:
     return next((os.strerror(number) for number in _REMEDIES if os.strerror(number) in str(error)), None)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, for a sentence: ``1 image``, but ``0 images`` and ``2 images``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def first_line(error: BaseException) -> str:
     """What went wrong, in one line; the libraries below add pages of context."""
     text = str(error).strip()

@@ -19,7 +19,7 @@ from jaxad import config as configs
 from jaxad import data, detector, disk, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
 from jaxad.data import levels, pipeline
 from jaxad.data.record import Record
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 from jaxad.log import read_history
 from jaxad.methods.method import Scores
 
@@ -246,7 +246,7 @@ def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[R
             continue  # the very files that were read
         others = read_test_set(config, level)
         if len(records) != len(others):
-            raise UserError(f"{pair}: the one has {len(records)} test images, the other {len(others)}")
+            raise UserError(f"{pair}: the one has {counted(len(records), 'test image')}, the other {len(others)}")
         for one, other in zip(records, others, strict=True):
             if one.id != other.id:
                 raise UserError(f"{pair}: test image {one.id!r} of the one is {other.id!r} in the other")

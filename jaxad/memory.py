@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import hosts, parallel
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 from jaxad.methods.method import Method
 
 _FLOAT = 4  # bytes of a float32
@@ -52,8 +52,8 @@ def check_scoring(config: ConfigDict) -> None:
     """
     batch, side = config.evaluate.batch, config.score.size
     need = -(-batch // jax.local_device_count()) * side**2 * (configs.channels(config) + 1) * _FLOAT
-    what = f"a device's part of {batch} images (config.evaluate.batch) of config.score.size={side} pixels a side"
-    _check(need, what, "config.evaluate.batch or config.score.size", *_device_memory())
+    images = f"{counted(batch, 'image')} (config.evaluate.batch) of config.score.size={side} pixels a side"
+    _check(need, f"a device's part of {images}", "config.evaluate.batch or config.score.size", *_device_memory())
 
 
 def check_test_set(config: ConfigDict, images: int) -> None:
@@ -64,7 +64,8 @@ def check_test_set(config: ConfigDict, images: int) -> None:
     """
     side = config.score.size
     need = images * side**2 * (configs.channels(config) + _FLOAT // hosts.count())
-    what = f"{images} test images of config.score.size={side} pixels a side and their maps"
+    maps = "its map" if images == 1 else "their maps"
+    what = f"{counted(images, 'test image')} of config.score.size={side} pixels a side and {maps}"
     _check(need, what, "config.score.size", host_memory(), "this machine")
 
 

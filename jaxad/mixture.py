@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 
 LOG_2PI = float(np.log(2 * np.pi))
 ROUNDS = 20  # of k-means, which only starts the mixture
@@ -18,7 +18,8 @@ def k_means(rng: np.random.Generator, x: np.ndarray, k: int) -> np.ndarray:
     for _ in range(k - 1):
         distance = cdist(x, centres, "sqeuclidean").min(axis=1)
         if not distance.any():
-            raise UserError(f"config.density.components is {k}, but only {len(centres)} images have different features")
+            different = f"{counted(len(centres), 'image')} {'have' if len(centres) > 1 else 'has'} different features"
+            raise UserError(f"config.density.components is {k}, but only {different}")
         centres = np.concatenate([centres, x[[rng.choice(len(x), p=distance / distance.sum())]]])
     for _ in range(ROUNDS):
         nearest = cdist(x, centres, "sqeuclidean").argmin(axis=1)

@@ -142,7 +142,8 @@ def _summary(name: str, results: dict) -> str:
         note = f"<br><small>{html.escape(reason)}</small>" if reason else ""
         cards.append(f"<div class=card><b>{_percent(results[level][metric])}</b><span>{label}{note}</span></div>")
     counts, threshold = results["counts"], results.get("threshold", {})
-    about = f"{counts['good']} good and {counts['defective']} defective test images"
+    about = f"{counts['good']} good and {counts['defective']} defective test "
+    about += "image" if counts["good"] + counts["defective"] == 1 else "images"
     about += f", {counts['with_mask']} of them with a ground-truth mask." if counts["defective"] else "."
     if threshold.get("value") is not None and "reason" not in threshold:
         rates = [

@@ -24,7 +24,7 @@ from jaxad import config as configs
 from jaxad import disk, engines, errors, evaluate, provenance, report
 from jaxad.data import demo, tfds
 from jaxad.engines import Run
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 
 _OF_THE_SWEEP = ("seed", "category", "data.category")  # keys that every run has its own value of
 
@@ -164,7 +164,7 @@ def _run(runs: Sequence[Run], engine: Callable[[Sequence[Run]], Iterator[Run]]) 
       Stopped: SIGTERM did.
     """
     waiting = [run for run in runs if run.results() is None]
-    print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete", flush=True)
+    print(f"{counted(len(runs), 'run')}, {len(runs) - len(waiting)} of them complete", flush=True)
     for run in waiting:
         (run.workdir / "error.txt").unlink(missing_ok=True)  # it is tried again
     previous = signal.signal(signal.SIGTERM, _stop)
@@ -175,7 +175,7 @@ def _run(runs: Sequence[Run], engine: Callable[[Sequence[Run]], Iterator[Run]]) 
             print(f"{run.name}: {outcome}; {left} left", flush=True)
     except KeyboardInterrupt:
         complete = sum(run.results() is not None for run in runs)
-        print(f"stopped with {complete} of {len(runs)} runs complete; the same command resumes", flush=True)
+        print(f"stopped with {complete} of {counted(len(runs), 'run')} complete; the same command resumes", flush=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -549,8 +549,8 @@ def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, wor
         [row] = csv.DictReader(file)
     assert (row["decision"], row["reason"]) == ("unreadable", words.format(path))
     assert capsys.readouterr().err == (
-        f"error: 1 of 1 images cannot be read; {output / 'predictions.csv'} says why in the column reason, "
-        "replace or remove them\n"
+        f"error: 1 of 1 image cannot be read; {output / 'predictions.csv'} says why in the column reason, "
+        "replace or remove it\n"
     )
 
 

@@ -326,7 +326,7 @@ def test_a_constant_location_needs_a_ridge_and_then_scores():
         ("kernel", draw(0, 8, 8), {"bandwidth": "wide"}, "scott, silverman or a number above 0, not 'wide'"),
         ("kernel", draw(0, 8, 8), {"bandwidth": 0.0}, "not 0.0"),
         ("gaussian_mixture", draw(0, 3, 8), {"components": 4}, "at least 4 good images, not 3"),
-        ("gaussian_mixture", np.ones((9, 3)), {"components": 2}, "components is 2, but only 1 images"),
+        ("gaussian_mixture", np.ones((9, 3)), {"components": 2}, "components is 2, but only 1 image has"),
         ("gaussian_mixture", draw(0, 8, 8), {"components": 0}, "components must be above 0"),
         ("gaussian_mixture", draw(0, 8, 8), {"components": 2, "ridge": 0.0}, "config.density.ridge"),
         ("gaussian_mixture", draw(0, 8, 8), {"components": 2, "covariance": "tied"}, "diag or full, not 'tied'"),

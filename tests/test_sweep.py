@@ -260,7 +260,7 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
     path = tmp_path / "W" / "nut" / "seed0" / "results.json"
     path.write_text(path.read_text()[:20])
     assert command(sweep.main, *arguments(tmp_path, categories="nut")) == 0
-    assert "1 runs, 0 of them complete" in capsys.readouterr().out
+    assert "1 run, 0 of them complete" in capsys.readouterr().out
 
 
 def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):

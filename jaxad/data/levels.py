@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxad.data.tiff import TIFF_SIGNATURES, Page, find_page
+from jaxad.errors import counted
 
 FULL = 2**16 - 1  # the white of a file that uses all 16 bits
 _SENSORS = (8, 10, 12, 14, 16)  # bits of common sensors
@@ -115,10 +116,11 @@ def choose(scanned: Mapping[str, Mapping], given: int) -> WhiteLevel:
     peak = max(row["peak"] for row in deep.values())
     value, why = (given, "as config.data.white_level says") if given else _automatic(list(deep.values()), peak)
     above = sum(row["peak"] > value for row in deep.values())
-    files = f"{len(deep)} training images have 16 bits" if len(deep) > 1 else "1 training image has 16 bits"
+    files = f"{counted(len(deep), 'training image')} {'have' if len(deep) > 1 else 'has'} 16 bits"
     reason = f"{files}; white is {value}, {why}"
     if above:
-        reason += f"; {above} of them hold larger values, up to {peak}, which are read as white"
+        holds = "hold" if above > 1 else "holds"
+        reason += f"; {above} of them {holds} larger values, up to {peak}, which are read as white"
     return WhiteLevel(value, reason if given else f"{reason}; --config.data.white_level=N sets it")
 
 
@@ -153,11 +155,11 @@ def clipped_images(deep: Mapping[str, tuple[int, int]], white_level: int | None)
         rows = [f"'{name}' (largest value {peak})" for name, (_, peak) in deep.items()]
         verbs, what = ("has", "have"), f"16 bits and no training image had: {FULL} is taken for white"
     else:
-        rows = [f"'{name}' ({above} pixels)" for name, (above, _) in deep.items() if above]
+        rows = [f"'{name}' ({counted(above, 'pixel')})" for name, (above, _) in deep.items() if above]
         verbs = "holds", "hold"
         what = f"values above {white_level}, the white of the 16-bit training images, which are read as white"
     if not rows:
         return ""
-    files = f"{len(rows)} images {verbs[1]}" if len(rows) > 1 else f"1 image {verbs[0]}"
+    files = f"{counted(len(rows), 'image')} {verbs[len(rows) > 1]}"
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return f"{files} {what}: {', '.join(rows[:_SHOWN])}{more}"
