@@ -25,13 +25,43 @@ from jaxad.data import levels
 from jaxad.data.image import SUFFIXES, decode, list_folder, read_bytes, resize_image, to_grey
 from jaxad.data.silence import pillow_silence
 from jaxad.detector import Detector
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 from jaxad.figures import overlay
 from jaxad.prediction_files import COLUMNS, Request
 
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for
+_EVERY_S, _LINES = 10, 10  # the fewest seconds between two lines of progress, and the most lines
 _READERS = 2
 _ROOM = 32_000_000  # pixels that are decoded at the same time; a larger image is decoded alone
+
+
+class _Progress:
+    """Says how many images are done: in place on a terminal, elsewhere in a line now and then, such as in a log file.
+
+    Between two lines lie at least `_EVERY_S` seconds and a tenth of the images.
+
+    Args:
+      before: Images that an earlier call has done.
+      total: All images, with those.
+    """
+
+    def __init__(self, before: int, total: int):
+        self._before, self._told, self._total = before, before, total
+        self._start = self._last = time.perf_counter()
+
+    def add(self, done: int) -> None:
+        """Takes how many images are done by now, with those before."""
+        if sys.stderr.isatty():
+            print(f"\r{done}/{self._total}", end="", file=sys.stderr)
+            return
+        now = time.perf_counter()
+        early = now - self._last < _EVERY_S or done - self._told < self._total / _LINES
+        if early or done == self._total:  # a sentence of its own ends the command
+            return
+        self._last, self._told = now, done
+        speed = (done - self._before) / (now - self._start)
+        left = (self._total - done) / speed
+        print(f"{done}/{self._total} images  {speed:.1f} images/s  {left:.0f} s left", flush=True)
 
 
 class _Room:
@@ -188,7 +218,7 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
         rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
         rows = rows if alone else []
         if kept := len(rows):
-            print(f"going on after {kept} of {len(request.paths)} images of an interrupted call")
+            print(f"going on after {kept} of {counted(len(request.paths), 'image')} of an interrupted call")
     hosts.wait()
     if alone:
         table = prediction_files.Table(output, rows)
@@ -219,10 +249,11 @@ def _deep(rows: list[list]) -> dict[str, tuple[int, int]]:
 def _score_share(found: Detector, output: Path, request: Request, mine: slice) -> Iterator[list]:
     """Scores some of the images, writes their pictures, and yields their rows of predictions.csv."""
     made = predictions(found, request.paths[mine], batch=request.batch, side=request.side)
+    progress = _Progress(mine.start, mine.stop)
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
-        if sys.stderr.isatty() and hosts.lead():
-            print(f"\r{number}/{mine.stop}", end="", file=sys.stderr)
         yield _row(found, seen, score, scored, output, number, request)
+        if hosts.lead():
+            progress.add(number)
 
 
 def identity(found: Detector) -> str:
@@ -301,11 +332,11 @@ def _run(flags: argparse.Namespace) -> int:
     speed = scored / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     table = output / "predictions.csv"
-    print(f"{len(paths)} images, {decided}, {speed:.1f} images/s: {table}")
+    print(f"{counted(len(paths), 'image')}, {decided}, {speed:.1f} images/s: {table}")
     if unreadable and hosts.lead():
         print(
-            f"error: {unreadable} of {len(paths)} images cannot be read; {table} says why in the column reason, "
-            "replace or remove them",
+            f"error: {unreadable} of {counted(len(paths), 'image')} cannot be read; {table} says why in the column "
+            f"reason, replace or remove {'it' if unreadable == 1 else 'them'}",
             file=sys.stderr,
         )
     return unreadable

@@ -1,11 +1,14 @@
 """``python -m jaxad.predict``: which images it takes, and what it writes."""
 
 import csv
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -149,7 +152,7 @@ def test_without_a_threshold_there_is_no_decision(new, tmp_path, capsys):
     assert command(train.main, *baseline(tmp_path / "sets", tmp_path / "work")) == 0
     [row] = run(tmp_path / "work", tmp_path / "out", new / "b.png")
     assert (row["threshold"], row["decision"]) == ("n/a", "n/a") and float(row["score"]) > 0
-    assert "1 images, no decision (no threshold was fitted), " in capsys.readouterr().out
+    assert "1 image, no decision (no threshold was fitted), " in capsys.readouterr().out
 
 
 def test_a_second_run_replaces_the_first(workdir, new, tmp_path):
@@ -163,6 +166,31 @@ def test_more_images_than_a_batch(workdir, tmp_path):
     rows = run(workdir, tmp_path / "out", tmp_path / "many")
     assert [row["path"][-6:-4] for row in rows] == [f"{number:02d}" for number in range(19)]
     assert max(rows, key=lambda row: float(row["score"])) is rows[17]
+
+
+def test_progress_away_from_a_terminal_is_a_line_now_and_then(workdir, tmp_path, monkeypatch, capsys):
+    for number in range(25):
+        write(tmp_path / "many" / f"{number:02d}.png", part(number))
+
+    def lines(output, seconds):
+        """The lines of progress where each look at the clock finds it so much later."""
+        clock = SimpleNamespace(perf_counter=itertools.count(0.0, seconds).__next__)
+        with monkeypatch.context() as patch:
+            patch.setattr(predict, "time", clock)
+            run(workdir, tmp_path / output, tmp_path / "many", "--no-heatmaps")
+        return re.findall(r"^(\d+)/25 images  (\S+) images/s  (\d+) s left$", capsys.readouterr().out, re.MULTILINE)
+
+    assert lines("quick", 0.001) == []
+    # Every third image is the first beyond a tenth; the last image has the command's own line.
+    assert [int(done) for done, _, _ in lines("slow", 20.0)] == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert lines("even", 2.5)[0] == ("4", "0.4", "52")  # every fourth, since three take less than ten seconds
+
+
+def test_a_terminal_shows_progress_in_place(workdir, new, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(workdir, tmp_path / "out", new)
+    printed = capsys.readouterr()
+    assert printed.err.startswith("\r1/4\r2/4\r3/4\r4/4") and " s left" not in printed.out
 
 
 def test_paths_are_needed(workdir, capsys):
