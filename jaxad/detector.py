@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from jaxad import checkpoint, disk, memory, methods, parallel
 from jaxad import config as configs
 from jaxad.data import MIN_SIDE, levels
-from jaxad.data.given import Given, several, to_image
-from jaxad.data.image import resize_image
+from jaxad.data.given import Given, attempt, several
+from jaxad.data.image import Decoded, resize_image
 from jaxad.errors import UserError, first_line
 from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
@@ -31,17 +31,9 @@ from jaxad.region import Region
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
 CHANGEABLE = (
-    "evaluate.",
-    "score.",
-    "data.root",
-    "data.category",
-    "data.test",
-    "data.ground_truth",
-    "data.source",
-    "data.lists",
-    "data.white_level",
-    "data.max_megapixels",
-)
+    "evaluate.", "score.", "data.root", "data.category", "data.test", "data.ground_truth", "data.source", "data.lists",
+    "data.white_level", "data.max_megapixels",
+)  # fmt: skip
 
 
 class Prediction(NamedTuple):
@@ -222,7 +214,9 @@ class Detector:
             raise UserError(f"batch must be a whole number from 1 on, or None, not {batch!r}")
         return number
 
-    def predict(self, images: Given | Iterable[Given], *, batch: int | None = None) -> list[Prediction]:
+    def predict(
+        self, images: Given | Iterable[Given], *, batch: int | None = None, keep_errors: bool = False
+    ) -> list[Prediction | UserError]:
         """Scores images of any size.
 
         Args:
@@ -230,25 +224,32 @@ class Detector:
             image of Pillow, or an array uint8 (h, w), (h, w, 1), (h, w, 3) in RGB or (h, w, 4) in RGBA. A detector of
             grey images reduces RGB to OpenCV's luma. What is read or generated is held for one batch.
           batch: Images in one call of the compiled program; by default 1 for one image, else ``config.evaluate.batch``.
+          keep_errors: Whether an image that cannot be read has its UserError, which names it, in the place of its
+            prediction. By default the first one raises it, and no prediction is returned.
 
         Returns:
           One prediction per image, in order. Files of 16 bits with values above the white level of the training images,
           which are read as white, are named in a logged warning.
 
         Raises:
-          UserError: An image cannot be read or is no such image, or `batch` is below 1.
+          UserError: An image cannot be read or is no such image (see `keep_errors`), or `batch` is below 1.
         """
-        size, made, options, deep = self.config.score.size, [], self.read_options, {}
+        size, made, deep = (self.config.score.size,) * 2, [], {}
+        options, blank = self.read_options | {"keep_errors": keep_errors}, np.zeros((*size, self.channels), np.uint8)
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
-            decoded = [to_image(image, number=number, **options) for number, image in chunk]
-            given = zip(chunk, decoded, strict=True)
-            deep |= {str(path): (one.clipped, one.peak) for (_, path), one in given if one.peak is not None}
-            seen = [one.image for one in decoded]
-            stack = np.stack([resize_image(image, (size, size)) for image in seen])
+            seen = [attempt(image, number=number, **options) for number, image in chunk]
+            deep |= {
+                str(path): (one.clipped, one.peak)
+                for (_, path), one in zip(chunk, seen, strict=True)
+                if isinstance(one, Decoded) and one.peak is not None
+            }
+            # What cannot be read keeps its place in the batch, so that no other image changes its own.
+            stack = np.stack([resize_image(one.image, size) if isinstance(one, Decoded) else blank for one in seen])
             alone = batch is None and not made and len(seen) == 1
             scores = self.score(stack, batch=1 if alone else batch)
-            made += [self._prediction(*row) for row in zip(seen, scores.image, scores.map, strict=True)]
+            rows = zip(seen, scores.image, scores.map, strict=True)
+            made += [self._prediction(one.image, *row) if isinstance(one, Decoded) else one for one, *row in rows]
         if sentence := levels.clipped_images(deep, self.white_level):
             logging.warning(sentence)
         return made

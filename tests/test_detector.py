@@ -244,6 +244,30 @@ def test_images_are_taken_from_any_iterable(tmp_path):
         assert made.score == pytest.approx(expected[2].score, rel=1e-6)
 
 
+def test_an_image_that_cannot_be_read_raises_or_has_its_error_in_its_place(tmp_path):
+    """Here in the second of three batches, as a file and as an array; other images have the scores that they had."""
+    found, images = baseline(), [*pictures(7)]
+    expected = found.predict(images)
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    paths[4].write_bytes(paths[4].read_bytes()[:-20])
+    sentence = f"image '{paths[4]}' is truncated or damaged and cannot be decoded; replace it"
+    with pytest.raises(UserError) as caught:
+        found.predict(paths)
+    assert str(caught.value) == sentence
+    made = found.predict([*paths[:6], np.zeros(3), images[6]], keep_errors=True)
+    assert [str(one) for one in made if isinstance(one, UserError)] == [str(made[4]), str(made[6])]
+    assert str(made[4]) == sentence and str(made[6]).startswith("image 6 must be uint8 (h, w), ")
+    for one, number in zip([*made[:4], made[5]], (0, 1, 2, 3, 5), strict=True):
+        assert one.score == expected[number].score
+        np.testing.assert_array_equal(one.map, expected[number].map)
+    [alone] = found.predict(paths[4], keep_errors=True)
+    assert str(alone) == sentence
+    with pytest.raises(UserError, match="batch must be"):
+        found.predict(paths, batch=0, keep_errors=True)
+
+
 def test_a_generator_is_consumed_batch_by_batch(neighbours, monkeypatch):
     held, most, score = [], [], neighbours.score
 

@@ -85,6 +85,16 @@ def to_image(
     return Decoded(image, clipped=0, peak=None, orientation=1)
 
 
+def attempt(given: Given, *, keep_errors: bool, **options: Any) -> Decoded | UserError:
+    """`to_image`, or where `keep_errors` is true and there is no such image, the error that it raises."""
+    try:
+        return to_image(given, **options)
+    except UserError as error:
+        if keep_errors:
+            return error
+        raise
+
+
 def _decoded(given: Image.Image, number: int) -> np.ndarray:
     """The pixels of an image of Pillow, uint8 (h, w, 3), which is left as it is."""
     if given.mode not in _LEVELS:
