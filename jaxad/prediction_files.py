@@ -7,9 +7,10 @@ a row names the digest of its image, so the rows on the disk tell what need not 
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,6 @@ COLUMNS = (
     "reason", "sha256",
 )  # fmt: skip
 _MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
-_SUFFIXES = (".jpg", ".png", ".npy", ".tiff")  # of the files in the folders
 _WRITER = "jaxad.predict"
 _LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
 _JPEG_SIDE = 65_500  # the longest side that libjpeg writes
@@ -66,14 +66,34 @@ def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
     names = {_MARKER, _TABLE, disk.LOCK} if _marked(folder) else set()
     if folder.name in _FOLDERS and (marked := _marked(folder.parent)):
-        names |= set(_pictures(map(Path, marked["paths"])))
+        names |= _pictures(marked, _rows(folder.parent))[folder.name].keys()
     return [file for file in files if file.name in names]
 
 
-def _pictures(paths: Iterable[Path]) -> dict[str, int]:
-    """The numbers of images by the names that their heatmaps and maps can have."""
-    stems = ((stem(number, path), number) for number, path in enumerate(paths, start=1))
-    return {f"{name}{suffix}": number for name, number in stems for suffix in _SUFFIXES}
+def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
+    """The numbers of images by the names of their pictures, in each of the folders, and so which files are ours.
+
+    The rows tell which suffix a heatmap has; that of an image without a row may have either.
+    """
+    listed, heatmaps, maps = {Path(row[COLUMNS.index("heatmap")]).name for row in rows}, {}, {}
+    for number, path in enumerate(map(Path, marked["paths"]), start=1):
+        name = stem(number, path)
+        if marked.get("side") is not None:
+            either = (f"{name}.jpg", f"{name}.png")
+            heatmaps |= {picture: number for picture in either if picture in listed or number > len(rows)}
+        if marked.get("maps"):
+            maps[f"{name}.{marked['maps']}"] = number
+    return dict(zip(_FOLDERS, (heatmaps, maps), strict=True))
+
+
+def _rows(output: Path) -> list[list[str]]:
+    """The rows of a folder's predictions.csv, up to one that a kill cut off."""
+    try:
+        with open(output / _TABLE, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            found = list(csv.reader(file))[1:]
+    except (OSError, csv.Error):
+        return []
+    return list(itertools.takewhile(lambda row: len(row) == len(COLUMNS), found))
 
 
 def _marked(folder: Path) -> dict | None:
@@ -158,33 +178,29 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     for folder in (".", *_FOLDERS):
         (output / folder).mkdir(parents=True, exist_ok=True)
         disk.clean(output / folder)
-    if not again:
-        (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's
-    # As long as the old marker stands, it tells which pictures are ours.
-    stale, coming = _pictures(map(Path, marked["paths"])), _pictures(request.paths)
-    for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
-        for picture in (output / folder).iterdir():
-            if stale.get(picture.name, 0) > len(rows) and picture.is_file():
-                picture.unlink()
-            elif picture.name in coming and picture.name not in stale:
+    # As long as the old marker and the old table stand, they tell which pictures are ours.
+    stale, coming = _pictures(marked, _rows(output)), _pictures(asked, rows)
+    found = {folder: list((output / folder).iterdir()) for folder in _FOLDERS}
+    for folder, pictures in found.items():
+        for picture in pictures:
+            if picture.name in coming[folder] and picture.name not in stale[folder]:
                 raise UserError(f"{picture} was not written by jaxad.predict; move it away or choose another --output")
+    for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
+        for picture in found[folder]:
+            if stale[folder].get(picture.name, 0) > len(rows) and picture.is_file():
+                picture.unlink()
         if not wanted and not any((output / folder).iterdir()):
             (output / folder).rmdir()
+    if not again:
+        (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's
     disk.write_json(output / _MARKER, asked | {"complete": False})
     return rows
 
 
 def _kept(output: Path, request: Request) -> list[list[str]]:
     """The rows of whole batches that still hold."""
-    try:
-        with open(output / _TABLE, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            found = list(csv.reader(file))[1:]
-    except (OSError, csv.Error):
-        return []
-    kept = 0
+    found, kept = _rows(output), 0
     for number, (row, path) in enumerate(zip(found, request.paths, strict=False), start=1):
-        if len(row) != len(COLUMNS):
-            break
         values = dict(zip(COLUMNS, row, strict=True))
         # The digest is the last column: where it is whole, so is the row.
         same = values["path"] == str(path) and values["sha256"] == digest(path)

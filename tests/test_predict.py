@@ -245,6 +245,25 @@ def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, ne
     assert taken.exists()
 
 
+def test_a_picture_of_the_user_beside_one_of_ours_is_left_alone(workdir, new, tmp_path, capsys):
+    """Named as ours, but with another suffix, in the other folder, or of a call that drew none."""
+    output = tmp_path / "out"
+    given = [run(workdir, output, new / "a.bmp", "--maps", "npy") and output / "heatmaps" / "00001_a.jpg"]
+    mine = [write(output / name, part(1)) for name in ("heatmaps/00001_a.png", "maps/00001_a.jpg", "maps/00001_a.tiff")]
+    arguments = (predict.main, new / "a.bmp", "--workdir", workdir, "--output", output)
+    assert refusal(capsys, *arguments) == (  # a heatmap of many pixels would take its place
+        f"{mine[0]} was not written by jaxad.predict; move it away or choose another --output"
+    )
+    assert all(path.exists() for path in (*given, *mine, output / "maps" / "00001_a.npy"))
+    run(workdir, output, "--no-heatmaps", new / "b.png")
+    assert not given[0].exists() and not (output / "maps" / "00001_a.npy").exists()
+    assert all(path.exists() for path in mine)
+    mine.append(write(output / "heatmaps" / "00001_b.jpg", part(1)))
+    run(workdir, output, "--no-heatmaps", new / "a.bmp")
+    assert all(path.exists() for path in mine)
+    assert set(collect(output)[0]) == set(mine)  # and they are images like any other
+
+
 def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):
     first = run(workdir, new, new)
     assert [row["path"] for row in run(workdir, new, new)] == [row["path"] for row in first]
