@@ -77,7 +77,8 @@ def decode_pixels(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX
       data: The content.
       path: The file's name, for sentences.
       max_pixels: The most pixels that are read.
-      raw: Whether the indices of a palette and the alpha channel are kept; otherwise c is 1 or 3.
+      raw: Whether alpha is kept, and the indices of a palette of which no pixel is fully transparent, or all are;
+        otherwise c is 1 or 3.
 
     Raises:
       UserError: The content is no image, damaged, too large, or of a kind that is not supported.
@@ -153,7 +154,10 @@ def _without_texts(data: bytes) -> bytes:
 def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     opened = _open(PngImageFile, data)
     limit.check(opened.size)
-    if data[24] != 16:  # bit depth in the IHDR chunk
+    bits, is_grey = data[24], data[25] == 0  # of the IHDR chunk
+    if bits != 16:
+        if is_grey and bits in (2, 4) and "transparency" in opened.info:  # Pillow scales the pixels to 8 bits alone
+            opened.info["transparency"] *= 255 // (2**bits - 1)
         return _from_pillow(opened, raw)
     # Pillow keeps only the upper 8 bits of 16-bit colors, so OpenCV decodes.
     if not fits_opencv(opened.size):
@@ -298,7 +302,9 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
             orientation = _orientation(opened.getexif())
             ImageOps.exif_transpose(opened, in_place=True)
     is_indexed = raw and opened.mode in ("P", "PA")
-    if raw and not is_indexed and "transparency" in opened.info:  # a color that is not seen
+    if is_indexed and _is_partly_seen(opened):
+        opened, is_indexed = opened.convert("RGBA"), False
+    elif raw and not is_indexed and "transparency" in opened.info:  # a color that is not seen
         opened = opened.convert("RGBA" if opened.mode == "RGB" else "LA")
     opened.info.pop("transparency", None)  # alpha is dropped without blending; Pillow would warn of it
     grey, color = {"1", "L", "LA", "La"}, {"RGBA", "RGBa"}
@@ -309,6 +315,17 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
     else:
         mode = "L" if opened.mode in grey else "RGB"
     return Pixels(_to_array(opened, mode), orientation, is_indexed, is_lossy)
+
+
+def _is_partly_seen(indexed: Image.Image) -> bool:
+    """Whether a picture with a palette shows some pixels and not others, so that its alpha says more than its indices.
+
+    Where it hides index 0, both say the same of a picture of two indices; an editor may hide any other.
+    """
+    if indexed.mode != "PA" and "transparency" not in indexed.info:
+        return False
+    least, most = indexed.convert("RGBA").getchannel("A").getextrema()
+    return least == 0 < most
 
 
 def _to_array(image: Image.Image, mode: str) -> np.ndarray:

@@ -23,10 +23,10 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
 
     Marked is:
 
-    - in a palette every index but 0, whatever its color;
+    - in a palette every index but 0, whatever its color, unless only some of the pixels are fully transparent;
     - in grey or RGB pixels every one that is not black: classes may have any number, and an edge any level;
-    - where the alpha channel varies: every pixel that is not fully transparent, if all of these have one color;
-      otherwise those of them that are not black;
+    - where alpha varies, be it a channel, of the colors of a palette, or of the one color that a PNG hides: every pixel
+      that is not fully transparent, if all of these have one color; otherwise those of them that are not black;
     - in JPEG and lossy WebP, whose blacks are not quite black, what exceeds half of the brightest value. So it is in a
       lossless file that holds a saved JPEG: nearly all of its values lie close to black or to white, with many
       different ones at both ends.

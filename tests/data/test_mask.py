@@ -55,10 +55,32 @@ def test_of_a_palette_every_index_but_0_is_marked(tmp_path, palette, kind):
     np.testing.assert_array_equal(mask, SPOT)
 
 
-def test_a_palette_with_transparency_is_read_by_index(tmp_path):
+@pytest.mark.parametrize("spot", [0, 1, 2])
+@pytest.mark.parametrize("color", [(255, 255, 255), (0, 0, 0), (255, 0, 0)])
+@pytest.mark.parametrize("alpha", [128, 255])
+def test_a_transparent_index_of_a_palette_is_not_marked(tmp_path, spot, color, alpha):
+    """Editors put what is transparent at any index, be it the last one."""
+    hidden = (spot + 1) % 3
+    picture = Image.frombytes("P", (32, 32), np.where(SPOT, spot, hidden).astype(np.uint8).tobytes())
+    picture.putpalette([part for index in range(3) for part in (color if index == spot else (255, 255, 255))])
+    alphas = bytes(alpha if index == spot else 0 for index in range(3))
+    np.testing.assert_array_equal(read(tmp_path, picture, transparency=alphas), SPOT)
+    np.testing.assert_array_equal(read(tmp_path, picture, transparency=hidden), SPOT)
+
+
+def test_a_palette_is_what_its_colors_and_alpha_are_in_four_channels(tmp_path):
+    rgba = np.array([[[0, 0, 0, 255], [255, 0, 0, 255], [0, 0, 9, 128], [255, 255, 255, 0]]], np.uint8)
+    picture = Image.frombytes("P", (4, 1), b"\0\1\2\3")
+    picture.putpalette(rgba[0, :, :3].tobytes())
+    assert read(tmp_path, picture, transparency=rgba[0, :, 3].tobytes()).tolist() == [[0, 1, 1, 0]]
+    assert read(tmp_path, rgba).tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("alphas", [b"\xff\x80\xff", b"\0\0\0", b"\xff\xff\xff\0"])
+def test_a_palette_that_hides_no_pixel_or_all_is_read_by_index(tmp_path, alphas):
     picture = Image.frombytes("P", (32, 32), (SPOT * 2).tobytes())
-    picture.putpalette((255, 255, 255, 0, 0, 0, 255, 255, 255))
-    np.testing.assert_array_equal(read(tmp_path, picture, transparency=b"\0\xff\x80"), SPOT)
+    picture.putpalette((255, 255, 255, 0, 0, 0, 0, 0, 0, 1, 1, 1))
+    np.testing.assert_array_equal(read(tmp_path, picture, transparency=alphas), SPOT)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +142,21 @@ def test_a_transparent_color_is_not_marked(tmp_path, mode):
     picture = Image.fromarray(255 - 255 * SPOT).convert(mode)
     hidden = (255, 255, 255) if mode == "RGB" else 255
     np.testing.assert_array_equal(read(tmp_path, picture, transparency=hidden), SPOT)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits_is_not_marked(tmp_path, bits):
+    white = 2**bits - 1
+    digits = np.unpackbits(np.where(SPOT, 0, white).astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+    rows = np.packbits(digits.reshape(32, -1), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)  # without a filter
+    header = struct.pack(">IIBBBBB", 32, 32, bits, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": struct.pack(">H", white), b"IDAT": zlib.compress(lines), b"IEND": b""}
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    )
+    np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
