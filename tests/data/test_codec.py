@@ -140,6 +140,18 @@ def test_a_reversed_grey_scale_ends_at_the_white_level(tmp_path, bits):
     assert (decoded.peak, decoded.clipped) == (white + 7, 1)
 
 
+@pytest.mark.parametrize("compression", [None, *LOSSLESS])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_reversed_grey_scale_of_every_compression(tmp_path, compression, bits, alpha):
+    """Decoded by Pillow or tifffile; the values of 12 bits lie in 16."""
+    grey, white = pixels(1, bits), 2**bits - 1
+    stored = np.dstack([white - grey, np.full_like(grey, white)]) if alpha else white - grey
+    path = write(tmp_path, written(stored, photometric="miniswhite", compression=compression))
+    image = read_image(path, white_level=white if bits > 8 else None)
+    np.testing.assert_array_equal(image, expected(grey, bits))
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_other_depths_are_scaled_by_their_own_white(tmp_path, capfd, bits):
     array = pixels(1, bits)

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import jaxad
@@ -166,9 +167,17 @@ def scores(workdir: Path) -> np.ndarray:
         return np.array([float(row["score"]) for row in csv.DictReader(file)])
 
 
+def reversed_tiff(values: np.ndarray) -> bytes:
+    """A TIFF of 12 bits in 16, as its tag 281 says, whose 0 is white."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, 4095 - values, photometric="miniswhite", extratags=[(281, 3, 1, 4095, True)])
+    return stream.getvalue()
+
+
 FORMATS = {
     "maximum": (png, ".png", 4095, "since their largest value is 1744"),
     "tag": (lambda values: tiff(values, 4095), ".tif", 4095, "as TIFF tag 281 (MaxSampleValue) says"),
+    "reversed": (reversed_tiff, ".tif", 4095, "as TIFF tag 281 (MaxSampleValue) says"),
     "sbit": (lambda values: png(values, 12), ".png", 4095, "as PNG sBIT says"),
 }
 

@@ -169,11 +169,15 @@ def test_a_transparent_color_of_16_bits_is_not_marked(tmp_path, channels):
     np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
 
 
-@pytest.mark.parametrize("white", [255, 4095, 65535])
-def test_in_a_grey_scale_whose_0_is_white_the_largest_value_is_black(tmp_path, white):
-    stored = np.where(SPOT, 0, white).astype(np.uint16 if white > 255 else np.uint8)
+@pytest.mark.parametrize("white, tag", [
+    (255, None), (4095, None), (65535, None), (4095, 4095),
+    (1000, 1000), (3000, 3000),  # no sensor's white, but the file's own
+    (255, 65535), (4095, 65535),  # a tag that says no more than that the file has 16 bits
+])  # fmt: skip
+def test_in_a_grey_scale_whose_0_is_white_the_largest_value_is_black(tmp_path, white, tag):
+    stored = np.where(SPOT, 0, white).astype(np.uint8 if (white, tag) == (255, None) else np.uint16)
     stream = io.BytesIO()
-    tifffile.imwrite(stream, stored, photometric="miniswhite")
+    tifffile.imwrite(stream, stored, photometric="miniswhite", extratags=[(281, 3, 1, tag, True)] if tag else [])
     np.testing.assert_array_equal(read_mask(write(tmp_path, stream.getvalue())), SPOT)
 
 
