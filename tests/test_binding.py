@@ -99,6 +99,22 @@ def test_restart_trains_on_the_new_images_as_in_a_fresh_workdir(complete, root, 
     assert not (complete / synthetic_anomalies.FILE).exists() and not (complete / synthetic_anomalies.PICTURE).exists()
 
 
+@pytest.mark.parametrize("trained, marked", [(True, True), (True, False), (False, True)])
+def test_predictions_of_a_detector_that_is_deleted_stay_and_are_told(tmp_path, capsys, trained, marked) -> None:
+    kept = tmp_path / "predictions" / ("predict.json" if marked else "mine.txt")
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    if trained:
+        (tmp_path / "config.json").write_text("{}")
+    binding.clear(tmp_path)
+    assert kept.exists() and not (tmp_path / "config.json").exists()
+    sentence = (
+        f"{tmp_path / 'predictions'} holds predictions of the detector that is deleted; they stay until jaxad.predict "
+        "writes there again\n"
+    )
+    assert capsys.readouterr().out == (sentence if trained and marked else "")
+
+
 def test_restart_deletes_nothing_before_the_images_were_read(complete, root, capsys) -> None:
     before = result(complete)
     (root / "03.png").write_bytes(b"")

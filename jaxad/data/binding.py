@@ -85,9 +85,19 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def clear(workdir: Path) -> None:
-    """Removes a training from its workdir, for one that begins anew; other files stay, and a folder without one."""
-    for name in _WRITTEN if (Path(workdir) / "config.json").exists() else ():
-        disk.remove(Path(workdir) / name)
+    """Removes a training from its workdir, for one that begins anew; other files stay, and a folder without one.
+
+    Predictions of the detector that goes stay too, since a user asked for them; a line says so.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").exists():
+        return
+    for name in _WRITTEN:
+        disk.remove(workdir / name)
+    predictions = workdir / "predictions"  # where jaxad.predict writes, unless told otherwise
+    if (predictions / "predict.json").exists():
+        what = "holds predictions of the detector that is deleted; they stay until jaxad.predict writes there again"
+        print(f"{predictions} {what}", flush=True)
 
 
 def refuse_foreign(workdir: Path) -> None:
