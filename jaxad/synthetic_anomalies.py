@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import data, detector, disk, errors, evaluate, metrics, parallel, provenance, report, samples, tables
 from jaxad.augment import shapes
-from jaxad.data import pipeline, tfds
-from jaxad.data.image import find_images, read_image, resize_image, to_grey
+from jaxad.data import levels, pipeline, tfds
+from jaxad.data.codec import MAX_PIXELS
+from jaxad.data.image import decode, find_images, read_bytes, resize_image, to_grey
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 
@@ -73,8 +74,17 @@ def glyphs(digits: str, mnist_root: str) -> np.ndarray:
     return np.stack([test[index].image[..., 0] for index in range(len(test))])
 
 
-def natural_images(root: str) -> list[np.ndarray]:
+def natural_images(root: str, *, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
     """The images of a folder, or where `root` is empty the two photos that come with scikit-learn.
+
+    Those of 16 bits have a white level of their own, chosen as that of training images, which a line tells.
+
+    Args:
+      root: The folder, or "".
+      max_pixels: The most pixels of an image that are read.
+
+    Returns:
+      uint8 (h, w, 3) each.
 
     Raises:
       UserError: The folder holds no images, or one cannot be read.
@@ -85,16 +95,33 @@ def natural_images(root: str) -> list[np.ndarray]:
         return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     if not (paths := find_images(root)):
         raise UserError(f"config.natural_root: folder {root} holds no images")
-    return [read_image(path) for path in paths]
+    made, deep = {}, {}
+    for path in paths:
+        data = read_bytes(path)
+        made[path] = decode(data, path, max_pixels=max_pixels)
+        if made[path].peak is not None:
+            deep[path] = {"peak": made[path].peak, "declared": levels.declared(data)}
+    white = levels.choose(deep, 0, noun="natural image", setting="")
+    if white.reason:
+        print(white.reason, flush=True)
+    for path in deep:
+        made[path] = decode(read_bytes(path), path, max_pixels=max_pixels, white_level=white.value)
+    return [one.image for one in made.values()]
 
 
-def source(settings: ConfigDict) -> Source:
-    """What the settings name; raises UserError as `glyphs`, `natural_images` and `shapes.square`."""
+def source(settings: ConfigDict, *, max_pixels: int = MAX_PIXELS) -> Source:
+    """What the settings name; raises UserError as `glyphs`, `natural_images` and `shapes.square`.
+
+    Args:
+      settings: As in experiments/synthetic_anomalies.py.
+      max_pixels: As in `natural_images`.
+    """
     size = tuple(settings.size)
     shapes.check_size(size)
     digit = partial(shapes.digit, glyphs=glyphs(settings.digits, settings.mnist_root))
     made = {"digit": digit, "square": shapes.square, "ellipse": shapes.ellipse, "heart": shapes.heart}
-    return Source({name: partial(f, size=size) for name, f in made.items()}, natural_images(settings.natural_root))
+    photos = natural_images(settings.natural_root, max_pixels=max_pixels)
+    return Source({name: partial(f, size=size) for name, f in made.items()}, photos)
 
 
 def natural_patch(rng: np.random.Generator, photos: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
@@ -165,7 +192,10 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
 
 
 def good_images(found: detector.Detector, workdir: str | Path) -> list[Record]:
-    """The good test images of a detector's config, at the size for scoring; raises UserError where there are none."""
+    """The good test images of a detector's config, at the size for scoring; raises UserError where there are none.
+
+    A line names those of 16 bits with values above the white level.
+    """
     test = data.load(found.config, white_level=found.white_level).test
     good = [index for index, label in enumerate(test.labels) if label == 0]
     if not good:
@@ -173,7 +203,10 @@ def good_images(found: detector.Detector, workdir: str | Path) -> list[Record]:
             f"the test set of {workdir} holds no good images, on which anomalies are pasted; add some to it, or name "
             "another folder with --config.data_root=DIR"
         )
-    return [pipeline.resized(test[index], found.config.score.size) for index in good]
+    records = [pipeline.resized(test[index], found.config.score.size) for index in good]
+    if sentence := levels.clipped_images(test.deep, found.white_level):
+        print(sentence, flush=True)
+    return records
 
 
 def measure(found: detector.Detector, records: Sequence[Record]) -> dict:
@@ -256,7 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     flags, overrides = configs.arguments(parser, argv)
     parallel.keep_freed_memory()
     settings = configs.load(flags.config, overrides, required=SETTINGS)
-    given, rows = source(settings), []
+    largest = max(configs.max_pixels(detector.read_config(workdir)) for workdir in flags.workdir)
+    given, rows = source(settings, max_pixels=largest), []
     typed = ["--config", flags.config, *(f"--config.{key}={value}" for key, value in overrides.items())]
     for workdir in map(Path, flags.workdir):
         command = provenance.command("jaxad.synthetic_anomalies", [*typed, f"--workdir={workdir}"])

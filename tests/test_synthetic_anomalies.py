@@ -139,6 +139,35 @@ def test_a_folder_of_natural_images(tmp_path, given):
         assert {tuple(colour) for r in made[name] for colour in r.image[r.mask == 1]} == {(200, 0, 0)}
 
 
+def test_natural_images_of_12_bits_in_16_are_what_they_are_in_8(tmp_path, capsys):
+    """Divided by 257 they would be nearly black; one of 8 bits lies beside them."""
+    for number in range(2):
+        grey = part(number)[..., 0]
+        write(tmp_path / "8" / f"{number}.png", grey)
+        deep = grey.astype(np.uint16) * 16
+        write(tmp_path / "16" / f"{number}.png", deep)
+    write(tmp_path / "16" / "color.png", part(3))
+    expected, found = (anomalies.natural_images(str(tmp_path / bits)) for bits in ("8", "16"))
+    assert capsys.readouterr().out == (
+        "2 natural images have 16 bits; white is 4095, since their largest value is 1744\n"
+    )
+    for one, other in zip(expected, found[:2], strict=True):
+        np.testing.assert_allclose(other.astype(int), one, atol=1)
+    np.testing.assert_array_equal(found[2], part(3))
+
+
+def test_natural_images_are_as_large_as_the_training_reads(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained / "one", tmp_path / "one")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["max_megapixels"] = 1
+    (workdir / "config.json").write_text(json.dumps(config))
+    photo = write(tmp_path / "photos" / "large.png", np.zeros((1001, 1000), np.uint8))
+    given = ("--config", EXPERIMENT, f"--config.natural_root={photo.parent}", "--workdir", workdir)
+    message = refusal(capsys, anomalies.main, *given)
+    assert message.startswith(f"image '{photo}' is 1000 x 1001 pixels (width x height), more than the 1 megapixel")
+    assert command(anomalies.main, *given, trained / "one") == 0  # whose limit is higher
+
+
 @needs_tfds
 def test_digits_of_mnist_are_its_test_images(classes):  # noqa: F811
     found = anomalies.glyphs("mnist", str(classes))
@@ -324,6 +353,17 @@ def test_test_images_that_have_moved_are_named(done, tmp_path):
     workdir = shutil.copytree(done / "one", tmp_path / "one")
     assert command(anomalies.main, "--config", EXPERIMENT, "--workdir", workdir, f"--config.data_root={sets}") == 0
     assert read(workdir)["images"] == 3
+
+
+def test_test_images_of_16_bits_after_a_training_with_8_are_named(trained, tmp_path, capsys):
+    sets = shutil.copytree(trained / "sets", tmp_path / "sets")
+    image = write(sets / "nut" / "test" / "good" / "000.png", part(300)[..., 0].astype(np.uint16) * 16)
+    found = detectors.load(trained / "one", {"data.root": str(sets)})
+    assert len(anomalies.good_images(found, trained / "one")) == 2
+    assert capsys.readouterr().out == (
+        "1 image has 16 bits and no training image had: 65535 is taken for white: "
+        f"'{image}' (largest value 1744)\n"
+    )
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -98,8 +98,14 @@ def _tiff_page(data: bytes) -> Page | None:
     return None
 
 
-def choose(scanned: Mapping[str, Mapping], given: int) -> WhiteLevel:
-    """The white level of a training set.
+def choose(
+    scanned: Mapping[str, Mapping],
+    given: int,
+    *,
+    noun: str = "training image",
+    setting: str = "config.data.white_level",
+) -> WhiteLevel:
+    """The white level of a training set, or of other images that belong together.
 
     What the config gives decides, else what the files declare, else the largest value: a common sensor's white that is
     not below it. Files that declare different levels probably declare their own largest values, so the same is
@@ -109,19 +115,21 @@ def choose(scanned: Mapping[str, Mapping], given: int) -> WhiteLevel:
     Args:
       scanned: What `Source.fingerprint` tells of each training image, by its id.
       given: ``config.data.white_level``; 0 for automatic.
+      noun: What one of them is, for the line.
+      setting: The key of the config that gives it; "" where none does.
     """
     deep = {name: row for name, row in scanned.items() if "peak" in row}
     if not deep:
         return WhiteLevel(given or None, "")
     peak = max(row["peak"] for row in deep.values())
-    value, why = (given, "as config.data.white_level says") if given else _automatic(list(deep.values()), peak)
+    value, why = (given, f"as {setting} says") if given else _automatic(list(deep.values()), peak)
     above = sum(row["peak"] > value for row in deep.values())
-    files = f"{counted(len(deep), 'training image')} {'have' if len(deep) > 1 else 'has'} 16 bits"
+    files = f"{counted(len(deep), noun)} {'have' if len(deep) > 1 else 'has'} 16 bits"
     reason = f"{files}; white is {value}, {why}"
     if above:
         holds = "hold" if above > 1 else "holds"
         reason += f"; {above} of them {holds} larger values, up to {peak}, which are read as white"
-    return WhiteLevel(value, reason if given else f"{reason}; --config.data.white_level=N sets it")
+    return WhiteLevel(value, f"{reason}; --{setting}=N sets it" if setting and not given else reason)
 
 
 def _automatic(deep: list[Mapping], peak: int) -> tuple[int, str]:
