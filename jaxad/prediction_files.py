@@ -4,12 +4,13 @@ predict.json marks the folder and says what was asked; it comes first. A picture
 a row names the digest of its image, so the rows on the disk tell what need not be done again.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,6 @@ COLUMNS = (
     "reason", "sha256",
 )  # fmt: skip
 _MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
-_SUFFIXES = (".jpg", ".png", ".npy", ".tiff")  # of the files in the folders
 _WRITER = "jaxad.predict"
 _LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
 _JPEG_SIDE = 65_500  # the longest side that libjpeg writes
@@ -66,14 +66,25 @@ def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
     names = {_MARKER, _TABLE, disk.LOCK} if _marked(folder) else set()
     if folder.name in _FOLDERS and (marked := _marked(folder.parent)):
-        names |= set(_pictures(map(Path, marked["paths"])))
+        with contextlib.suppress(KeyError, TypeError):  # of another version it is not known
+            names |= _pictures(marked)[folder.name].keys()
     return [file for file in files if file.name in names]
 
 
-def _pictures(paths: Iterable[Path]) -> dict[str, int]:
-    """The numbers of images by the names that their heatmaps and maps can have."""
-    stems = ((stem(number, path), number) for number, path in enumerate(paths, start=1))
-    return {f"{name}{suffix}": number for name, number in stems for suffix in _SUFFIXES}
+def _pictures(marked: dict) -> dict[str, dict[str, int]]:
+    """What a call with this marker writes into each folder: the numbers of the images by the names of their files.
+
+    Raises:
+      KeyError, TypeError: Another version of jaxad has written the marker.
+    """
+    if not isinstance(marked["paths"], list):
+        raise TypeError("its paths are no list")
+    suffixes = (".jpg", ".png") if marked["side"] is not None else (), (f".{marked['maps']}",) if marked["maps"] else ()
+    stems = [(stem(number, Path(path)), number) for number, path in enumerate(marked["paths"], start=1)]
+    return {
+        folder: {f"{name}{suffix}": number for name, number in stems for suffix in own}
+        for folder, own in zip(_FOLDERS, suffixes, strict=True)
+    }
 
 
 def _marked(folder: Path) -> dict | None:
@@ -82,22 +93,35 @@ def _marked(folder: Path) -> dict | None:
         found = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(found, dict) and found.get("writer") == _WRITER and isinstance(found.get("paths"), list)
-    return found if ours else None
+    return found if isinstance(found, dict) and found.get("writer") == _WRITER else None
 
 
-def check(output: Path) -> None:
+def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     """Refuses a folder in which the predictions would take the place of files that are not ours.
+
+    Returns:
+      What an earlier call wrote into the two folders, as `_pictures`.
 
     Raises:
       UserError: It holds such a file or folder.
     """
-    if _marked(output) is not None:
-        return
-    for name in (_TABLE, _MARKER, *_FOLDERS):
-        path = output / name
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise UserError(f"{path} was not written by jaxad.predict; move it away or choose another --output")
+    remedy = "move it away or choose another --output"
+    marked = _marked(output)
+    if marked is None:
+        for name in (_TABLE, _MARKER, *_FOLDERS):
+            path = output / name
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise UserError(f"{path} was not written by jaxad.predict; {remedy}")
+        return {folder: {} for folder in _FOLDERS}
+    try:
+        ours, coming = _pictures(marked), _pictures(request.described())
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{output} was written by another version of jaxad.predict; {remedy}") from error
+    for folder in _FOLDERS:
+        for name in coming[folder].keys() - ours[folder].keys():
+            if (output / folder / name).exists():
+                raise UserError(f"{output / folder / name} was not written by jaxad.predict; {remedy}")
+    return ours
 
 
 def stem(number: int, path: Path) -> str:
@@ -151,8 +175,9 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     Raises:
       UserError: As in `check`; or a picture would take the place of a file that is not ours.
     """
-    check(output)
-    marked, asked = _marked(output) or {"paths": []}, request.described()
+    asked = request.described()
+    stale, coming = check(output, request), _pictures(asked)
+    marked = _marked(output)
     again = marked == asked | {"complete": False}
     rows = _kept(output, request) if again else []
     for folder in (".", *_FOLDERS):
@@ -161,14 +186,11 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     if not again:
         (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's
     # As long as the old marker stands, it tells which pictures are ours.
-    stale, coming = _pictures(map(Path, marked["paths"])), _pictures(request.paths)
-    for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
+    for folder in _FOLDERS:
         for picture in (output / folder).iterdir():
-            if stale.get(picture.name, 0) > len(rows) and picture.is_file():
+            if stale[folder].get(picture.name, 0) > len(rows) and picture.is_file():
                 picture.unlink()
-            elif picture.name in coming and picture.name not in stale:
-                raise UserError(f"{picture} was not written by jaxad.predict; move it away or choose another --output")
-        if not wanted and not any((output / folder).iterdir()):
+        if not coming[folder] and not any((output / folder).iterdir()):
             (output / folder).rmdir()
     disk.write_json(output / _MARKER, asked | {"complete": False})
     return rows

@@ -153,7 +153,10 @@ def _without_texts(data: bytes) -> bytes:
 def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     opened = _open(PngImageFile, data)
     limit.check(opened.size)
-    if data[24] != 16:  # bit depth in the IHDR chunk
+    bits = data[24]  # in the IHDR chunk
+    if bits != 16:
+        if opened.mode == "L" and "transparency" in opened.info:  # Pillow scales the pixels to 8 bits, but not this
+            opened.info["transparency"] *= 255 // (2**bits - 1)
         return _from_pillow(opened, raw)
     # Pillow keeps only the upper 8 bits of 16-bit colors, so OpenCV decodes.
     if not fits_opencv(opened.size):
@@ -334,7 +337,7 @@ def _of_full_depth(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _unassociated(values: np.ndarray) -> np.ndarray:
-    """Divides the channels by the last one, alpha, with which they were multiplied; black where that is 0."""
+    """Divides the channels by the last one, alpha, with which they were multiplied; 0 where that is 0."""
     white = np.iinfo(values.dtype).max
     alpha = np.maximum(values[..., -1:], 1).astype(np.float32) / white
     color = np.minimum(np.round(values[..., :-1] / alpha), white).astype(values.dtype)

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, inverted, turn
 from jaxad.data.image import Decoded, covered_maximum, read_bytes
-from jaxad.data.levels import sensor_white
 from jaxad.errors import UserError
 
 # Shares of the brightest value, between which an approximate mask of two values has pixels at its edges alone.
@@ -111,8 +110,8 @@ def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:
     values = pixels.values
     if pixels.is_indexed:
         return (values[..., 0] != 0).astype(np.uint8)
-    if pixels.has_white_zero:  # black is the largest value that 16 bits have, or that this file has of fewer
-        values = inverted(values, values.dtype.type(sensor_white(int(values[..., 0].max()))))
+    if pixels.has_white_zero:  # black is the largest value; a file of white alone has none
+        values = inverted(values, values[..., 0].max() or values.dtype.type(1))
     visible = np.ones(values.shape[:2], bool)
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]

@@ -122,6 +122,19 @@ def test_a_transparent_color_is_not_marked(tmp_path, mode):
     np.testing.assert_array_equal(read(tmp_path, picture, transparency=hidden), SPOT)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits_is_not_marked(tmp_path, bits):
+    """The chunk names it as it is stored, not scaled to 8 bits."""
+    stored = np.where(SPOT, 0, 2**bits - 1).astype(np.uint8)
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes() for row in stored]
+    header = struct.pack(">IIBBBBB", 32, 32, bits, 0, 0, 0, 0)
+    parts = {b"IHDR": header, b"tRNS": struct.pack(">H", 2**bits - 1), b"IDAT": zlib.compress(b"\0" + b"\0".join(rows))}
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in (parts | {b"IEND": b""}).items():
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_transparent_color_of_16_bits_is_not_marked(tmp_path, channels):
     deep = np.where(SPOT, 300, 65535).astype(np.uint16)
@@ -132,7 +145,7 @@ def test_a_transparent_color_of_16_bits_is_not_marked(tmp_path, channels):
     np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
 
 
-@pytest.mark.parametrize("white", [255, 4095, 65535])
+@pytest.mark.parametrize("white", [255, 4000, 4095, 65535])
 def test_in_a_grey_scale_whose_0_is_white_the_largest_value_is_black(tmp_path, white):
     stored = np.where(SPOT, 0, white).astype(np.uint16 if white > 255 else np.uint8)
     stream = io.BytesIO()
