@@ -10,8 +10,8 @@ import sys
 from jaxad import errors
 from jaxad import xla_flags as xla_flags  # before JAX computes anything
 
-if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m jaxad.train``
-    errors.end_on_interrupt()
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m``
+    errors.end_on_interrupt("jaxad.")
 
 __version__ = "0.1.0"
 

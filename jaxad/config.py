@@ -88,7 +88,7 @@ _USED_WITH = {
 }
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {"data": {"white_level": 0, "max_megapixels": 1000}, "evaluate": {"heatmap_sigma": 0.0}}
-_BELOW = {"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100}
+_BELOW = {"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100}  # a larger one takes hours to draw
 _OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
 
 
@@ -131,8 +131,9 @@ def _completed(config: ConfigDict) -> ConfigDict:
     """Adds to a locked config what it does not say of `_OPTIONAL`."""
     with config.unlocked():
         for section, defaults in _OPTIONAL.items():
-            for key in defaults.keys() - config.get(section, defaults).keys():
-                config[section][key] = defaults[key]
+            for key, value in defaults.items() if section in config else ():
+                if key not in config[section]:
+                    config[section][key] = value
     return config
 
 

@@ -228,8 +228,8 @@ class Detector:
             prediction. By default the first one raises it, and no prediction is returned.
 
         Returns:
-          One prediction per image, in order. Files of 16 bits with values above the white level of the training images,
-          which are read as white, are named in a logged warning.
+          One prediction per image, in order. A logged warning names files of 16 bits with values above the white level
+          of the training images, or all of them where no training image had 16 bits.
 
         Raises:
           UserError: An image cannot be read or is no such image (see `keep_errors`), or `batch` is below 1.

@@ -81,13 +81,14 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-def end_on_interrupt() -> None:
-    """Lets Ctrl-C end a command at once until `run` begins it.
+def end_on_interrupt(package: str) -> None:
+    """Lets Ctrl-C end a command ``python -m`` of `package` at once until `run` begins it.
 
     It imports JAX first, which takes a second or more. An exception in there is printed with all its callers, or
     dropped by a callback of JAX, so that the command would go on.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    given = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    if given and given[0].startswith(package) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 

@@ -4,6 +4,7 @@ predict.json marks the folder and says what was asked; it comes first. A picture
 a row names the digest of its image, so the rows on the disk tell what need not be done again.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -66,23 +67,26 @@ def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
     names = {_MARKER, _TABLE, disk.LOCK} if _marked(folder) else set()
     if folder.name in _FOLDERS and (marked := _marked(folder.parent)):
-        names |= _pictures(marked, _rows(folder.parent))[folder.name].keys()
+        with contextlib.suppress(KeyError, TypeError):  # of another version it is not known
+            names |= _pictures(marked, _rows(folder.parent))[folder.name].keys()
     return [file for file in files if file.name in names]
 
 
 def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
-    """The numbers of images by the names of their pictures, in each of the folders, and so which files are ours.
+    """What a call with this marker writes into each folder: the numbers of the images by the names of their files.
 
-    The rows tell which suffix a heatmap has; that of an image without a row may have either.
+    Its rows tell which suffix a heatmap has; that of an image without a row may have either.
+
+    Raises:
+      KeyError, TypeError: Another version of jaxad has written the marker.
     """
-    listed, heatmaps, maps = {Path(row[COLUMNS.index("heatmap")]).name for row in rows}, {}, {}
-    for number, path in enumerate(map(Path, marked["paths"]), start=1):
-        name = stem(number, path)
-        if marked.get("side") is not None:
-            either = (f"{name}.jpg", f"{name}.png")
-            heatmaps |= {picture: number for picture in either if picture in listed or number > len(rows)}
-        if marked.get("maps"):
-            maps[f"{name}.{marked['maps']}"] = number
+    if not isinstance(marked["paths"], list):
+        raise TypeError("its paths are no list")
+    suffixes = (".jpg", ".png") if marked["side"] is not None else (), (f".{marked['maps']}",) if marked["maps"] else ()
+    stems = [(stem(number, Path(path)), number) for number, path in enumerate(marked["paths"], start=1)]
+    heatmaps, maps = ({f"{name}{suffix}": number for name, number in stems for suffix in own} for own in suffixes)
+    listed = {Path(row[COLUMNS.index("heatmap")]).name for row in rows}
+    heatmaps = {name: number for name, number in heatmaps.items() if name in listed or number > len(rows)}
     return dict(zip(_FOLDERS, (heatmaps, maps), strict=True))
 
 
@@ -102,22 +106,35 @@ def _marked(folder: Path) -> dict | None:
         found = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         return None
-    ours = isinstance(found, dict) and found.get("writer") == _WRITER and isinstance(found.get("paths"), list)
-    return found if ours else None
+    return found if isinstance(found, dict) and found.get("writer") == _WRITER else None
 
 
-def check(output: Path) -> None:
+def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     """Refuses a folder in which the predictions would take the place of files that are not ours.
+
+    Returns:
+      What an earlier call wrote into the two folders, as `_pictures`.
 
     Raises:
       UserError: It holds such a file or folder.
     """
-    if _marked(output) is not None:
-        return
-    for name in (_TABLE, _MARKER, *_FOLDERS):
-        path = output / name
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise UserError(f"{path} was not written by jaxad.predict; move it away or choose another --output")
+    remedy = "move it away or choose another --output"
+    marked = _marked(output)
+    if marked is None:
+        for name in (_TABLE, _MARKER, *_FOLDERS):
+            path = output / name
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise UserError(f"{path} was not written by jaxad.predict; {remedy}")
+        return {folder: {} for folder in _FOLDERS}
+    try:
+        ours, coming = _pictures(marked, _rows(output)), _pictures(request.described(), [])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{output} was written by another version of jaxad.predict; {remedy}") from error
+    for folder in _FOLDERS:
+        for name in coming[folder].keys() - ours[folder].keys():
+            if (output / folder / name).exists():
+                raise UserError(f"{output / folder / name} was not written by jaxad.predict; {remedy}")
+    return ours
 
 
 def stem(number: int, path: Path) -> str:
@@ -171,25 +188,20 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
     Raises:
       UserError: As in `check`; or a picture would take the place of a file that is not ours.
     """
-    check(output)
-    marked, asked = _marked(output) or {"paths": []}, request.described()
+    asked = request.described()
+    stale, coming = check(output, request), _pictures(asked, [])
+    marked = _marked(output)
     again = marked == asked | {"complete": False}
     rows = _kept(output, request) if again else []
     for folder in (".", *_FOLDERS):
         (output / folder).mkdir(parents=True, exist_ok=True)
         disk.clean(output / folder)
     # As long as the old marker and the old table stand, they tell which pictures are ours.
-    stale, coming = _pictures(marked, _rows(output)), _pictures(asked, rows)
-    found = {folder: list((output / folder).iterdir()) for folder in _FOLDERS}
-    for folder, pictures in found.items():
-        for picture in pictures:
-            if picture.name in coming[folder] and picture.name not in stale[folder]:
-                raise UserError(f"{picture} was not written by jaxad.predict; move it away or choose another --output")
-    for folder, wanted in zip(_FOLDERS, (request.side is not None, request.maps is not None), strict=True):
-        for picture in found[folder]:
+    for folder in _FOLDERS:
+        for picture in (output / folder).iterdir():
             if stale[folder].get(picture.name, 0) > len(rows) and picture.is_file():
                 picture.unlink()
-        if not wanted and not any((output / folder).iterdir()):
+        if not coming[folder] and not any((output / folder).iterdir()):
             (output / folder).rmdir()
     if not again:
         (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's

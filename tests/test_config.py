@@ -438,10 +438,14 @@ def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
     assert command(train.main, *arguments) == 0
     image = root / "nut" / "test" / "good" / "000.png"
     assert command(predict.main, image, "--workdir", tmp_path / "work", "--max-megapixels", "1") == 0
-    (path := tmp_path / "work" / "config.json").write_text(path.read_text().replace('"white_level": 0, ', ""))
+    values = json.loads((tmp_path / "work" / "config.json").read_text())
+    del values["data"]["white_level"], values["data"]["max_megapixels"], values["evaluate"]["heatmap_sigma"]
+    (tmp_path / "work" / "config.json").write_text(json.dumps(values))
     assert command(predict.main, image, "--workdir", tmp_path / "work") == 0
+    assert command(train.main, *arguments) == 0 and command(evaluate.main, "--workdir", tmp_path / "work") == 0
     config = configs.load(str(tmp_path / "mine.py"), {"evaluate.heatmap_sigma": 2.5})
     assert (config.data.white_level, config.data.max_megapixels, config.evaluate.heatmap_sigma) == (0, 1000, 2.5)
+    assert list(json.loads(config.to_json())["data"])[-2:] == ["white_level", "max_megapixels"]  # in every process
 
 
 def test_references_between_keys_outlive_the_reading_of_an_experiment(tmp_path):

@@ -239,10 +239,17 @@ def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, ne
     assert {row["path"] for row in rows} >= {str(path) for path in mine} and len(rows) == 6
     made = {row["heatmap"].removeprefix("heatmaps/") for row in rows}
     assert {path.name for path in (output / "heatmaps").iterdir()} == made | {path.name for path in mine}
+    for kind in ("--no-heatmaps", "--maps=npy"):
+        assert len(run(workdir, output, kind, new)) == 6 and all(path.exists() for path in mine)
     taken = write(output / "heatmaps" / "00001_z.jpg", part(1))
+    before = {path: path.read_bytes() for path in output.rglob("*.*")}
     message = refusal(capsys, predict.main, write(new / "z.png", part(1)), "--workdir", workdir, "--output", output)
     assert message == f"{taken} was not written by jaxad.predict; move it away or choose another --output"
-    assert taken.exists()
+    assert {path: path.read_bytes() for path in output.rglob("*.*")} == before
+    marker = json.loads((output / "predict.json").read_text())
+    (output / "predict.json").write_text(json.dumps(marker | {"paths": "5d41402a"}))
+    message = refusal(capsys, predict.main, new, "--workdir", workdir, "--output", output)
+    assert message.startswith(f"{output} was written by another version of jaxad.predict; ")
 
 
 def test_a_picture_of_the_user_beside_one_of_ours_is_left_alone(workdir, new, tmp_path, capsys):

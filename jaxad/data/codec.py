@@ -154,9 +154,9 @@ def _without_texts(data: bytes) -> bytes:
 def _decode_png(data: bytes, limit: _Limit, raw: bool) -> Pixels:
     opened = _open(PngImageFile, data)
     limit.check(opened.size)
-    bits, is_grey = data[24], data[25] == 0  # of the IHDR chunk
+    bits = data[24]  # in the IHDR chunk
     if bits != 16:
-        if is_grey and bits in (2, 4) and "transparency" in opened.info:  # Pillow scales the pixels to 8 bits alone
+        if opened.mode == "L" and "transparency" in opened.info:  # Pillow scales the pixels to 8 bits, but not this
             opened.info["transparency"] *= 255 // (2**bits - 1)
         return _from_pillow(opened, raw)
     # Pillow keeps only the upper 8 bits of 16-bit colors, so OpenCV decodes.
@@ -351,7 +351,7 @@ def _of_full_depth(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _unassociated(values: np.ndarray) -> np.ndarray:
-    """Divides the channels by the last one, alpha, with which they were multiplied; black where that is 0."""
+    """Divides the channels by the last one, alpha, with which they were multiplied; 0 where that is 0."""
     white = np.iinfo(values.dtype).max
     alpha = np.maximum(values[..., -1:], 1).astype(np.float32) / white
     color = np.minimum(np.round(values[..., :-1] / alpha), white).astype(values.dtype)

@@ -42,8 +42,8 @@ def to_image(
 ) -> Decoded:
     """One image in the form that a detector takes.
 
-    Files are read by `read_image`. Pillow's images are treated likewise: the EXIF orientation is applied, alpha is
-    dropped without blending. So is a fourth channel of an array.
+    Files are read by `jaxad.data.image.decode`. Pillow's images are treated likewise: the EXIF orientation is applied,
+    alpha is dropped without blending. So is a fourth channel of an array.
 
     Args:
       given: A path, an image of Pillow, or an array uint8 (h, w), (h, w, 1), (h, w, 3) RGB or (h, w, 4) RGBA.

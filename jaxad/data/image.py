@@ -26,8 +26,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       image: uint8 (h, w, channels).
-      clipped: How many pixels of a 16-bit file have a value above the white level, which is read as white, or as black
-        where 0 is white.
+      clipped: How many pixels of a 16-bit file have a value above the white level, which is read as this level.
       peak: The largest value of a 16-bit file; None for 8 bits.
       orientation: The EXIF orientation that the image was turned by, 1 (not at all) to 8.
     """

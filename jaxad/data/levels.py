@@ -128,7 +128,7 @@ def choose(
     reason = f"{files}; white is {value}, {why}"
     if above:
         holds = "hold" if above > 1 else "holds"
-        reason += f"; {above} of them {holds} larger values, up to {peak}, which are read as white"
+        reason += f"; {above} of them {holds} larger values, up to {peak}, which are read as this level"
     return WhiteLevel(value, f"{reason}; --{setting}=N sets it" if setting and not given else reason)
 
 
@@ -136,19 +136,18 @@ def _automatic(deep: list[Mapping], peak: int) -> tuple[int, str]:
     """The white level of files whose largest value is `peak`, and why."""
     declarations = [tuple(row["declared"]) for row in deep if row["declared"]]
     if not declarations:
-        return sensor_white(peak), f"since their largest value is {peak}"
+        return _sensor_white(peak), f"since their largest value is {peak}"
     levels = sorted({level for level, _ in declarations})
     names = " and ".join(sorted({name for _, name in declarations}))
     some = "" if len(declarations) == len(deep) else f" of {len(declarations)} of them"
     if peak > levels[-1] and names == _PNG:
         return FULL, f"since values reach {peak}: above {levels[-1]}, as {names}{some} says, they are scaled to 16 bits"
     if len(levels) > 1:
-        return sensor_white(levels[-1]), f"since {names}{some} differs between files, from {levels[0]} to {levels[-1]}"
+        return _sensor_white(levels[-1]), f"since {names}{some} differs between files, from {levels[0]} to {levels[-1]}"
     return levels[0], f"as {names}{some} says"
 
 
-def sensor_white(value: int) -> int:
-    """The white of the common sensor with the fewest bits that can have given a value, in [0, 65535]."""
+def _sensor_white(value: int) -> int:
     return next(2**bits - 1 for bits in _SENSORS if value < 2**bits)
 
 
@@ -165,7 +164,7 @@ def clipped_images(deep: Mapping[str, tuple[int, int]], white_level: int | None)
     else:
         rows = [f"'{name}' ({counted(above, 'pixel')})" for name, (above, _) in deep.items() if above]
         verbs = "holds", "hold"
-        what = f"values above {white_level}, the white of the 16-bit training images, which are read as white"
+        what = f"values above {white_level}, the white of the 16-bit training images, which are read as this level"
     if not rows:
         return ""
     files = f"{counted(len(rows), 'image')} {verbs[len(rows) > 1]}"

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, inverted, turn
 from jaxad.data.image import Decoded, covered_maximum, read_bytes
-from jaxad.data.levels import declared, sensor_white
 from jaxad.errors import UserError
 
 # Shares of the brightest value, between which an approximate mask of two values has pixels at its edges alone.
@@ -103,27 +102,16 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _read(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, int]:
     """A mask, and the EXIF orientation that it was turned by."""
-    data = read_bytes(path)
-    pixels = decode_pixels(data, path, max_pixels=max_pixels, raw=True)
-    if pixels.has_white_zero:
-        black = _black(int(pixels.values[..., 0].max()), declared(data))
-        pixels = pixels._replace(values=inverted(pixels.values, pixels.values.dtype.type(black)))
+    pixels = decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True)
     return _marked(pixels, path), pixels.orientation
-
-
-def _black(peak: int, declaration: tuple[int, str] | None) -> int:
-    """Which value of 16 bits is black in a mask whose 0 is white: what the file says, or else its sensor's white.
-
-    The file is believed only where it says less than the sensor: many name all 16 bits, whatever they use.
-    """
-    sensor = sensor_white(peak)
-    return declaration[0] if declaration and peak <= declaration[0] < sensor else sensor
 
 
 def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:
     values = pixels.values
     if pixels.is_indexed:
         return (values[..., 0] != 0).astype(np.uint8)
+    if pixels.has_white_zero:  # black is the largest value; a file of white alone has none
+        values = inverted(values, values[..., 0].max() or values.dtype.type(1))
     visible = np.ones(values.shape[:2], bool)
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]

@@ -108,13 +108,14 @@ TAG, SBIT = "TIFF tag 281 (MaxSampleValue)", "PNG sBIT"
     (rows(4096), 0, 16383, "since their largest value is 4096"),
     (rows(50000), 0, 65535, "since their largest value is 50000"),
     (rows(3000, 5000), 4000, 4000, "white is 4000, as config.data.white_level says; 1 of them holds larger values, up "
-     "to 5000, which are read as white"),
+     "to 5000, which are read as this level"),
     (rows(100, 90, declared=[[4000, TAG]] * 2), 0, 4000, f"as {TAG} says"),
     (rows(100, 90, declared=[[4095, TAG], None]), 0, 4095, f"as {TAG} of 1 of them says"),
     # Different declarations are probably each image's own largest value.
     (rows(3900, 3800, declared=[[3900, TAG], [3800, TAG]]), 0, 4095, f"since {TAG} differs between files, from 3800 to "
      "3900"),
-    (rows(5000, declared=[[4095, TAG]]), 0, 4095, "1 of them holds larger values, up to 5000, which are read as white"),
+    (rows(5000, declared=[[4095, TAG]]), 0, 4095, "1 of them holds larger values, up to 5000, which are read as this "
+     "level"),
     (rows(4095, 7, declared=[[4095, SBIT]] * 2), 0, 4095, "as PNG sBIT says"),
     # PNG's specification asks to scale the values to all bits.
     (rows(65520, 7, declared=[[4095, SBIT]] * 2), 0, 65535, "since values reach 65520: above 4095, as PNG sBIT says, "
@@ -128,8 +129,8 @@ def test_where_the_level_comes_from(scanned, given, value, words) -> None:
 def test_a_sentence_names_what_was_clipped() -> None:
     assert clipped_images({"a.png": (0, 4095)}, 4095) == clipped_images({}, None) == ""
     assert clipped_images({"a.png": (3, 5000), "b.png": (0, 7)}, 4095) == (
-        "1 image holds values above 4095, the white of the 16-bit training images, which are read as white: 'a.png' "
-        "(3 pixels)"
+        "1 image holds values above 4095, the white of the 16-bit training images, which are read as this level: "
+        "'a.png' (3 pixels)"
     )
     assert clipped_images({str(n): (1, 2) for n in range(12)}, 1).endswith("'9' (1 pixel) and 2 more")
 
@@ -218,7 +219,7 @@ def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, caps
     bright.write_bytes(png(values))
     assert command(train.main, *baseline(root, tmp_path / "work")) == 0
     sentence = (
-        "1 image holds values above 4095, the white of the 16-bit training images, which are read as white: "
+        "1 image holds values above 4095, the white of the 16-bit training images, which are read as this level: "
         f"'{bright}' (6 pixels)"
     )
     assert sentence in capsys.readouterr().out.splitlines()

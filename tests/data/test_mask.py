@@ -146,16 +146,14 @@ def test_a_transparent_color_is_not_marked(tmp_path, mode):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_a_transparent_grey_of_few_bits_is_not_marked(tmp_path, bits):
-    white = 2**bits - 1
-    digits = np.unpackbits(np.where(SPOT, 0, white).astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
-    rows = np.packbits(digits.reshape(32, -1), axis=1)
-    lines = b"".join(b"\0" + row.tobytes() for row in rows)  # without a filter
+    """The chunk names it as it is stored, not scaled to 8 bits."""
+    stored = np.where(SPOT, 0, 2**bits - 1).astype(np.uint8)
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes() for row in stored]
     header = struct.pack(">IIBBBBB", 32, 32, bits, 0, 0, 0, 0)
-    chunks = {b"IHDR": header, b"tRNS": struct.pack(">H", white), b"IDAT": zlib.compress(lines), b"IEND": b""}
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks.items()
-    )
+    parts = {b"IHDR": header, b"tRNS": struct.pack(">H", 2**bits - 1), b"IDAT": zlib.compress(b"\0" + b"\0".join(rows))}
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in (parts | {b"IEND": b""}).items():
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     np.testing.assert_array_equal(read_mask(write(tmp_path, data)), SPOT)
 
 
@@ -170,8 +168,8 @@ def test_a_transparent_color_of_16_bits_is_not_marked(tmp_path, channels):
 
 
 @pytest.mark.parametrize("white, tag", [
-    (255, None), (4095, None), (65535, None), (4095, 4095),
-    (1000, 1000), (3000, 3000),  # no sensor's white, but the file's own
+    (255, None), (4000, None), (4095, None), (65535, None),
+    (4095, 4095), (1000, 1000), (3000, 3000),
     (255, 65535), (4095, 65535),  # a tag that says no more than that the file has 16 bits
 ])  # fmt: skip
 def test_in_a_grey_scale_whose_0_is_white_the_largest_value_is_black(tmp_path, white, tag):
