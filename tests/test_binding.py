@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -192,6 +193,19 @@ def test_images_that_change_while_a_training_was_stopped_are_refused(root, tmp_p
     assert "was made with: 1 changed ('train/good/07'); restore them" in refusal(
         capsys, train.main, *arguments(root, tmp_path / "run")
     )
+
+
+def test_a_stopped_training_goes_on_by_its_white_level(root, tmp_path, monkeypatch, capsys) -> None:
+    """Images of 12 bits in 16: weights, threshold and scores are those of an undisturbed run."""
+    for path in root.glob("*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 16)
+    assert command(train.main, *arguments(root, tmp_path / "complete")) == 0
+    interrupted(monkeypatch, 4, lambda: train.main(arguments(root, tmp_path / "run")))
+    capsys.readouterr()
+    assert command(train.main, *arguments(root, tmp_path / "run")) == 0
+    assert f"{IMAGES} training images have 16 bits; white is 4095, " in capsys.readouterr().out
+    assert result(tmp_path / "run") == result(tmp_path / "complete")
+    assert json.loads((tmp_path / "run" / "detector.json").read_text())["values"]["white_level"] == 4095
 
 
 def swap(path: Path, other: Path, workdir: Path, delay: float) -> threading.Thread:

@@ -278,6 +278,11 @@ def test_the_level_is_that_of_the_training_wherever_the_detector_goes(tmp_path, 
     assert jaxad.load(work).white_level == 4095
     np.testing.assert_array_equal(scores(work), one)
     assert command(evaluate.main, "--workdir", work, "--workdir", other, "--output", tmp_path / "both") == 0
+    shares = []
+    for workdir in (work, other):
+        mean, std = jaxad.load(workdir).good_scores
+        shares.append((scores(workdir) - mean) / std)
+    np.testing.assert_allclose(scores(tmp_path / "both"), np.mean(shares, axis=0), rtol=1e-5, atol=1e-5)
     clipped = write_deep(tmp_path / "more", encode=png, suffix=".png")
     assert command(train.main, *baseline(clipped, tmp_path / "third", data__white_level=1600)) == 0
     given = ["--workdir", work, "--workdir", tmp_path / "third", "--output", tmp_path / "three"]
