@@ -586,6 +586,10 @@ def test_what_the_file_system_refuses_is_one_sentence(capsys, code):
     assert sentence(status.value.code, printed.err).startswith(f"/some/file: {os.strerror(code)}; ")
 
 
+def test_numbers_and_what_they_count():
+    assert [errors.counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+
+
 def test_faults_of_the_program_keep_their_traceback():
     for error in (ValueError("x"), OSError("no number"), OSError(errno.EBADF, "bad")):
         with pytest.raises(type(error)):
