@@ -12,6 +12,20 @@ class UserError(Exception):
     """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do."""
 
 
+RETRAIN = "train anew, with --restart or into another --workdir"
+
+
+def other_version(what: str, why: str, remedy: str = RETRAIN) -> UserError:
+    """The sentence on a file or folder that is whole, but not as this version of jaxad writes it.
+
+    Args:
+      what: The file or folder.
+      why: How that is known, such as "it lacks 'seed'".
+      remedy: What to do.
+    """
+    return UserError(f"{what} was written by another version of jaxad ({why}); {remedy}")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal has stopped a training, whose state was saved; the same call resumes it.
 

@@ -98,7 +98,7 @@ def _read_all(source: Source) -> None:
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
     if hosts.lead():
-        configs.claim(workdir, config)
+        configs.claim(workdir, config, remedy=binding.advice(workdir))
     hosts.wait()
     if not (workdir / "config.json").exists():
         raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jaxad import disk
-from jaxad.errors import UserError
+from jaxad.errors import UserError, other_version
 
 COLUMNS = (
     "path", "score", "threshold", "decision", "peak_row", "peak_column",
@@ -116,7 +116,7 @@ def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     try:
         ours, coming = _pictures(marked), _pictures(request.described())
     except (KeyError, TypeError) as error:
-        raise UserError(f"{output} was written by another version of jaxad.predict; {remedy}") from error
+        raise other_version(str(output), f"{_MARKER} says other things", remedy) from error
     for folder in _FOLDERS:
         for name in coming[folder].keys() - ours[folder].keys():
             if (output / folder / name).exists():

@@ -277,7 +277,10 @@ def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
 def test_a_workdir_of_another_config(capsys, copy, fitted):
     before = (copy / "results.json").read_bytes()
     message = refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3, seed=7))
-    assert message == f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir"
+    assert message == (
+        f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir, or add --restart, which "
+        f"deletes the training in {copy} and begins it anew"
+    )
     assert (copy / "results.json").read_bytes() == before
 
 
@@ -446,7 +449,7 @@ def test_a_damaged_threshold_file(capsys, copy, text):
 
 @pytest.mark.parametrize("text", ["", "{", "[", "7"])
 @pytest.mark.parametrize("name, remedy", [
-    ("config.json", "restore it or train into another --workdir"),
+    ("config.json", "restore it or choose another --workdir"),
     ("synthetic.json", "run the training command again to rewrite it"),
     ("provenance.json", "restore it, or move it away: results then don't say which command and commit trained"),
 ])  # fmt: skip

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, synthetic_anomalies, train
+from jaxad import checkpoint, evaluate, synthetic_anomalies, train
 from jaxad.data import binding, demo
 from jaxad.log import read_history
 from tests.parts import NSA, command, interrupted, part, refusal, sentence, write
@@ -141,13 +141,33 @@ def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> Non
     (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
     ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged (Unterminated string starting at: line 1 column "
      "31 (char 30)); restore it, or "),
-    ('{"images": 3}', "{0}/images.json is damaged (it holds no list of images); restore it, or "),
 ])  # fmt: skip
 def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, content, words) -> None:
     path = complete / "images.json"
     path.unlink() if content is None else path.write_text(content)
     message = refusal(capsys, train.main, *arguments(root, complete))
     assert message == words.format(complete) + ADVICE.format(complete)
+
+
+def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root, capsys) -> None:
+    """Whatever keys they lack, they are not called damaged, and what the sentence says to do works."""
+    again, kept = arguments(root, complete), (complete / "config.json").read_text()
+    older = {
+        "images.json": [{"images": 3}, {}, {"images": {"train/good/00": {"bytes": 3}}}],
+        "detector.json": [{"threshold": 0.5}, {"arrays": "x", "sha256": {"a": "b"}}],
+    }
+    values = json.loads(kept)
+    older["config.json"] = [{key: values[key] for key in values if key != left_out} for left_out in ("score", "data")]
+    for name, texts in older.items():
+        for text in texts:
+            (complete / name).write_text(json.dumps(text))
+            main, given = (train.main, again) if name == "images.json" else (evaluate.main, ["--workdir", complete])
+            message = refusal(capsys, main, *given)
+            assert "written by another version of jaxad" in message and "damaged" not in message, message
+            assert message.endswith("train anew, with --restart or into another --workdir")
+            assert command(train.main, *again, "--restart") == 0
+            assert (complete / "results.json").exists()
+        assert (complete / "config.json").read_text() == kept
 
 
 def test_another_order_of_the_same_images_is_refused(complete, root, capsys) -> None:

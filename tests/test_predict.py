@@ -221,7 +221,7 @@ def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, ne
     marker = json.loads((output / "predict.json").read_text())
     (output / "predict.json").write_text(json.dumps(marker | {"paths": "5d41402a"}))
     message = refusal(capsys, predict.main, new, "--workdir", workdir, "--output", output)
-    assert message.startswith(f"{output} was written by another version of jaxad.predict; ")
+    assert message.startswith(f"{output} was written by another version of jaxad (predict.json says other things); ")
 
 
 def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):
