@@ -12,24 +12,18 @@ import numpy as np
 import pytest
 
 from jaxad import checkpoint, evaluate, synthetic_anomalies, train
-from jaxad.data import binding, demo
+from jaxad.data import binding
 from jaxad.log import read_history
-from tests.parts import NSA, command, interrupted, part, refusal, sentence, write
+from tests.parts import NSA, command, interrupted, part, refusal, sentence, write, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
 ADVICE = "choose another --workdir, or add --restart, which deletes the training in {0} and begins it anew"
 
 
-def write_images(root: Path, count: int, *, seed: int = 0) -> None:
-    """Training images in a plain folder."""
-    for number, record in enumerate(demo.load("fabric", size=64, train=count, seed=seed).train):
-        write(root / f"{number:02d}.png", record.image)
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
-    write_images(tmp_path / "parts", IMAGES)
+    write_fabric(tmp_path / "parts", count=IMAGES)
     for number in range(2):
         write(tmp_path / "check" / "good" / f"{number}.png", part(number))
         write(tmp_path / "check" / "spot" / f"{number}.png", part(10 + number, spot=True))
@@ -73,7 +67,7 @@ def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsy
     before = result(complete)
     kept = shutil.copytree(root, root.with_name("kept"))
     shutil.rmtree(root)
-    write_images(root, count, seed=seed)
+    write_fabric(root, count=count, seed=seed)
     assert refusal(capsys, train.main, *arguments(root, complete)) == (
         f"the training images are not those that {complete} was made with: {words}; restore them, or "
         f"{ADVICE.format(complete)}"

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jaxad import checkpoint
-from jaxad.data import demo
 from jaxad.log import read_history
-from tests.parts import NSA, ROOT, write
+from tests.parts import NSA, ROOT, write_fabric
 
 KILLS = 5
 DEADLINE = 600  # seconds; a run that hangs must not hang the suite
@@ -37,8 +36,7 @@ class Runs:
         self.folder, self.every = folder, 4 if small else 2
         epochs = 24 if small else 6
         self.steps = 6 * epochs
-        for number, record in enumerate(demo.load("fabric", size=64, train=12).train):
-            write(folder / "parts" / "train" / "good" / f"{number:02d}.png", record.image)
+        write_fabric(folder / "parts" / "train" / "good", count=12)
         overrides = {"data.root": folder / "parts", "data.size": 64, "view.crop": 64, "batch": 2, "epochs": epochs}
         overrides |= {"log_every": 1, "checkpoint.every_steps": self.every, "checkpoint.keep": 2, "evaluate.batch": 2}
         overrides |= {"method": "tiny" if small else "nsa"}
