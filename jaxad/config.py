@@ -108,6 +108,7 @@ def load(
     Raises:
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
+    disk.refuse_nul(spec)
     file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
     if colon and not category:
         raise UserError(f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone")
@@ -277,6 +278,7 @@ def read(workdir: Path) -> ConfigDict:
       UserError: There is none, it is no JSON object, or it is not what this version of jaxad writes. Of a key that it
         lacks the user is told when the key is needed.
     """
+    disk.refuse_undecodable(workdir)
     path = Path(workdir) / "config.json"
     try:
         values = disk.read_json(path, "restore it or choose another --workdir")

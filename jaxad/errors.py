@@ -76,6 +76,8 @@ def told(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_REMEDIES[error.errno]}", 2
+    if isinstance(error, ValueError) and "embedded null" in str(error):  # of the system's calls
+        return "a path holds a NUL character, which no name can have; check the paths", 2
     return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else None
 
 

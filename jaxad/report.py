@@ -38,6 +38,7 @@ def gather(workdirs: Sequence[str | Path]) -> list[dict]:
     """
     paths = []
     for workdir in workdirs:
+        disk.refuse_nul(workdir)
         found = sorted(Path(workdir).rglob("results.json"))
         if not found:
             raise UserError(f"{workdir} holds no results.json; run python -m jaxad.evaluate --workdir {workdir} first")

@@ -308,7 +308,7 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
     assert command(sweep.main, *second) == 0
     assert sentences == [
         f"{tmp_path / 'W'} is in use by another thread of process {os.getpid()}; wait until it has ended, or choose "
-        "another folder"
+        "another --workdir"
     ]
     (tmp_path / "W" / "nut" / "seed0" / "results.json").unlink()
     trainings(results_for)
