@@ -20,7 +20,7 @@ from jaxad import config as configs
 from jaxad import data, detector, disk, errors, evaluate, metrics, parallel, provenance, report, samples, tables
 from jaxad.augment import shapes
 from jaxad.data import pipeline, tfds
-from jaxad.data.image import find_images, read_image, resize_image, to_grey
+from jaxad.data.image import NO_IMAGES, find_images, other_files, passed_over, read_image, resize_image, to_grey
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 
@@ -85,6 +85,8 @@ def natural_images(root: str) -> list[np.ndarray]:
         return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     if not (paths := find_images(root)):
         raise UserError(f"config.natural_root: folder {root} holds no images")
+    if others := other_files(root):
+        print(passed_over(others, NO_IMAGES), flush=True)
     return [read_image(path) for path in paths]
 
 

@@ -14,11 +14,11 @@ from jaxad import disk, hosts
 from jaxad.data.record import Source
 from jaxad.errors import UserError, other_version
 
-FILE = "images.json"
+FILE = "images.json"  # `jaxad.data.image.is_workdir` knows a workdir by it
 _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
-_WRITTEN = (
+WRITTEN = (
     "results.json", "scores.csv", "report.html", "synthetic_anomalies.json", "synthetic_anomalies.png", "error.txt",
     "detector.json", "detector",
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
@@ -86,7 +86,7 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def clear(workdir: Path) -> None:
     """Removes a training from its workdir, for one that begins anew; other files stay, and a folder without one."""
-    for name in _WRITTEN if (Path(workdir) / "config.json").exists() else ():
+    for name in WRITTEN if (Path(workdir) / "config.json").exists() else ():
         disk.remove(Path(workdir) / name)
 
 
@@ -99,7 +99,7 @@ def refuse_foreign(workdir: Path) -> None:
     workdir = Path(workdir)
     if (workdir / "config.json").exists():
         configs.refuse_foreign(workdir)
-    elif foreign := [name for name in _WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
+    elif foreign := [name for name in WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
         raise UserError(f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir")
 
 

@@ -1,5 +1,6 @@
 """The record that every data source yields, and the pair of sources that makes a dataset."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +33,7 @@ class Source(Protocol):
       place: Where the records come from, for the user to read, such as a folder in quotes.
       deep: Of each file of 16 bits that this process has decoded so far, how many pixels lie above the white level
         (see `jaxad.data.levels`), and the largest value.
+      others: Files that lie among the records' own and are passed over, since they are no images.
     """
 
     ids: Sequence[str]
@@ -39,6 +41,7 @@ class Source(Protocol):
     defects: Sequence[str]
     place: str
     deep: Mapping[str, tuple[int, int]]
+    others: Sequence[pathlib.Path]
 
     def __len__(self) -> int: ...
 
