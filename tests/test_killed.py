@@ -186,6 +186,26 @@ def test_an_interrupt_while_a_command_imports_ends_it(tmp_path, later) -> None:
         assert (process.stderr.read(), process.wait()) == ("interrupted\n", 130)
 
 
+@pytest.mark.parametrize("name", ["train", "predict", "sweep"])
+@pytest.mark.parametrize("module", ["jaxad.xla_flags", "importlib.metadata", "numpy", "jax", "jaxad.config"])
+def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, name, module) -> None:
+    """From the first module on that jaxad imports."""
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r} and "jaxad" in sys.modules:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Finder())
+    """)
+    more = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    given = [sys.executable, "-m", f"jaxad.{name}", "--help"]
+    done = subprocess.run(given, env=os.environ | more, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_program_that_imports_jaxad_keeps_its_interrupt(tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("import jaxad\n")
