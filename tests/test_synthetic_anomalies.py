@@ -347,7 +347,8 @@ def test_files_of_two_commands_make_no_table(done, tmp_path, capsys):
     timed = {"inference": benchmark.figure([0.5], [1e9], images=4, operations=None)}
     other = {"figures": timed, "config": {"score": {"size": 64}}, "memory": {"peak": {"bytes": 1, "of": "process"}}}
     other |= dict.fromkeys(("device", "dtype", "date", "commit", "command", "experiment", "category"), "x")
-    (tmp_path / "benchmark.json").write_text(json.dumps(other | {"compile_s": {}}))
+    other |= {"compile_s": {}, "versions": {"python": "3.11.7", "jax": "0.10.2"}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(other))
     said = refusal(capsys, report.main, done / "one" / anomalies.FILE, tmp_path / "benchmark.json")
     assert said.endswith("are files of two commands; make a table of each command's alone")
     (tmp_path / "broken.json").write_text('{"columns": {}}')
