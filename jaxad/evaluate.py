@@ -3,7 +3,7 @@
 Several workdirs are one ensemble: the mean of their members' scores and maps, each normalised by what the member gave
 good images at the end of its training (CutPaste, Table 1, last column; the paper does not say how it normalises).
 
-scores.csv is UTF-8. In names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `disk.escaped`).
+scores.csv is UTF-8. In its names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `Record`).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jaxad.methods.method import Scores
 
 def category_of(config: ConfigDict) -> str:
     """What the images show: the category, or the folder's name where it has no categories."""
-    return config.category if config.data.category else Path(config.data.root).resolve().name
+    return config.category if config.data.category else disk.escaped(Path(config.data.root).resolve().name)
 
 
 def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
@@ -312,8 +312,7 @@ def _write(
         with disk.replacing(folder / "scores.csv", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "label", "defect", "score"])
-            ids, defects = map(disk.escaped, scores.ids), map(disk.escaped, scores.defects)
-            writer.writerows(zip(ids, scores.labels, defects, scores.image_scores.tolist(), strict=True))
+            writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
         samples = folder / "samples.png"
         page.write_html(
             folder / "report.html",

@@ -1,5 +1,6 @@
 """Where a workdir and other paths of the user may be, and what their names may hold."""
 
+import csv
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import jaxad
 from jaxad import evaluate, predict, report, train
 from jaxad.errors import UserError
-from tests.parts import baseline, command, refusal, write_parts
+from tests.parts import baseline, command, part, refusal, write, write_parts
 
 
 @pytest.fixture
@@ -50,6 +51,18 @@ def test_a_workdir_whose_name_is_no_utf_8(capsys, root, tmp_path):
         for main in (evaluate.main, predict.main):
             assert refusal(capsys, main, "--workdir", workdir, *[root] * (main is predict.main)) == message
     assert not (tmp_path / "caf\udce9").exists()
+
+
+def test_tables_of_names_that_are_no_utf_8_are_utf_8(root, tmp_path):
+    """Also those of names that hold backslashes, and all names are different."""
+    for folder, name in (("good", "caf\udce9"), ("good", r"caf\xe9"), ("sp\udcffot", "\u00e9")):
+        write(root / "nut" / "test" / folder / f"{name}.png", part(7))
+    shutil.rmtree(root / "nut" / "ground_truth")
+    assert command(train.main, *baseline(root, tmp_path / "run")) == 0
+    with open(tmp_path / "run" / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = {row["id"]: row["defect"] for row in csv.DictReader(file)}
+    named = {r"test/good/caf\xe9": "good", r"test/good/caf\\xe9": "good", "test/sp\\xffot/\u00e9": r"sp\xffot"}
+    assert named.items() <= rows.items() and len(rows) == 8
 
 
 def test_paths_with_a_nul_character(capsys, root, copy, fitted):

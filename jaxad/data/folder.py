@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxad import disk
 from jaxad.data.image import (
     MAX_PIXELS,
     SUFFIXES,
@@ -334,9 +335,9 @@ def _source(
     return FolderSource(
         paths=[path for path, _ in rows],
         masks=[masks.get(path) for path, _ in rows],
-        ids=[f"{split}/{defect}/{path.stem}" for path, defect in rows],
+        ids=[disk.escaped(f"{split}/{defect}/{path.stem}") for path, defect in rows],
         labels=[int(defect != GOOD) for _, defect in rows],
-        defects=[defect for _, defect in rows],
+        defects=[disk.escaped(defect) for _, defect in rows],
         **options,
     )
 
