@@ -271,6 +271,8 @@ def main(argv: list[str] | None = None) -> None:
     configs.refuse_empty(parser, flags)
     if flags.heatmap_side < 0:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}")
+    if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
+        raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}")
     parallel.keep_freed_memory()
     with hosts.joined(flags):
         unreadable = _run(flags)
