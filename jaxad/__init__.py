@@ -8,10 +8,11 @@ for prediction in detector.predict(images):  # paths, images of Pillow, or uint8
 import sys
 
 from jaxad import errors
-from jaxad import xla_flags as xla_flags  # before JAX computes anything
 
 if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m``
-    errors.end_on_interrupt("jaxad.")
+    errors.end_on_interrupt("jaxad.")  # before anything else is imported
+
+from jaxad import xla_flags as xla_flags  # before JAX computes anything
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxad import disk, hosts, parallel
-from jaxad.errors import UserError, first_line, refused
+from jaxad.errors import RETRAIN, UserError, first_line, other_version, refused
 
 _UNSEALED = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # what a save that was cut off leaves
 _VERSION = re.compile(r"[0-9a-f]{32}(\.orbax-checkpoint-tmp.*)?")  # a directory of `write`
@@ -152,9 +152,10 @@ class Checkpoints:
         try:
             return read(self._directory / str(step), like)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"checkpoint {step} in {self._directory} does not fit the network of this code; "
-                "go back to the code that wrote it, or choose another --workdir"
+            raise other_version(
+                f"checkpoint {step} in {self._directory}",
+                "it does not fit the network of this one",
+                f"go back to that version, or {RETRAIN}",
             ) from error
 
     def _failure(self, step: int, error: Exception) -> UserError:

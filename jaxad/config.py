@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxad import disk
 from jaxad.config_values import PER_CHANNEL, Value, checked, number
-from jaxad.errors import UserError
+from jaxad.errors import RETRAIN, UserError
 from jaxad.guarded_config import guarded
 
 # Accepted values, wherever a config has the key: numbers from a bound on, integers where the bound is one, and shares
@@ -89,7 +89,7 @@ _USED_WITH = {
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {"data": {"white_level": 0, "max_megapixels": 1000}, "evaluate": {"heatmap_sigma": 0.0}}
 _BELOW = {"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100}  # a larger one takes hours to draw
-_OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
+_OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 
 def load(
@@ -108,6 +108,7 @@ def load(
     Raises:
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
+    disk.refuse_nul(spec)
     file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
     if colon and not category:
         raise UserError(f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone")
@@ -124,14 +125,14 @@ def load(
         raise UserError(f"config.category only names what the experiment was made for; write --config {file}:CATEGORY")
     source, remedy = f"the config of {file}", "see experiments/ for examples"
     _check_required(config, required, source, remedy)
-    return override(_completed(guarded(config, source, remedy)), overrides or {})
+    return override(completed(guarded(config, source, remedy)), overrides or {})
 
 
-def _completed(config: ConfigDict) -> ConfigDict:
-    """Adds to a locked config what it does not say of `_OPTIONAL`."""
+def completed(config: ConfigDict) -> ConfigDict:
+    """Adds to a config what it need not say, such as one of an older version of jaxad; the only place that does."""
     with config.unlocked():
         for section, defaults in _OPTIONAL.items():
-            for key, value in defaults.items() if section in config else ():
+            for key, value in defaults.items() if isinstance(config.get(section), ConfigDict) else ():
                 if key not in config[section]:
                     config[section][key] = value
     return config
@@ -265,6 +266,11 @@ def flatten(config: ConfigDict) -> dict:
     return flat
 
 
+def recorded(values: Mapping) -> dict:
+    """`flatten` of a config as a file of results holds it, be it one of an older version of jaxad."""
+    return flatten(completed(ConfigDict(values)))
+
+
 def read(workdir: Path) -> ConfigDict:
     """Reads the config.json of a workdir.
 
@@ -272,9 +278,10 @@ def read(workdir: Path) -> ConfigDict:
       UserError: There is none, it is no JSON object, or it is not what this version of jaxad writes. Of a key that it
         lacks the user is told when the key is needed.
     """
+    disk.refuse_undecodable(workdir)
     path = Path(workdir) / "config.json"
     try:
-        values = disk.read_json(path, "restore it or train into another --workdir")
+        values = disk.read_json(path, "restore it or choose another --workdir")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
     except OSError as error:
@@ -285,14 +292,22 @@ def read(workdir: Path) -> ConfigDict:
         _check_ranges(flatten(config))
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}") from error
-    return _completed(guarded(config, str(path), _OTHER_VERSION))
+    return completed(guarded(config, str(path), _OTHER_VERSION))
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def refuse_foreign(workdir: Path) -> None:
+    """Refuses a workdir's config.json that no training wrote, of whatever version of jaxad, with a UserError."""
+    path = Path(workdir) / "config.json"
+    values = disk.read_json(path, "restore it or choose another --workdir")
+    if not all(isinstance(values.get(key), str) for key in ("experiment", "method")):
+        raise UserError(f"{path} was not written by a training; choose another --workdir")
+
+
+def claim(workdir: Path, config: ConfigDict, *, remedy: str = "choose another --workdir") -> None:
     """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
 
     What the density is, and of what, may still be changed while none was fitted: a training must not be lost because
-    its features suit another density better.
+    its features suit another density better. `remedy` is what the user can do about another config.
 
     Raises:
       UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
@@ -308,7 +323,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         ):
             was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
-            raise UserError(f"{workdir} was made with another config: {changes}; choose another --workdir")
+            raise UserError(f"{workdir} was made with another config: {changes}; {remedy}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write_json(path, json.loads(config.to_json()))

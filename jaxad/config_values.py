@@ -32,6 +32,8 @@ def _plain(value: Any) -> Any:
 def checked(key: str, given: Value, kind: type, old: Any) -> Any:
     """Reads what is given as a value of type `kind` to replace the value `old`; None empties an optional value."""
     value = _plain(given)
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"config.{key} must hold no NUL character, as {value!r} does")
     if isinstance(given, str) and kind is not str:
         value = _read_text(given)
     if kind is bool and type(value) is not bool:

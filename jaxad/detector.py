@@ -23,7 +23,7 @@ from jaxad import config as configs
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded, resize_image
-from jaxad.errors import UserError, first_line
+from jaxad.errors import UserError, first_line, other_version
 from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
 from jaxad.region import Region
@@ -319,7 +319,11 @@ def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | No
 
 
 def scoring(config: ConfigDict) -> list:
-    """The values of a config that decide what an image's score is: ``config.score`` and ``config.evaluate.crop``."""
+    """The values of a config that decide what an image's score is: ``config.score`` and ``config.evaluate.crop``.
+
+    Of images of 16 bits the white level decides too. It may come from the training images, so who compares it asks the
+    detector (see `load`).
+    """
     return [config.score.to_dict(), config.evaluate.crop]
 
 
@@ -335,10 +339,7 @@ def _told(workdir: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise UserError(
-            f"the detector in {workdir} was written by another version of jaxad (it lacks {first_line(error)}); run "
-            "its training command again with --restart"
-        ) from error
+        raise other_version(f"the detector in {workdir}", f"it lacks {first_line(error)}") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
 

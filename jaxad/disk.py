@@ -91,6 +91,41 @@ def replacing(path: str | Path, mode: str = "w", *, newline: str | None = None) 
         raise
 
 
+def refuse_nul(path: str | Path) -> None:
+    """Refuses a path with a NUL character, of which the system's calls raise a bare ValueError.
+
+    Raises:
+      UserError: It holds one.
+    """
+    if "\0" in os.fspath(path):
+        raise UserError(f"the path {os.fspath(path)!r} holds a NUL character, which no name can have; check the path")
+
+
+def refuse_undecodable(folder: str | Path) -> None:
+    """Refuses a workdir that Orbax cannot write to or read: it takes names of UTF-8 alone.
+
+    Raises:
+      UserError: A name on the way to it is no UTF-8, or holds a NUL character.
+    """
+    refuse_nul(folder)
+    path = os.path.abspath(folder)
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the workdir {escaped(path)} has a name that is no UTF-8, which checkpoints cannot have; rename it, or "
+            "choose another --workdir"
+        ) from error
+
+
+def escaped(text: str) -> str:
+    """Text that may hold names of files, as valid UTF-8: ``\\xNN`` is a byte that is none, ``\\\\`` a backslash.
+
+    So different names stay different, and `text` can be had back.
+    """
+    return text.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def sync(folder: Path) -> None:
     """Brings the names of a folder's files to the disk, where its file system can."""
     with contextlib.suppress(OSError):
@@ -140,16 +175,21 @@ def read_json(path: str | Path, remedy: str, *, kind: type = dict) -> Any:
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, *, option: str = "--workdir") -> Iterator[None]:
     """While active, no other process works in a folder, which is made where it is missing. A thread may nest it.
 
     The system lets go of the lock when the process ends, however it ends. It is a POSIX lock, which network folders
     pass on to other hosts. Where a file system has no locks a line says so.
 
+    Args:
+      folder: The folder.
+      option: By which option the user names it.
+
     Raises:
       UserError: Another process, or another thread of this one, works there, which the sentence names; or the folder
         cannot be written.
     """
+    refuse_nul(folder)
     folder, thread = Path(folder), threading.get_ident()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,15 +197,15 @@ def locked(folder: str | Path) -> Iterator[None]:
         with _GUARD:
             owner = _HELD.get(held)
             if owner is None:
-                file = _lock(folder)
+                file = _lock(folder, option)
                 _HELD[held] = thread
     except OSError as error:
-        raise UserError(f"folder {folder} cannot be written: {error.strerror}; choose another one") from error
+        raise UserError(f"folder {folder} cannot be written: {error.strerror}; choose another {option}") from error
     if owner == thread:
         yield
         return
     if owner is not None:
-        raise _in_use(folder, f"another thread of process {os.getpid()}")
+        raise _in_use(folder, f"another thread of process {os.getpid()}", option)
     try:
         clean(folder)
         yield
@@ -175,7 +215,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             file.close()
 
 
-def _lock(folder: Path) -> IO:
+def _lock(folder: Path, option: str) -> IO:
     """The file of a folder's lock, locked; closing it, or any other descriptor of it in this process, unlocks it."""
     file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (open for as long as the lock is held)
     try:
@@ -188,7 +228,7 @@ def _lock(folder: Path) -> IO:
             file.seek(0)
             holder = file.read().strip()
             file.close()
-            raise _in_use(folder, holder or "another process") from error
+            raise _in_use(folder, holder or "another process", option) from error
         if error.errno not in _NO_LOCKS:
             file.close()
             raise
@@ -196,5 +236,5 @@ def _lock(folder: Path) -> IO:
     return file
 
 
-def _in_use(folder: Path, holder: str) -> UserError:
-    return UserError(f"{folder} is in use by {holder}; wait until it has ended, or choose another folder")
+def _in_use(folder: Path, holder: str, option: str) -> UserError:
+    return UserError(f"{folder} is in use by {holder}; wait until it has ended, or choose another {option}")

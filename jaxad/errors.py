@@ -12,6 +12,20 @@ class UserError(Exception):
     """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do."""
 
 
+RETRAIN = "train anew, with --restart or into another --workdir"
+
+
+def other_version(what: str, why: str, remedy: str = RETRAIN) -> UserError:
+    """The sentence on a file or folder that is whole, but not as this version of jaxad writes it.
+
+    Args:
+      what: The file or folder.
+      why: How that is known, such as "it lacks 'seed'".
+      remedy: What to do.
+    """
+    return UserError(f"{what} was written by another version of jaxad ({why}); {remedy}")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal has stopped a training, whose state was saved; the same call resumes it.
 
@@ -62,6 +76,8 @@ def told(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_REMEDIES[error.errno]}", 2
+    if isinstance(error, ValueError) and "embedded null" in str(error):  # of the system's calls
+        return "a path holds a NUL character, which no name can have; check the paths", 2
     return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else None
 
 

@@ -2,6 +2,8 @@
 
 Several workdirs are one ensemble: the mean of their members' scores and maps, each normalised by what the member gave
 good images at the end of its training (CutPaste, Table 1, last column; the paper does not say how it normalises).
+
+scores.csv is UTF-8. In its names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `Record`).
 """
 
 import argparse
@@ -18,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import data, detector, disk, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
 from jaxad.data import levels, pipeline
+from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.record import Record
 from jaxad.errors import UserError, counted
 from jaxad.log import read_history
@@ -26,7 +29,7 @@ from jaxad.methods.method import Scores
 
 def category_of(config: ConfigDict) -> str:
     """What the images show: the category, or the folder's name where it has no categories."""
-    return config.category if config.data.category else Path(config.data.root).resolve().name
+    return config.category if config.data.category else disk.escaped(Path(config.data.root).resolve().name)
 
 
 def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
@@ -39,6 +42,8 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
     memory.check_test_set(config, len(source))
+    if source.others and hosts.lead():
+        print(passed_over(source.others, NO_IMAGES), flush=True)
     records = pipeline.read_all(source, config.score.size)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
         print(sentence, flush=True)
@@ -206,7 +211,7 @@ def evaluate_ensemble(
     results["experiment"] = f"{experiments}, ensemble of {len(members)}"
     results["seed"] = ", ".join(str(row["seed"]) for row in members)
     results |= {"config": _shared([row["config"] for row in members]), "members": members}
-    with disk.locked(output) if hosts.lead() else contextlib.nullcontext():
+    with disk.locked(output, option="--output") if hosts.lead() else contextlib.nullcontext():
         _write(output, results, scores, [])
     print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
@@ -223,6 +228,7 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
             "found with the trained value; evaluate the workdirs one by one"
         )
     settings = [detector.read_config(workdir, overrides) for workdir in workdirs]
+    disk.refuse_nul(output)
     if (output / "config.json").exists():
         raise UserError(f"{output} is the workdir of a training; choose another --output for the ensemble")
     try:

@@ -1,5 +1,6 @@
 """What a training takes in before anything is computed: its workdirs, and the images that these are bound to."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +10,32 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import hosts, memory, training
+from jaxad import disk, hosts, memory, training
 from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
+
+
+def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
+    """Refuses workdirs that cannot be one, before anything is written: see `disk.refuse_undecodable`, and data folders.
+
+    A training would mix its files with the user's, and its pictures would be read as images.
+
+    Raises:
+      UserError: A workdir has such a name, is a folder of the data, or lies in one whose subfolders are read.
+    """
+    data = config.data
+    root, named = data.root and Path(data.root, data.category), [data.test, data.ground_truth]
+    layout = [root / name for name in ("train", "test", "ground_truth")] if root and (root / "train").is_dir() else []
+    inside = {Path(os.path.realpath(folder)) for folder in (*layout, *named) if folder}
+    taken = inside | {Path(os.path.realpath(folder)) for folder in (data.root, root) if folder}
+    for workdir in workdirs:
+        disk.refuse_undecodable(workdir)
+        place = Path(os.path.realpath(workdir))
+        if place in taken or inside.intersection(place.parents):
+            where = "is a folder" if place in taken else "lies in a folder"
+            raise UserError(f"the workdir {workdir} {where} from which images are read; choose another --workdir")
 
 
 def take_in(
@@ -98,7 +120,7 @@ def _read_all(source: Source) -> None:
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
     if hosts.lead():
-        configs.claim(workdir, config)
+        configs.claim(workdir, config, remedy=binding.advice(workdir))
     hosts.wait()
     if not (workdir / "config.json").exists():
         raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")

@@ -356,6 +356,7 @@ def train_seeds(
         raise ValueError("the configs differ in more than their seed")
     if len({Path(workdir).absolute() for workdir in workdirs}) < len(several):
         raise ValueError("two configs share a workdir")
+    intake.check_places(several[0], workdirs)
     made = [methods.create(config) for config in several]  # before the images are looked for
     intake.check_sizes(several[0], made[0], seeds=len(several))
     source = data.load(several[0]).train

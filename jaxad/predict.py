@@ -22,7 +22,16 @@ from PIL import Image
 from jaxad import config as configs
 from jaxad import detector, disk, errors, hosts, parallel, prediction_files
 from jaxad.data import levels
-from jaxad.data.image import SUFFIXES, decode, list_folder, read_bytes, resize_image, to_grey
+from jaxad.data.image import (
+    NO_IMAGES,
+    SUFFIXES,
+    decode,
+    list_folder,
+    passed_over,
+    read_bytes,
+    resize_image,
+    to_grey,
+)
 from jaxad.data.silence import pillow_silence
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
@@ -167,7 +176,7 @@ def predictions(
 
         try:
             ahead = start(chunks[0]) if chunks else []
-            for following in [*chunks[1:], []]:
+            for following in [*chunks[1:], []] if chunks else ():
                 seen, ahead = [future.result() for future in ahead], start(following)
                 # What cannot be read keeps its place in the batch, so that no other image changes its own.
                 blank = np.zeros((*(found.config.score.size,) * 2, found.channels), np.uint8)
@@ -251,7 +260,8 @@ def _score_share(found: Detector, output: Path, request: Request, mine: slice) -
     made = predictions(found, request.paths[mine], batch=request.batch, side=request.side)
     progress = _Progress(mine.start, mine.stop)
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
-        yield _row(found, seen, score, scored, output, number, request)
+        row = _row(found, seen, score, scored, output, number, request)
+        yield [disk.escaped(cell) if isinstance(cell, str) else cell for cell in row]
         if hosts.lead():
             progress.add(number)
 
@@ -265,15 +275,6 @@ def identity(found: Detector) -> str:
     machine = jax.__version__, jax.local_device_count(), jax.default_backend()
     seen.update(f"{found.config.to_json()}{fitted}{machine}".encode())
     return seen.hexdigest()
-
-
-def _told(others: list[Path]) -> str:
-    """One line that says which files were passed over: how many of which suffix, and one of each."""
-    kinds = collections.defaultdict(list)
-    for path in others:
-        kinds[path.suffix.lower() or "no suffix"].append(path)
-    named = (f"{len(paths)} of {kind} (such as {paths[0]})" for kind, paths in kinds.items())
-    return f"passed over, since they are no image files: {', '.join(named)}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -301,6 +302,8 @@ def main(argv: list[str] | None = None) -> None:
     configs.refuse_empty(parser, flags)
     if flags.heatmap_side < 0:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}")
+    if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
+        raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}")
     parallel.keep_freed_memory()
     with hosts.joined(flags):
         unreadable = _run(flags)
@@ -313,16 +316,19 @@ def _run(flags: argparse.Namespace) -> int:
     largest = {"data.max_megapixels": flags.max_megapixels} if flags.max_megapixels else {}
     found = detector.load(flags.workdir, largest)
     output = Path(flags.output or Path(flags.workdir) / "predictions")
-    paths, others = prediction_files.walk(flags.paths, list_folder, SUFFIXES)
+    disk.refuse_nul(output)
+    paths, others, trained = prediction_files.walk(flags.paths, list_folder, SUFFIXES)
     if others:
-        print(_told(others))
+        print(passed_over(others, NO_IMAGES))
+    if trained:
+        print(passed_over(trained, "a training wrote them"))
     batch, side = batch_of(found, paths), None if flags.no_heatmaps else flags.heatmap_side
     request = Request(identity(found), paths, batch, side, flags.maps)
     found.prepare(batch)
     start = time.perf_counter()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with disk.locked(output) if hosts.lead() else contextlib.nullcontext():
+        with disk.locked(output, option="--output") if hosts.lead() else contextlib.nullcontext():
             flagged, unreadable, scored = score_files(found, output, request)
     except OSError as error:
         raise UserError(

@@ -2,6 +2,9 @@
 
 predict.json marks the folder and says what was asked; it comes first. A picture is whole before its row is written, and
 a row names the digest of its image, so the rows on the disk tell what need not be done again.
+
+predictions.csv is UTF-8. In its texts ``\\\\`` is a backslash, and ``\\xNN`` a byte of a file's name that is no UTF-8,
+so that different names stay different (`disk.escaped`).
 """
 
 import contextlib
@@ -19,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from jaxad import disk
-from jaxad.errors import UserError
+from jaxad.data import binding, image
+from jaxad.errors import UserError, other_version
 
 COLUMNS = (
     "path", "score", "threshold", "decision", "peak_row", "peak_column",
@@ -129,7 +133,7 @@ def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     try:
         ours, coming = _pictures(marked, _rows(output)), _pictures(request.described(), [])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{output} was written by another version of jaxad.predict; {remedy}") from error
+        raise other_version(str(output), f"{_MARKER} says other things", remedy) from error
     for folder in _FOLDERS:
         for name in coming[folder].keys() - ours[folder].keys():
             if (output / folder / name).exists():
@@ -215,12 +219,14 @@ def _kept(output: Path, request: Request) -> list[list[str]]:
     for number, (row, path) in enumerate(zip(found, request.paths, strict=False), start=1):
         values = dict(zip(COLUMNS, row, strict=True))
         # The digest is the last column: where it is whole, so is the row.
-        same = values["path"] == str(path) and values["sha256"] == digest(path)
-        heatmap, map = values["heatmap"], f"maps/{stem(number, path)}.{request.maps}"
+        same = values["path"] == disk.escaped(str(path)) and values["sha256"] == digest(path)
+        name = stem(number, path)
+        heatmaps = [output / "heatmaps" / f"{name}{suffix}" for suffix in (".jpg", ".png")]
+        drawn = not values["heatmap"] or any(heatmap.is_file() for heatmap in heatmaps)
         # What could not be read is tried again: a package that it takes may be there now.
-        if not same or values["decision"] == "unreadable" or (heatmap and not (output / heatmap).is_file()):
+        if not same or values["decision"] == "unreadable" or not drawn:
             break
-        if request.maps and not (output / map).is_file():
+        if request.maps and not (output / "maps" / f"{name}.{request.maps}").is_file():
             break
         kept = number
     return found[: kept if kept == len(request.paths) else kept - kept % request.batch]
@@ -234,8 +240,8 @@ class Table:
         kept = io.StringIO(newline="")
         csv.writer(kept).writerows([COLUMNS, *rows])
         path = output / _TABLE
-        _put(path, kept.getvalue().encode("utf-8", "surrogateescape"))
-        self._file = open(path, "a", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        _put(path, kept.getvalue().encode())
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.writer(self._file)
 
     def add(self, row: list) -> None:
@@ -254,8 +260,8 @@ def complete(output: Path, request: Request) -> None:
     disk.write_json(output / _MARKER, request.described() | {"complete": True})
 
 
-def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """The images named, and what lies in the folders named and is no image file.
+def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path], list[Path]]:
+    """The images named, what lies in the folders named and is no image file, and what a training wrote there.
 
     Args:
       paths: Files, which are images as they are, and folders with images directly in them and below.
@@ -265,24 +271,25 @@ def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tupl
     Raises:
       UserError: A path does not exist, or a folder holds no image.
     """
-    images, others = [], []
+    images, others, trained = [], [], []
     for path in map(Path, paths):
+        disk.refuse_nul(path)
         if not path.is_dir():
             if not os.path.lexists(path):
                 raise UserError(f"image '{path}' does not exist; check the path")
             images.append(path)
             continue
-        inside, passed = _walk(path, listing, suffixes)
-        if not inside:
+        found = _walk(path, listing, suffixes)
+        if not found[0]:
             raise UserError(f"folder {path} holds no images")
-        images += inside
-        others += passed
-    return images, others
+        for every, inside in zip((images, others, trained), found, strict=True):
+            every += inside
+    return images, others, trained
 
 
-def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path], list[Path]]:
     """As `walk`, of a single folder, in which there may be no image."""
-    images, others, waiting = [], [], [(top, frozenset())]
+    images, others, trained, waiting = [], [], [], [(top, frozenset())]
     while waiting:
         folder, above = waiting.pop()
         place = os.path.realpath(folder)
@@ -290,6 +297,9 @@ def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list
             others.append(folder)
             continue
         files, folders = listing(folder)
+        if image.is_workdir(files):
+            trained += [path for path in (*files, *folders) if path.name in (*binding.WRITTEN, disk.LOCK)]
+            files, folders = ([path for path in paths if path not in trained] for paths in (files, folders))
         written = set(_written(folder, files))
         for file in files:
             if file not in written:
@@ -297,7 +307,7 @@ def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list
         if folder.suffix.lower() in suffixes and not (files or folders):  # it may be a mishap
             others.append(folder)
         waiting += [(subfolder, above | {place}) for subfolder in reversed(folders)]
-    return images, others
+    return images, others, trained
 
 
 def _is_image(file: Path, suffixes: tuple[str, ...]) -> bool:

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxad import disk, published, tables
-from jaxad.config import flatten, refuse_empty
+from jaxad.config import recorded, refuse_empty
 from jaxad.errors import UserError, run
 
 # Values that change no result.
@@ -39,6 +38,7 @@ def gather(workdirs: Sequence[str | Path]) -> list[dict]:
     """
     paths = []
     for workdir in workdirs:
+        disk.refuse_nul(workdir)
         found = sorted(Path(workdir).rglob("results.json"))
         if not found:
             raise UserError(f"{workdir} holds no results.json; run python -m jaxad.evaluate --workdir {workdir} first")
@@ -70,7 +70,7 @@ def group_seeds(runs: Sequence[dict]) -> list[list[dict]]:
     """
     groups = {}
     for entry in runs:
-        config = {key: value for key, value in flatten(ConfigDict(entry["config"])).items() if key not in _NO_NUMBER}
+        config = {key: value for key, value in recorded(entry["config"]).items() if key not in _NO_NUMBER}
         key = (str(entry["experiment"]), str(entry["category"]), json.dumps(config, sort_keys=True))
         seeds = groups.setdefault(key, {})
         if entry["seed"] in seeds:
@@ -161,10 +161,10 @@ def _names(groups: Sequence[list[dict]]) -> list[str]:
     """Each group's experiment, and in what it differs from the one whose commands change the fewest settings."""
     firsts, plain = [group[0] for group in groups], {}
     for first in sorted(firsts, key=lambda first: len(_values(first))):
-        plain.setdefault((first["experiment"], first["category"]), flatten(ConfigDict(first["config"])))
+        plain.setdefault((first["experiment"], first["category"]), recorded(first["config"]))
 
     def name(first: dict) -> str:
-        config, base = flatten(ConfigDict(first["config"])), plain[first["experiment"], first["category"]]
+        config, base = recorded(first["config"]), plain[first["experiment"], first["category"]]
         # An older version's config may have fewer keys, and nothing else that tells it apart.
         missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
         return ", ".join([str(first["experiment"]), *(_changes(config, base) or missing)])
@@ -186,7 +186,7 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
         first = group[0]
         changed = [_setting(key, value) for key, value in _values(first).items()]
         title = ", ".join([str(first["experiment"]), *sorted(changed)])
-        config = flatten(ConfigDict(first["config"]))
+        config = recorded(first["config"])
         if base := configs.get((title, first["category"])):
             missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
             title = ", ".join([title, *_changes(config, base), *missing])

@@ -21,7 +21,16 @@ from jaxad import data, detector, disk, errors, evaluate, metrics, parallel, pro
 from jaxad.augment import shapes
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
-from jaxad.data.image import decode, find_images, read_bytes, resize_image, to_grey
+from jaxad.data.image import (
+    NO_IMAGES,
+    decode,
+    find_images,
+    other_files,
+    passed_over,
+    read_bytes,
+    resize_image,
+    to_grey,
+)
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 
@@ -95,6 +104,8 @@ def natural_images(root: str, *, max_pixels: int = MAX_PIXELS) -> list[np.ndarra
         return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     if not (paths := find_images(root)):
         raise UserError(f"config.natural_root: folder {root} holds no images")
+    if others := other_files(root):
+        print(passed_over(others, NO_IMAGES), flush=True)
     made, deep = {}, {}
     for path in paths:
         data = read_bytes(path)

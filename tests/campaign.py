@@ -25,7 +25,7 @@ import numpy as np
 from jaxad import checkpoint
 from jaxad.data import demo
 from jaxad.log import read_history
-from tests.parts import NSA, ROOT, write
+from tests.parts import NSA, ROOT, write, write_fabric
 
 DEADLINE = 300  # seconds; a command that hangs is a failure
 STEPS, EVERY, TEST = 60, 4, 24  # of the training; between checkpoints; test images
@@ -62,8 +62,7 @@ class Campaign:
 
     def __init__(self, folder: Path, *, seed: int):
         self.folder, self.rng, self.texts = folder, np.random.default_rng(seed), []
-        for number, record in enumerate(demo.load("fabric", size=64, train=12).train):
-            write(folder / "parts" / "train" / "good" / f"{number:02d}.png", record.image)
+        write_fabric(folder / "parts" / "train" / "good", count=12)
         test = demo.load("fabric", size=64).test
         for number in range(0, len(test), max(1, len(test) // TEST)):
             kind = "good" if test[number].label == 0 else "spoilt"

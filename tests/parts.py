@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxad import errors, parallel, training
+from jaxad.data import demo
 from jaxad.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,13 @@ def write_parts(root: Path, *, train: int = 6) -> Path:
     for number in range(2):
         write(root / "nut" / "test" / "good" / f"{number:03d}.png", part(200 + number))
     return root
+
+
+def write_fabric(folder: Path, *, count: int, seed: int = 0) -> Path:
+    """Writes so many good images of the demo's fabric, of 64 pixels, into a folder."""
+    for number, record in enumerate(demo.load("fabric", size=64, train=count, seed=seed).train):
+        write(folder / f"{number:02d}.png", record.image)
+    return folder
 
 
 def baseline(root: Path, workdir: Path, **overrides) -> list[str]:

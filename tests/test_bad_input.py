@@ -199,12 +199,6 @@ def test_a_training_file_that_is_found_out_in_the_middle(capsys, good, root, wor
     assert refusal(capsys, train.main, *arguments) == DAMAGES[1][1].format(good / "003.png")
 
 
-def test_a_text_file_among_the_images(capsys, good, root, workdir):
-    (good / "notes.txt").write_text("two scratched ones removed")
-    message = refusal(capsys, train.main, *baseline(root, workdir))
-    assert message.startswith(f"'{good / 'notes.txt'}' is not an image (.bmp, ") and "move it out" in message
-
-
 def deny(monkeypatch, module, *, match, code):
     """Lets `open` in a module fail for paths that contain `match`; root may read everything, so it is made up."""
 
@@ -263,7 +257,7 @@ def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
     assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"folder {workdir} cannot be written: Permission denied; choose another one"
+        f"folder {workdir} cannot be written: Permission denied; choose another --workdir"
     )
 
 
@@ -277,7 +271,10 @@ def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
 def test_a_workdir_of_another_config(capsys, copy, fitted):
     before = (copy / "results.json").read_bytes()
     message = refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3, seed=7))
-    assert message == f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir"
+    assert message == (
+        f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir, or add --restart, "
+        f"which deletes the training in {copy} and begins it anew"
+    )
     assert (copy / "results.json").read_bytes() == before
 
 
@@ -446,7 +443,7 @@ def test_a_damaged_threshold_file(capsys, copy, text):
 
 @pytest.mark.parametrize("text", ["", "{", "[", "7"])
 @pytest.mark.parametrize("name, remedy", [
-    ("config.json", "restore it or train into another --workdir"),
+    ("config.json", "restore it or choose another --workdir"),
     ("synthetic.json", "run the training command again to rewrite it"),
     ("provenance.json", "restore it, or move it away: results then don't say which command and commit trained"),
 ])  # fmt: skip

@@ -12,25 +12,19 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, synthetic_anomalies, train
-from jaxad.data import binding, demo
+from jaxad import checkpoint, evaluate, synthetic_anomalies, train
+from jaxad.data import binding
 from jaxad.log import read_history
-from tests.parts import NSA, command, interrupted, part, refusal, sentence, write
+from tests.parts import NSA, command, interrupted, part, refusal, sentence, write, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
 ADVICE = "choose another --workdir, or add --restart, which deletes the training in {0} and begins it anew"
 
 
-def write_images(root: Path, count: int, *, seed: int = 0) -> None:
-    """Training images in a plain folder."""
-    for number, record in enumerate(demo.load("fabric", size=64, train=count, seed=seed).train):
-        write(root / f"{number:02d}.png", record.image)
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
-    write_images(tmp_path / "parts", IMAGES)
+    write_fabric(tmp_path / "parts", count=IMAGES)
     for number in range(2):
         write(tmp_path / "check" / "good" / f"{number}.png", part(number))
         write(tmp_path / "check" / "spot" / f"{number}.png", part(10 + number, spot=True))
@@ -74,7 +68,7 @@ def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsy
     before = result(complete)
     kept = shutil.copytree(root, root.with_name("kept"))
     shutil.rmtree(root)
-    write_images(root, count, seed=seed)
+    write_fabric(root, count=count, seed=seed)
     assert refusal(capsys, train.main, *arguments(root, complete)) == (
         f"the training images are not those that {complete} was made with: {words}; restore them, or "
         f"{ADVICE.format(complete)}"
@@ -158,13 +152,33 @@ def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> Non
     (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
     ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged (Unterminated string starting at: line 1 column "
      "31 (char 30)); restore it, or "),
-    ('{"images": 3}', "{0}/images.json is damaged (it holds no list of images); restore it, or "),
 ])  # fmt: skip
 def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, content, words) -> None:
     path = complete / "images.json"
     path.unlink() if content is None else path.write_text(content)
     message = refusal(capsys, train.main, *arguments(root, complete))
     assert message == words.format(complete) + ADVICE.format(complete)
+
+
+def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root, capsys) -> None:
+    """Whatever keys they lack, they are not called damaged, and what the sentence says to do works."""
+    again, kept = arguments(root, complete), (complete / "config.json").read_text()
+    older = {
+        "images.json": [{"images": 3}, {}, {"images": {"train/good/00": {"bytes": 3}}}],
+        "detector.json": [{"threshold": 0.5}, {"arrays": "x", "sha256": {"a": "b"}}],
+    }
+    values = json.loads(kept)
+    older["config.json"] = [{key: values[key] for key in values if key != left_out} for left_out in ("score", "data")]
+    for name, texts in older.items():
+        for text in texts:
+            (complete / name).write_text(json.dumps(text))
+            main, given = (train.main, again) if name == "images.json" else (evaluate.main, ["--workdir", complete])
+            message = refusal(capsys, main, *given)
+            assert "written by another version of jaxad" in message and "damaged" not in message, message
+            assert message.endswith("train anew, with --restart or into another --workdir")
+            assert command(train.main, *again, "--restart") == 0
+            assert (complete / "results.json").exists()
+        assert (complete / "config.json").read_text() == kept
 
 
 def test_another_order_of_the_same_images_is_refused(complete, root, capsys) -> None:

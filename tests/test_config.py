@@ -354,7 +354,7 @@ def test_claim_names_the_keys_that_differ(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     ("{", "config.json is damaged (Expecting property name"),
-    ("[]", "config.json is damaged (it holds no JSON object); restore it or train"),
+    ("[]", "config.json is damaged (it holds no JSON object); restore it or choose another"),
     (None, "it has no config.json; train with --workdir"),
     ("workdir", "it has no config.json; train with --workdir"),
 ])  # fmt: skip
@@ -372,7 +372,10 @@ def edited(workdir, change):
     (workdir / "config.json").write_text(json.dumps(values))
 
 
-OTHER_VERSION = "another version of jaxad wrote it, or it was edited: restore it, or train into another --workdir"
+OTHER_VERSION = (
+    "it was written by another version of jaxad, or edited: restore it, or train anew, with --restart or into another "
+    "--workdir"
+)
 
 
 @pytest.mark.parametrize("change, words", [
@@ -471,6 +474,7 @@ def test_commands_on_a_workdir_without_a_key(tmp_path, capsys, section, key):
     assert str(caught.value) == words
     message = refusal(capsys, train.main, *baseline(root, workdir))
     assert message.startswith(f"{workdir} was made with another config: {section}.{key} (absent there, ")
+    assert message.endswith(f"deletes the training in {workdir} and begins it anew")
 
 
 def test_steps_per_epoch_are_rounded_up():

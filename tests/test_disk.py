@@ -131,7 +131,7 @@ def refusal(folder: Path) -> str | None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
 def test_the_lock_of_another_process(tmp_path, holder, end):
     """It is named, and lets go of the lock however it ends."""
-    advice = "wait until it has ended, or choose another folder"
+    advice = "wait until it has ended, or choose another --workdir"
     assert refusal(tmp_path / "W") == (
         f"{tmp_path / 'W'} is in use by process {holder.pid} on {socket.gethostname()}; {advice}"
     )
@@ -195,7 +195,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
     assert refusal(tmp_path / "file" / "W") == (
-        f"folder {tmp_path / 'file' / 'W'} cannot be written: Not a directory; choose another one"
+        f"folder {tmp_path / 'file' / 'W'} cannot be written: Not a directory; choose another --workdir"
     )
 
 

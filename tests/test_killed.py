@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jaxad import checkpoint
-from jaxad.data import demo
 from jaxad.log import read_history
-from tests.parts import NSA, ROOT, write
+from tests.parts import NSA, ROOT, write_fabric
 
 KILLS = 5
 DEADLINE = 600  # seconds; a run that hangs must not hang the suite
@@ -37,8 +36,7 @@ class Runs:
         self.folder, self.every = folder, 4 if small else 2
         epochs = 24 if small else 6
         self.steps = 6 * epochs
-        for number, record in enumerate(demo.load("fabric", size=64, train=12).train):
-            write(folder / "parts" / "train" / "good" / f"{number:02d}.png", record.image)
+        write_fabric(folder / "parts" / "train" / "good", count=12)
         overrides = {"data.root": folder / "parts", "data.size": 64, "view.crop": 64, "batch": 2, "epochs": epochs}
         overrides |= {"log_every": 1, "checkpoint.every_steps": self.every, "checkpoint.keep": 2, "evaluate.batch": 2}
         overrides |= {"method": "tiny" if small else "nsa"}
@@ -186,6 +184,26 @@ def test_an_interrupt_while_a_command_imports_ends_it(tmp_path, later) -> None:
         time.sleep(later)
         process.send_signal(signal.SIGINT)
         assert (process.stderr.read(), process.wait()) == ("interrupted\n", 130)
+
+
+@pytest.mark.parametrize("name", ["train", "predict", "sweep"])
+@pytest.mark.parametrize("module", ["jaxad.xla_flags", "importlib.metadata", "numpy", "jax", "jaxad.config"])
+def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, name, module) -> None:
+    """From the first module on that jaxad imports."""
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r} and "jaxad" in sys.modules:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Finder())
+    """)
+    more = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    given = [sys.executable, "-m", f"jaxad.{name}", "--help"]
+    done = subprocess.run(given, env=os.environ | more, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_program_that_imports_jaxad_keeps_its_interrupt(tmp_path) -> None:

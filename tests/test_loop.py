@@ -16,11 +16,11 @@ import pytest
 from jaxad import config as configs
 from jaxad import data, detector, loop, methods, parallel, synthetic, training
 from jaxad.checkpoint import Checkpoints
-from jaxad.data import demo, pipeline
+from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from tests import tiny
-from tests.parts import NSA, interrupt, interrupted, write
+from tests.parts import NSA, interrupt, interrupted, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2 steps an epoch
@@ -29,8 +29,7 @@ IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
-    for number, record in enumerate(demo.load("fabric", size=64, train=IMAGES).train):
-        write(folder / "train" / "good" / f"{number:02d}.png", record.image)
+    write_fabric(folder / "train" / "good", count=IMAGES)
     return folder
 
 

@@ -1,6 +1,7 @@
 """No program of jaxad holds what jaxlib 0.10.2 computes wrong, and the check finds it where XLA's flag is another."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -36,15 +37,19 @@ def test_the_installed_release_computes_the_known_case_right() -> None:
 @wrong_release
 @pytest.mark.parametrize("types", ["", f"{TYPE}_DOT,{TYPE}_REDUCE", f"{TYPE}_REDUCE"])
 def test_the_sweep_finds_the_public_case(types: str) -> None:
-    """With XLA's own default (without the flag), as jaxad 0.1 had it until November 2026, and with reductions alone."""
+    """With XLA's own default (without the flag), as jaxad 0.1 had it until November 2026, and with reductions alone.
+
+    What the wrong rows hold differs from machine to machine, and one of them may be right by chance.
+    """
     program = "from jaxad import parallel; from tests import products; print(products.wrong([products.PUBLIC]))"
     if not types:  # JAX reads its flags before jaxad sets them
         program = "import jax.numpy; jax.numpy.ones(1).block_until_ready(); " + program
     done = process(program, **({"XLA_FLAGS": f"{FLAG}={types}"} if types else {}))
     assert done.returncode == 0, done.stderr
-    assert "public case, 32769 x 3: 1 of 32769 values" in done.stdout
-    assert "public case, 36864 x 3: 4096 of 36864 values" in done.stdout
-    assert "32768" not in done.stdout
+    wrong = {int(rows): int(values) for rows, values in re.findall(r"public case, (\d+) x 3: (\d+) of", done.stdout)}
+    assert wrong[32769] == 1
+    assert 4000 < wrong[36864] <= 4096
+    assert wrong.keys().isdisjoint({32767, 32768, 65536})
 
 
 @wrong_release

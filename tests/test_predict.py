@@ -53,7 +53,7 @@ def run(workdir, output, *arguments):
 
 def table(output):
     """The rows of predictions.csv."""
-    with open(output / "predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -70,8 +70,8 @@ def test_collect_refuses_what_holds_no_images_and_names_other_files(new):
     with pytest.raises(UserError, match=r"folder .*empty holds no images"):
         collect(new / "empty")
     (new / "B" / "list.txt").write_text("b")
-    images, others = collect(new)
-    assert len(images) == 4 and others == [new / "B" / "list.txt"]
+    images, others, trained = collect(new)
+    assert len(images) == 4 and others == [new / "B" / "list.txt"] and trained == []
     with pytest.raises(UserError, match=r"image '.*no\.png' does not exist; check the path"):
         collect(new / "no.png")
 
@@ -249,7 +249,7 @@ def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, ne
     marker = json.loads((output / "predict.json").read_text())
     (output / "predict.json").write_text(json.dumps(marker | {"paths": "5d41402a"}))
     message = refusal(capsys, predict.main, new, "--workdir", workdir, "--output", output)
-    assert message.startswith(f"{output} was written by another version of jaxad.predict; ")
+    assert message.startswith(f"{output} was written by another version of jaxad (predict.json says other things); ")
 
 
 def test_a_picture_of_the_user_beside_one_of_ours_is_left_alone(workdir, new, tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, 
 
 @pytest.mark.parametrize("encoding", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "utf-8:strict"}])
 def test_names_of_any_bytes_and_lengths_in_any_locale(workdir, tmp_path, encoding):
-    names = [b"caf\xe9.png", "\u00fc".encode() * 120 + b".png", b"x" * 250 + b".png"]
+    names = [b"caf\xe9.png", rb"caf\xe9.png", "\u00fc".encode() * 120 + b".png", b"x" * 250 + b".png"]
     for number, name in enumerate(names):
         Image.fromarray(part(number)).save(tmp_path / "a.png")
         os.makedirs(tmp_path / "new", exist_ok=True)
@@ -331,8 +331,29 @@ def test_names_of_any_bytes_and_lengths_in_any_locale(workdir, tmp_path, encodin
     assert made.returncode == 0, made.stderr
     assert b"1 of .txt (such as " in made.stdout and b"\\udce9.txt)" in made.stdout
     rows = table(tmp_path / "out")
-    assert sorted(os.fsencode(row["path"]).rpartition(b"/")[2] for row in rows) == sorted(names)
-    assert all(os.path.isfile(tmp_path / "out" / row["heatmap"]) for row in rows)
+    told = {r"caf\xe9.png", r"caf\\xe9.png", "\u00fc" * 120 + ".png", "x" * 250 + ".png"}
+    assert {row["path"].rpartition("/")[2] for row in rows} == told  # valid UTF-8, and all of them different
+    assert len(rows) == len(os.listdir(tmp_path / "out" / "heatmaps")) == 4
+    marker = tmp_path / "out" / "predict.json"
+    marker.write_text(marker.read_text().replace('"complete": true', '"complete": false'))
+    again = subprocess.run(
+        [sys.executable, "-m", "jaxad.predict", *arguments], env=environment, capture_output=True, cwd=tmp_path
+    )
+    assert again.returncode == 0 and b"going on after 4 of 4 images" in again.stdout, again
+    assert table(tmp_path / "out") == rows
+
+
+def test_the_pictures_of_a_workdir_are_passed_over(workdir, new, tmp_path, capsys):
+    """A folder with a workdir in it, in which predictions were made: only the user's own images are scored."""
+    shutil.copytree(workdir, new / "run")
+    write(new / "run" / "samples.png", part(6))
+    assert command(predict.main, "--workdir", new / "run", new / "b.png") == 0
+    capsys.readouterr()
+    rows = run(new / "run", tmp_path / "out", new)
+    assert [os.path.basename(row["path"]) for row in rows] == ["a.bmp", "b.png", "b.png", "large.png"]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("passed over")]
+    assert line.startswith("passed over, since a training wrote them: ")
+    assert f", 1 of .png (such as {new / 'run' / 'samples.png'})" in line
 
 
 def test_no_heatmaps_and_heatmaps_of_a_bounded_size(workdir, new, tmp_path, capsys):
@@ -393,5 +414,6 @@ def test_two_calls_into_one_output(workdir, new, tmp_path, capsys):
         assert other.stdout.readline() == "held\n"
         message = refusal(capsys, predict.main, "--workdir", workdir, "--output", output, new)
         assert message.startswith(f"{output} is in use by process {other.pid} on ")
+        assert message.endswith("; wait until it has ended, or choose another --output")
         other.stdin.close()
     assert len(run(workdir, output, new)) == 4

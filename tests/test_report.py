@@ -413,6 +413,14 @@ def test_older_runs_are_told_apart_by_what_their_configs_lack(tmp_path):
     assert sorted(row.split(" | ")[0] for row in found) == ["| dla", "| dla, without score.standardize"]
 
 
+def test_what_an_older_config_need_not_say_is_no_difference(tmp_path):
+    """Seeds of two versions of jaxad are one row."""
+    for seed, more in ((0, {}), (1, {"white_level": 0, "max_megapixels": 1000})):
+        config = {"experiment": "nsa_logistic", "epochs": 320, "seed": seed, "data": {"root": "a", **more}}
+        write_results(tmp_path / str(seed), seed=seed, config=config)
+    assert [row[2] for row in rows(report.markdown(report.gather([tmp_path])))] == ["2"]
+
+
 def test_an_ensembles_command_names_no_folder(tmp_path):
     command = "python -m jaxad.evaluate --workdir=/a/0 --workdir=/a/1 --output=/a/both --config.data.root=/d"
     write_results(tmp_path / "w", evaluated={"command": command})

@@ -263,6 +263,24 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
     assert "1 run, 0 of them complete" in capsys.readouterr().out
 
 
+def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
+    program = f"""if True:
+        from pathlib import Path
+        from jaxad import engines, train
+
+        def together(argvs):
+            print("gr\\u00fcn caf\\udce9")
+            raise engines.UserError("gr\\u00fcn caf\\udce9")
+
+        train.together = together
+        engines._execute_logged(engines.Run("a", Path({str(tmp_path)!r}), ()), 1)
+    """
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | ascii_alone, check=True, cwd=tmp_path)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "gr\u00fcn caf\\udce9\n"
+    assert (tmp_path / "error.txt").read_bytes() == "gr\u00fcn caf".encode() + b"\xe9\n"
+
+
 def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
     trainings(results_for)
     assert command(sweep.main, *arguments(tmp_path, categories="nut", seeds=2)) == 0
@@ -308,7 +326,7 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
     assert command(sweep.main, *second) == 0
     assert sentences == [
         f"{tmp_path / 'W'} is in use by another thread of process {os.getpid()}; wait until it has ended, or choose "
-        "another folder"
+        "another --workdir"
     ]
     (tmp_path / "W" / "nut" / "seed0" / "results.json").unlink()
     trainings(results_for)

@@ -12,13 +12,13 @@ from typing import Any
 from jaxad import config as configs
 from jaxad import disk, hosts
 from jaxad.data.record import Source
-from jaxad.errors import UserError
+from jaxad.errors import UserError, other_version
 
-FILE = "images.json"
+FILE = "images.json"  # `jaxad.data.image.is_workdir` knows a workdir by it
 _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
-_WRITTEN = (
+WRITTEN = (
     "results.json", "scores.csv", "report.html", "synthetic_anomalies.json", "synthetic_anomalies.png", "error.txt",
     "detector.json", "detector",
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
@@ -47,16 +47,16 @@ def read(workdir: Path) -> dict[str, dict[str, Any]] | None:
     Raises:
       UserError: It cannot be read or is damaged.
     """
-    path, remedy = Path(workdir) / FILE, f"restore it, or {_advice(workdir)}"
+    path, remedy = Path(workdir) / FILE, f"restore it, or {advice(workdir)}"
     try:
         rows = disk.read_json(path, remedy)["images"]
-        return {name: {**row} for name, row in rows.items()}
+        return {name: {**row, "sha256": row["sha256"]} for name, row in rows.items()}
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged (it holds no list of images); {remedy}") from error
+        raise other_version(str(path), "it holds no digests of images") from error
 
 
 def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,12 +75,12 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     elif (before := read(workdir)) is None:
         raise UserError(
             f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
-            f"{_advice(workdir)}"
+            f"{advice(workdir)}"
         )
     elif changes := differences(before, found):
         raise UserError(
             f"the training images are not those that {workdir} was made with: {changes}; restore them, or "
-            f"{_advice(workdir)}"
+            f"{advice(workdir)}"
         )
 
 
@@ -92,7 +92,7 @@ def clear(workdir: Path) -> None:
     workdir = Path(workdir)
     if not (workdir / "config.json").exists():
         return
-    for name in _WRITTEN:
+    for name in WRITTEN:
         disk.remove(workdir / name)
     predictions = workdir / "predictions"  # where jaxad.predict writes, unless told otherwise
     if (predictions / "predict.json").exists():
@@ -108,8 +108,8 @@ def refuse_foreign(workdir: Path) -> None:
     """
     workdir = Path(workdir)
     if (workdir / "config.json").exists():
-        configs.read(workdir)
-    elif foreign := [name for name in _WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
+        configs.refuse_foreign(workdir)
+    elif foreign := [name for name in WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
         raise UserError(f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir")
 
 
@@ -129,5 +129,6 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
 
 
-def _advice(workdir: Path) -> str:
+def advice(workdir: Path) -> str:
+    """What to do about a workdir of another config or other images, for the end of a sentence."""
     return f"choose another --workdir, or add --restart, which deletes the training in {workdir} and begins it anew"

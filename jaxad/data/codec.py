@@ -118,8 +118,8 @@ class _Limit(NamedTuple):
         width, height = size
         if width * height > self.pixels:
             raise _TooLargeError(
-                f"{width} x {height} pixels (width x height), more than the {self.pixels / 1e6:,g} megapixels that are "
-                "read at once; cut it into tiles or raise config.data.max_megapixels (--max-megapixels in predict)"
+                f"{width} x {height} pixels (width x height), more than the limit of {self.pixels:,} pixels; "
+                "cut it into tiles or raise config.data.max_megapixels (--max-megapixels in predict)"
             )
 
 

@@ -85,7 +85,7 @@ class DemoSource:
 
     Attributes:
       ids, labels, defects: The records' fields of these names, without rendering.
-      place, deep: See `jaxad.data.record.Source`.
+      place, deep, others: See `jaxad.data.record.Source`.
     """
 
     def __init__(self, category: str, split: str, counts: dict[str, int], *, size: int, seed: int):
@@ -95,7 +95,7 @@ class DemoSource:
         self.defects = [defect for defect, count in counts.items() for _ in range(count)]
         self.labels = [int(defect != "good") for defect in self.defects]
         self.ids = [f"{split}/{d}/{number:03d}" for d, number in zip(self.defects, self._numbers, strict=True)]
-        self.place, self.deep = f"the demo category {category}", {}
+        self.place, self.deep, self.others = f"the demo category {category}", {}, ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxad.data.image import MAX_PIXELS, SUFFIXES, Decoded, decode, find_images, list_folder, read_bytes
+from jaxad import disk
+from jaxad.data.image import (
+    MAX_PIXELS,
+    SUFFIXES,
+    Decoded,
+    decode,
+    find_images,
+    is_workdir,
+    list_folder,
+    other_files,
+    read_bytes,
+)
 from jaxad.data.levels import declared, has_16_bits
 from jaxad.data.mask import read_mask_of
 from jaxad.data.record import Dataset, Record
@@ -41,6 +52,7 @@ class FolderSource:
       beside: The folder whose other images are left out, and the folders in it that are not.
       white_level: See `jaxad.data.levels`.
       max_pixels: The most pixels of an image that are accepted.
+      others: See `Source`.
       sha256: What the content of the files was when the training began; None where none is asked for.
       deep: See `Source`.
     """
@@ -56,6 +68,7 @@ class FolderSource:
     beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
     white_level: int | None = None
     max_pixels: int = MAX_PIXELS
+    others: list[pathlib.Path] = dataclasses.field(default_factory=list, repr=False)
     sha256: list[str] | None = dataclasses.field(default=None, repr=False)
     deep: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -112,7 +125,8 @@ class FolderSource:
             return {}
         top, used = self.beside
         seen = {os.path.realpath(folder) for folder in used}
-        return {os.path.relpath(folder, top): images for folder, images in _images_below(top, seen) if images != 0}
+        below = [(folder, images) for folder, images in _images_below(top, seen) if images != 0]
+        return {str(top) if folder == top else os.path.relpath(folder, top): images for folder, images in below}
 
     def _mask(self, index: int, image: Decoded) -> np.ndarray | None:
         if not self.labels[index]:
@@ -145,8 +159,8 @@ def load(
     A mask is ``ground_truth/<defect>/<stem>_mask.*`` or ``<stem>.*``. Without any ground truth folder the masks of
     defective images are None; good images need none, theirs are zero. A mask that marks no pixel is used as it is, with
     a logged warning on access. A test subfolder may be empty. The image suffix is no part of an id, so two images in
-    one folder may not share a stem. Folders may hold only what is described here (``find_images`` says what is
-    overlooked).
+    one folder may not share a stem. Folders may hold only the images that are described here, and files that are none
+    (``find_images`` says what is overlooked).
 
     Args:
       root: The folder of categories, or of one category.
@@ -163,8 +177,9 @@ def load(
       The training and the test source, each in order of folder and file name.
 
     Raises:
-      UserError: A folder is missing, unreadable or a file; the category is unknown; there are no training images; a
-        file is no image; ``root`` is empty; a defective image lacks its mask or has two; a mask lacks its image.
+      UserError: A folder is missing, unreadable or a file; the category is unknown; there are no training images; an
+        image lies where none is read; ``root`` is empty; a defective image lacks its mask or has two; a mask lacks its
+        image.
     """
     if not os.fspath(root):
         raise UserError("config.data.root is empty; name the folder that holds the images: --config.data.root=DIR")
@@ -182,8 +197,8 @@ def load(
         used += [folder / "test", folder / "ground_truth"]
     own = {"place": f"'{good}'", "beside": (folder, tuple(used))}
     return Dataset(
-        _source("train", {GOOD: train}, {}, **options, **own),
-        _source("test", images, masks, **options, place=f"'{test_folder}'"),
+        _source("train", {GOOD: train}, {}, **options, **own, others=other_files(good)),
+        _source("test", images, masks, **options, place=f"'{test_folder}'", others=_others(test_folder, masks_folder)),
     )
 
 
@@ -196,6 +211,11 @@ def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
         return root / category
     if category in [path.name for path in files]:
         raise UserError(f"'{root / category}' is a file where the category's folder should be; name a folder")
+    if root.resolve().name == category:
+        raise UserError(
+            f"'{root}' has no category '{category}', since it is this category's folder itself; name the one above it: "
+            f"--config.data.root={root.resolve().parent}"
+        )
     nearest = difflib.get_close_matches(category, names, n=1, cutoff=0.5)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""
     raise UserError(f"'{root}' has no category '{category}'; {hint}existing ones: {', '.join(names) or 'none'}")
@@ -227,12 +247,18 @@ def _images_by_defect(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     return {path.name: _unique_stems(find_images(path)) for path in _defect_folders(folder)}
 
 
+def _others(*tops: pathlib.Path | None) -> list[pathlib.Path]:
+    """The files that are no images in folders of defect types and directly in these."""
+    places = [place for top in tops if top for place in (top, *_defect_folders(top))]
+    return [path for place in places for path in other_files(place)]
+
+
 def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     files, folders = list_folder(folder)
-    if files:
+    if images := [path for path in files if path.suffix.lower() in SUFFIXES]:
         raise UserError(
-            f"'{files[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for each "
-            "defect type; sort the files into these"
+            f"'{images[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for "
+            "each defect type; sort the files into these"
         )
     for path in folders:
         if path.name != GOOD and path.name.lower() == GOOD:
@@ -277,7 +303,8 @@ def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: 
     found = masks[f"{image.stem}_mask"] + masks[image.stem]
     if not found:
         raise UserError(
-            f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*'; add it"
+            f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*', but "
+            "others have; add it, or move all masks away to do without figures for pixels"
         )
     if len(found) > 1:
         raise UserError(f"defective image '{image}' has more than one mask: {_quoted(found)}; keep one")
@@ -286,14 +313,17 @@ def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: 
 
 def _images_below(folder: pathlib.Path, seen: set[str]) -> Iterator[tuple[pathlib.Path, int | None]]:
     """How many images lie in each folder at or below this one; not in those `seen`, which grow by what is visited."""
+    try:
+        files, subfolders = list_folder(folder)
+    except UserError:
+        yield folder, None
+        return
+    if is_workdir(files):
+        return
     if (own := os.path.realpath(folder)) not in seen:
-        try:
-            yield folder, sum(path.suffix.lower() in SUFFIXES for path in list_folder(folder)[0])
-        except UserError:
-            yield folder, None
-            return
+        yield folder, sum(path.suffix.lower() in SUFFIXES for path in files)
         seen.add(own)  # links may lead in circles
-    for subfolder in list_folder(folder)[1]:
+    for subfolder in subfolders:
         if os.path.realpath(subfolder) not in seen:
             yield from _images_below(subfolder, seen)
 
@@ -305,9 +335,9 @@ def _source(
     return FolderSource(
         paths=[path for path, _ in rows],
         masks=[masks.get(path) for path, _ in rows],
-        ids=[f"{split}/{defect}/{path.stem}" for path, defect in rows],
+        ids=[disk.escaped(f"{split}/{defect}/{path.stem}") for path, defect in rows],
         labels=[int(defect != GOOD) for _, defect in rows],
-        defects=[defect for _, defect in rows],
+        defects=[disk.escaped(defect) for _, defect in rows],
         **options,
     )
 

@@ -1,7 +1,9 @@
 """Image files: reading, resizing and listing, with one clear sentence for every file that cannot be used."""
 
+import collections
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,6 +15,7 @@ from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+NO_IMAGES = "they are no image files"  # why `passed_over` says that files are
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user
 
 
@@ -175,30 +178,46 @@ def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pat
     return [root / name for name, is_dir in found if not is_dir], [root / name for name, is_dir in found if is_dir]
 
 
+def is_workdir(files: list[pathlib.Path]) -> bool:
+    """Whether the folder with these files is the workdir of a training, which begins by writing two of them."""
+    return {"config.json", "images.json"} <= {file.name for file in files}
+
+
+def passed_over(files: Sequence[pathlib.Path], reason: str) -> str:
+    """One line that says which files were passed over, and why: how many of which suffix, and one of each."""
+    kinds = collections.defaultdict(list)
+    for path in files:
+        kinds[path.suffix.lower() or "no suffix"].append(path)
+    named = (f"{len(paths)} of {kind} (such as {paths[0]})" for kind, paths in kinds.items())
+    return f"passed over, since {reason}: {', '.join(named)}"
+
+
 def find_images(folder: str | os.PathLike, *, allow_subfolders: bool = False) -> list[pathlib.Path]:
     """The image files directly inside a folder, sorted by name, told by their suffix in any case.
 
-    Hidden entries and the litter of file browsers (Thumbs.db, desktop.ini) are no part of the data. Everything else
-    that is not an image is an error, since leaving it out unsaid would lose data.
+    Hidden entries and the litter of file browsers (Thumbs.db, desktop.ini) are no part of the data. Files of other
+    kinds are passed over, which the user is to be told (`other_files`, `passed_over`).
 
     Args:
       folder: The folder.
       allow_subfolders: Whether subfolders may lie beside the images; they are not searched.
 
     Raises:
-      UserError: The folder cannot be listed, or holds a file of another kind, a directory that is named like an image,
-        or a subfolder that is not allowed.
+      UserError: The folder cannot be listed, or holds a directory that is named like an image, or a subfolder that is
+        not allowed.
     """
     files, folders = list_folder(folder)
-    for path in files:
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"'{path}' is not an image ({', '.join(SUFFIXES)}); move it out of the folder of images")
     for path in folders:
         if path.suffix.lower() in SUFFIXES:
             raise UserError(f"'{path}' is a directory where an image should be; move it away")
         if not allow_subfolders:
             raise UserError(f"folder '{folder}' should hold images only, but has the subfolder '{path.name}'; move it")
-    return files
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def other_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """The files directly inside a folder that `find_images` passes over; raises UserError as `list_folder`."""
+    return [path for path in list_folder(folder)[0] if path.suffix.lower() not in SUFFIXES]
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

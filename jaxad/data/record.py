@@ -1,5 +1,6 @@
 """The record that every data source yields, and the pair of sources that makes a dataset."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +14,9 @@ class Record(NamedTuple):
       image: uint8 (h, w, 3), RGB, or (h, w, 1), grey.
       label: 0 for a good part, 1 for a defective one.
       mask: uint8 (h, w), 1 on defective pixels; None where the pixel truth is unknown.
-      id: Unique within the dataset, such as ``test/broken_large/003``.
-      defect: ``good`` or the defect type.
+      id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by `jaxad.disk.escaped`,
+        so that any table, page or picture can hold it.
+      defect: ``good`` or the defect type, likewise.
     """
 
     image: np.ndarray
@@ -32,6 +34,7 @@ class Source(Protocol):
       place: Where the records come from, for the user to read, such as a folder in quotes.
       deep: Of each file of 16 bits that this process has decoded so far, how many pixels lie above the white level
         (see `jaxad.data.levels`), and the largest value.
+      others: Files that lie among the records' own and are passed over, since they are no images.
     """
 
     ids: Sequence[str]
@@ -39,6 +42,7 @@ class Source(Protocol):
     defects: Sequence[str]
     place: str
     deep: Mapping[str, tuple[int, int]]
+    others: Sequence[pathlib.Path]
 
     def __len__(self) -> int: ...
 

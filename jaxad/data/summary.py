@@ -4,6 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.pipeline import split_holdout
 from jaxad.data.record import Source
 
@@ -15,6 +16,7 @@ def training_images(source: Source, config: ConfigDict) -> str:
     lines = [f"training images: {len(source)} from {source.place}, {parts}"]
     rate = config.threshold.false_alarm_rate
     lines += [_on_threshold(len(source), held, config.data.holdout, rate), _on_left_out(source)]
+    lines += [passed_over(source.others, NO_IMAGES)] if source.others else []
     return "\n".join(line for line in lines if line)
 
 
@@ -27,7 +29,8 @@ def _on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
         advice = f" or set --config.data.holdout={share:g}, which holds out one" if share else ""
         return (
             f"a share of {holdout:g} (config.data.holdout) of {images} images is less than half a one, so none is held "
-            f"out: no threshold will be fitted, and nothing is decided; add good images{advice}"
+            f"out: no threshold will be fitted, and nothing is decided; add good images{advice}, and train again with "
+            "--restart"
         )
     if 1 / (held + 1) <= rate:
         return ""
@@ -48,7 +51,7 @@ def _on_left_out(source: Source) -> str:
         return ""
     named = [f"'{name}' ({'cannot be read' if count is None else count})" for name, count in found.items()]
     count = sum(number or 0 for number in found.values())
-    rule = "only the images directly in the folder are trained on, since subfolders may hold defects"
+    rule = f"only the images directly in {source.place} are trained on, since other folders may hold defects"
     if count <= len(source):
         return f"left out, with the number of images: {', '.join(named)}; {rule}"
     return (

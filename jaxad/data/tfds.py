@@ -41,7 +41,7 @@ class TfdsSource:
       labels: 0 good, 1 defective.
       defects: ``good`` or the defect type.
       channels: 3 for RGB images, 1 for grey ones.
-      place, deep: See `jaxad.data.record.Source`.
+      place, deep, others: See `jaxad.data.record.Source`.
     """
 
     examples: Sequence[dict] = dataclasses.field(repr=False)
@@ -53,6 +53,7 @@ class TfdsSource:
     channels: int = 3
     place: str = ""
     deep: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False)
+    others: tuple[()] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

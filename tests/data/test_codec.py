@@ -466,12 +466,12 @@ def header(kind, width, height, bits=8):
 def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(tmp_path, kind):
     path = write(tmp_path, header(kind, 40000, 30000))
     assert message(read_image, path) == (
-        f"image '{path}' is 40000 x 30000 pixels (width x height), more than the 1,000 megapixels that are read at "
-        "once; cut it into tiles or raise config.data.max_megapixels (--max-megapixels in predict)"
+        f"image '{path}' is 40000 x 30000 pixels (width x height), more than the limit of 1,000,000,000 pixels; "
+        "cut it into tiles or raise config.data.max_megapixels (--max-megapixels in predict)"
     )
     path = write(tmp_path, encoded(smooth(), kind))
     assert read_image(path, max_pixels=40 * 48).shape == (40, 48, 3)
-    assert "more than the 0.001919 megapixels" in message(read_image, path, max_pixels=40 * 48 - 1)
+    assert "more than the limit of 1,919 pixels;" in message(read_image, path, max_pixels=40 * 48 - 1)
 
 
 @BOTH
@@ -529,7 +529,8 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     train_image.write_bytes(large.read_bytes())
     arguments = baseline(root, tmp_path / "work", data__max_megapixels=1)
     told = refusal(capsys, train.main, *arguments)
-    assert told.startswith(f"image '{train_image}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels")
+    limit = "1001 x 1000 pixels (width x height), more than the limit of 1,000,000 pixels; "
+    assert told.startswith(f"image '{train_image}' is {limit}")
     train_image.unlink()
     assert command(train.main, *arguments) == 0
     flags = ("--workdir", tmp_path / "work", "--output", tmp_path / "out", large)
@@ -537,8 +538,10 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert command(predict.main, *flags) == 1
     with open(tmp_path / "out" / "predictions.csv", newline="", encoding="utf-8") as file:
         [row] = csv.DictReader(file)
-    told = f"image '{large}' is 1001 x 1000 pixels (width x height), more than the 1 megapixels"
-    assert row["decision"] == "unreadable" and row["reason"].startswith(told)
+    assert row["decision"] == "unreadable" and row["reason"].startswith(f"image '{large}' is {limit}")
+    for number in ("0.05", "0", "-1", "many"):
+        message = refusal(capsys, predict.main, *flags, "--max-megapixels", number)
+        assert message == f"--max-megapixels must be a whole number from 1 on, not {number!r}"
 
 
 def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):

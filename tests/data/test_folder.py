@@ -192,6 +192,10 @@ def test_unknown_category(mvtec):
     assert refusal(root, "xyz") == f"'{root}' has no category 'xyz'; existing ones: bottle, nut"
     assert refusal(root, "nut/train").startswith(f"'{root}' has no category 'nut/train'")
     assert refusal(root / "bottle", "nut").endswith("existing ones: none")
+    assert refusal(mvtec, "nut") == (
+        f"'{mvtec}' has no category 'nut', since it is this category's folder itself; name the one above it: "
+        f"--config.data.root={root}"
+    )
 
 
 def test_files_where_folders_should_be(mvtec, tmp_path):
@@ -237,12 +241,16 @@ def test_a_folder_of_folders_is_no_plain_folder(mvtec):
 
 
 def test_files_that_are_no_images(mvtec, tmp_path):
-    path = mvtec / "train" / "good" / "list.csv"
-    path.write_text("a,b")
-    assert refusal(mvtec, "").startswith(f"'{path}' is not an image")
+    before = folder.load(mvtec, "")
+    names = ["train/good/list.csv", "test/notes.txt", "test/bent/a.csv", "ground_truth/bent/b.csv"]
+    for name in names:
+        (mvtec / name).write_text("a,b")
+    after = folder.load(mvtec, "")
+    assert (after.train.ids, after.test.ids) == (before.train.ids, before.test.ids)
+    assert after.train.others + after.test.others == [mvtec / name for name in names]
     plain = draw(tmp_path / "plain" / "a.png").parent
     (plain / "notes.txt").write_text("x")
-    assert refusal(plain, "").startswith(f"'{plain / 'notes.txt'}' is not an image")
+    assert folder.load(plain, "").train.others == [plain / "notes.txt"]
 
 
 @pytest.mark.parametrize("part", ["train/good", "test/bent", "ground_truth/bent"])
@@ -291,7 +299,7 @@ def test_missing_mask(mvtec):
     (masks / "001_mask.png").unlink()
     expected = (
         f"defective image '{mvtec / 'test' / 'scratch' / '001.png'}' has no mask '{masks / '001'}_mask.*' or "
-        "'001.*'; add it"
+        "'001.*', but others have; add it, or move all masks away to do without figures for pixels"
     )
     assert refusal(mvtec, "") == expected
     remove(masks)

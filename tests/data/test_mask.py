@@ -232,7 +232,7 @@ def test_classes_in_a_jpeg_are_refused(tmp_path):
 def test_mask_errors_are_those_of_images(tmp_path):
     assert "is empty (zero bytes)" in message(read_mask, write(tmp_path, b""))
     path = write(tmp_path, encoded(SPOT, "PNG"))
-    assert "more than the 0.001 megapixels" in message(read_mask, path, max_pixels=1000)
+    assert "more than the limit of 1,000 pixels" in message(read_mask, path, max_pixels=1000)
 
 
 # Image and mask

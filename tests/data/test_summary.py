@@ -10,7 +10,7 @@ from jaxad.data import folder
 from jaxad.data.summary import training_images
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
-RULE = "only the images directly in the folder are trained on, since subfolders may hold defects"
+RULE = "only the images directly in '{}' are trained on, since other folders may hold defects"
 
 
 def plain(root, workdir, **overrides) -> list[str]:
@@ -42,7 +42,8 @@ def test_two_images_on_top_and_twenty_below(tmp_path, capsys) -> None:
     [warning] = [line for line in lines if line.startswith("WARNING")]
     assert warning == (
         "WARNING: 20 images beside these 2 are NOT trained on, with their number in each folder: 'a' (10), "
-        f"'b/deep' (10); {RULE}; to train on them, move them into one folder and name it with --config.data.root"
+        f"'b/deep' (10); {RULE.format(root)}; "
+        "to train on them, move them into one folder and name it with --config.data.root"
     )
 
 
@@ -55,7 +56,7 @@ def test_little_that_is_left_out_is_named_without_a_warning(tmp_path, capsys) ->
         write(root / name / "0.png", part(0))
     lines = printed(capsys, *plain(root, tmp_path / "work", data__holdout=0.3, data__test=root / "check"))
     assert f"training images: 6 from '{root}', 4 to train on and 2 held out for the threshold" in lines
-    assert f"left out, with the number of images: 'extra' (1), 'truth/spot' (1); {RULE}" in lines
+    assert f"left out, with the number of images: 'extra' (1), 'truth/spot' (1); {RULE.format(root)}" in lines
     assert not any(line.startswith("WARNING") for line in lines)
 
 
@@ -66,8 +67,36 @@ def test_beside_the_layout_of_mvtec_ad(tmp_path, capsys) -> None:
     (root / "nut" / "readme.txt").touch()
     lines = printed(capsys, *baseline(root, tmp_path / "work"))
     assert f"training images: 6 from '{root / 'nut' / 'train' / 'good'}', all to train on" in lines
-    named = "'.' (1), 'train' (1), 'train/bad' (1), 'validation/good' (1)"
-    assert f"left out, with the number of images: {named}; {RULE}" in lines
+    named = f"'{root / 'nut'}' (1), 'train' (1), 'train/bad' (1), 'validation/good' (1)"
+    rule = RULE.format(root / "nut" / "train" / "good")
+    assert f"left out, with the number of images: {named}; {rule}" in lines
+
+
+def test_files_that_are_no_images_are_passed_over_and_named_once(tmp_path, capsys) -> None:
+    """Among the training images and, by another line, among the test images and masks."""
+    root = write_parts(tmp_path / "sets")
+    for name in ("train/good/notes.txt", "test/README", "test/spot/list.csv", "ground_truth/spot/a.csv"):
+        (root / "nut" / name).touch()
+    lines = printed(capsys, *baseline(root, tmp_path / "work"))
+    start = "passed over, since they are no image files"
+    assert [line for line in lines if "passed over" in line] == [
+        f"{start}: 1 of .txt (such as {root}/nut/train/good/notes.txt)",
+        f"{start}: 1 of no suffix (such as {root}/nut/test/README), 2 of .csv (such as {root}/nut/test/spot/list.csv)",
+    ]
+    for number in range(2):
+        write(root / "plain" / f"{number}.png", part(number))
+    (root / "plain" / "readme.md").touch()
+    lines = printed(capsys, *plain(root / "plain", tmp_path / "other"))
+    assert f"{start}: 1 of .md (such as {root}/plain/readme.md)" in lines
+
+
+def test_a_workdir_beside_the_images_is_not_called_left_out(tmp_path, capsys) -> None:
+    for number in range(2):
+        write(tmp_path / "parts" / f"{number}.png", part(number))
+    given = plain(tmp_path / "parts", tmp_path / "parts" / "run")
+    printed(capsys, *given)
+    write(tmp_path / "parts" / "run" / "samples.png", part(0))
+    assert not any("left out" in line for line in printed(capsys, *given))
 
 
 def test_nothing_left_out_is_nothing_said(tmp_path) -> None:
@@ -87,9 +116,9 @@ HELD = {
     # images, holdout: the words on the threshold
     (5, 0.1): "a share of 0.1 (config.data.holdout) of 5 images is less than half a one, so none is held out: no "
     "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds "
-    "out one",
+    "out one, and train again with --restart",
     (2, 0.1): "a share of 0.1 (config.data.holdout) of 2 images is less than half a one, so none is held out: no "
-    "threshold will be fitted, and nothing is decided; add good images",
+    "threshold will be fitted, and nothing is decided; add good images, and train again with --restart",
     (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",
     (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1 held out; "
     "config.threshold.false_alarm_rate=0.05 needs 19 held out",

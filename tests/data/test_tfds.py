@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import data, train
+from jaxad import data, predict, train
 from jaxad.data import folder, mvtec_ad, tfds
 from jaxad.data.image import to_grey
 from jaxad.errors import UserError
@@ -252,6 +252,22 @@ def test_a_digit_through_training_and_evaluation(classes, tmp_path, capsys):
     assert "pixel AUROC n/a (no ground-truth masks for the anomalous test images)" in capsys.readouterr().out
     scores = (tmp_path / "scores.csv").read_text()
     assert scores.count("test/good/") == scores.count("test/3/") == 2
+
+
+@needs_tfds
+def test_predict_takes_digits_as_small_as_those_of_the_training(classes, tmp_path, capsys):
+    """28 pixels, which a detector trained on folders refuses."""
+    arguments = parts.baseline(classes, tmp_path / "digits", data__source="tfds")
+    arguments[1] = f"{BASELINE}:8"
+    assert command(train.main, *arguments) == 0
+    digit = write(tmp_path / "new" / "0.png", picture("mnist", "test", 0)[..., 0])
+    assert command(predict.main, "--workdir", tmp_path / "digits", digit.parent) == 0
+    assert "unreadable" not in (tmp_path / "digits" / "predictions" / "predictions.csv").read_text()
+    assert command(train.main, *parts.baseline(write_parts(tmp_path / "sets"), tmp_path / "parts")) == 0
+    assert command(predict.main, "--workdir", tmp_path / "parts", digit.parent) == 1
+    assert "is 28 x 28 pixels (width x height), but at least 32" in (
+        (tmp_path / "parts" / "predictions" / "predictions.csv").read_text()
+    )
 
 
 def test_no_two_datasets_share_a_category():
