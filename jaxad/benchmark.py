@@ -313,11 +313,11 @@ def _relate(figures: dict[str, Figure]) -> None:
 
 def peak_memory() -> dict[str, Any]:
     """The most bytes that were in use at once: on one accelerator, or on CPU in this process."""
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
+    cards = jax.devices()
+    if cards[0].platform == "cpu":
         unit = 1 if sys.platform == "darwin" else 1024
         return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "process"}
-    return {"bytes": max(device.memory_stats()["peak_bytes_in_use"] for device in devices), "of": "device"}
+    return {"bytes": max(device.memory_stats()["peak_bytes_in_use"] for device in cards), "of": "device"}
 
 
 def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:

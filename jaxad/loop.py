@@ -296,8 +296,8 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
     images = open_images(cache_bytes=0)
     if training.stay(config, method, images):
         return images
-    processes = 1 + len(runs) * training.workers(config, len(runs))
-    return open_images(cache_bytes=config.data.cache_gib * 2**30 / processes)
+    process_count = 1 + len(runs) * training.workers(config, len(runs))
+    return open_images(cache_bytes=config.data.cache_gib * 2**30 / process_count)
 
 
 def train(

@@ -252,8 +252,8 @@ def test_processes_that_differ_are_refused(folder, different) -> None:
     assert not (folder / "refused").exists()
 
 
-def flags_of(address: str | None, processes: int | None, process: int | None) -> list[str]:
-    named = {"--coordinator": address, "--processes": processes, "--process_id": process}
+def flags_of(address: str | None, process_count: int | None, process: int | None) -> list[str]:
+    named = {"--coordinator": address, "--processes": process_count, "--process_id": process}
     return [text for name, value in named.items() if value is not None for text in (name, str(value))]
 
 

@@ -40,9 +40,9 @@ def batch_of(step: int, *, side: int = SIDE, dtype=np.float32) -> dict[str, np.n
     }
 
 
-def run(method: Method, optimizer, devices: int, *, steps: int = 1, side: int = SIDE, dtype=np.float32):
-    """Trains on `devices` devices; returns states and metrics of every step on the host, the fresh state first."""
-    mesh = parallel.make_mesh(devices)
+def run(method: Method, optimizer, device_count: int, *, steps: int = 1, side: int = SIDE, dtype=np.float32):
+    """Trains on `device_count` devices; returns states and metrics of every step on the host, the fresh state first."""
+    mesh = parallel.make_mesh(device_count)
     state = init_state(method, optimizer, np.zeros((side, side, 3), np.uint8), seed=SEED)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
     state = state._replace(params=params, opt_state=optimizer.init(params))
@@ -107,11 +107,11 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
     assert read == [0, 1]
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("device_count", [1, 8])
 @pytest.mark.parametrize("count", [1, 5, 8, 10])
-def test_a_padded_call_gives_a_row_for_each_row(devices: int, count: int) -> None:
+def test_a_padded_call_gives_a_row_for_each_row(device_count: int, count: int) -> None:
     """Ten rows are asked for: ten on one device, sixteen on eight; what fills them up is zero and is cut off."""
-    mesh, seen = parallel.make_mesh(devices), []
+    mesh, seen = parallel.make_mesh(device_count), []
 
     @jax.jit
     def call(weights, rows):
@@ -128,7 +128,7 @@ def test_a_padded_call_gives_a_row_for_each_row(devices: int, count: int) -> Non
     np.testing.assert_array_equal(made["pair"][1], np.full((count, 2, 3), 8))
     jax.effects_barrier()
     ((found_x, found_y),) = seen
-    padding = (10 if devices == 1 else 16) - count
+    padding = (10 if device_count == 1 else 16) - count
     assert found_x.tolist() == [*x, *[0] * padding] and found_x.dtype == np.int32
     assert found_y[:count].all() and found_y.shape == (count + padding, 2, 3) and not found_y[count:].any()
     assert found_y.dtype == np.uint8
@@ -162,9 +162,9 @@ def watched(base: Method) -> Method:
 
 
 @functools.cache
-def two_steps(name: str, devices: int):
+def two_steps(name: str, device_count: int):
     """Two steps in float32 of the tiny method."""
-    return run(watched(tiny.make()), OPTIMIZERS[name], devices, steps=2)
+    return run(watched(tiny.make()), OPTIMIZERS[name], device_count, steps=2)
 
 
 def test_synthetic_images_do_not_depend_on_the_devices() -> None:
@@ -179,14 +179,14 @@ def test_synthetic_images_do_not_depend_on_the_devices() -> None:
     assert np.abs(np.corrcoef(np.concatenate(noises)) - np.eye(2 * BATCH)).max() < 0.2
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_gradient_is_that_of_the_mean_loss_by_hand(devices: int) -> None:
+@pytest.mark.parametrize("device_count", [1, 8])
+def test_gradient_is_that_of_the_mean_loss_by_hand(device_count: int) -> None:
     """loss = mean(w x): with w = 2, x = 0 ... 7 and rate 0.5 the step leads to 2 - 0.5 * 3.5 = 0.25."""
     method = SimpleNamespace(
         corrupt=lambda keys, batch: batch,
         loss=lambda params, stats, batch, key: ((params["w"] * batch["x"]).mean(), (stats, {"top": batch["x"].max()})),
     )
-    mesh, optimizer = parallel.make_mesh(devices), optax.sgd(0.5)
+    mesh, optimizer = parallel.make_mesh(device_count), optax.sgd(0.5)
     params = {"w": jnp.float32(2)}
     state = parallel.replicate(TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
     step = one_step(make_step(method, optimizer, lambda step: step + 0.25), mesh)
@@ -195,7 +195,7 @@ def test_gradient_is_that_of_the_mean_loss_by_hand(devices: int) -> None:
     assert float(state.params["w"]) == 0.25
     assert int(state.step) == 1
     assert float(metrics["loss"]) == 7.0
-    assert float(metrics["top"]) == (7.0 if devices == 1 else 3.5)  # other metrics are means over devices
+    assert float(metrics["top"]) == (7.0 if device_count == 1 else 3.5)  # other metrics are means over devices
     assert float(metrics["learning_rate"]) == 0.25
 
 
@@ -332,23 +332,23 @@ def test_groups_of_devices_are_read_in_both_spellings() -> None:
     assert groups("{{0,1},{2,3}}") == [[0, 1], [2, 3]]
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_a_step_reduces_the_gradient_once_and_batch_statistics(devices: int) -> None:
+@pytest.mark.parametrize("device_count", [1, 2, 4, 8])
+def test_a_step_reduces_the_gradient_once_and_batch_statistics(device_count: int) -> None:
     """Weak scaling: the same four all-reduces of the same sizes on any number of devices, and nothing else.
 
     Mean and then variance of BatchNorm's 8 channels forward, and backward the gradients of what scales and shifts them;
     and in one piece the gradient of the kernels (3 * 3 * 3 * 8 and 3 * 3 * 8 * 1), the loss and the method's metric.
     The gradients of BatchNorm's own parameters are made of the sums that its statistics' gradients need.
     """
-    mesh, method, optimizer = parallel.make_mesh(devices), tiny.make(), optax.sgd(0.1)
+    mesh, method, optimizer = parallel.make_mesh(device_count), tiny.make(), optax.sgd(0.1)
     state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
     step = parallel.pmapped(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
-    rows = {name: np.repeat(rows, devices, axis=0)[None] for name, rows in batch_of(0).items()}
+    rows = {name: np.repeat(rows, device_count, axis=0)[None] for name, rows in batch_of(0).items()}
     (batch,) = parallel.prefetch([rows], mesh)
     program = step.lower(parallel.replicate(state, mesh), batch, Shared(np.uint32(SEED), None)).compile()
     found = collectives(program.as_text())
     assert {kind for kind, _, _ in found} == {"all-reduce"}
-    assert all(groups == [list(range(devices))] for _, _, groups in found)
+    assert all(groups == [list(range(device_count))] for _, _, groups in found)
     assert sorted(sorted(sizes) for _, sizes, _ in found) == [[1, 1, 72, 216], [8], [8], [8, 8, 8]]
 
 

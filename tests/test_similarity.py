@@ -323,14 +323,14 @@ def test_a_collapse_is_seen_in_float32(value: float) -> None:
 # Devices
 
 
-def on_devices(loss: Callable, params: dict, batch: dict, devices: int) -> tuple[dict, jax.Array]:
+def on_devices(loss: Callable, params: dict, batch: dict, device_count: int) -> tuple[dict, jax.Array]:
     """Gradient and value of a loss by replicated parameters, differentiated as the training step does."""
 
     def step(params: dict, batch: dict, shared: None) -> tuple[dict, jax.Array]:
         value, gradient = jax.value_and_grad(lambda params: jax.lax.pmean(loss(params, batch), parallel.AXIS))(params)
         return gradient, value
 
-    mesh = parallel.make_mesh(devices)
+    mesh = parallel.make_mesh(device_count)
     call = one_step(step, mesh)
     return parallel.to_host(call(parallel.replicate(params, mesh), parallel.split(batch, mesh)))
 

@@ -148,8 +148,8 @@ def test_one_device_and_eight_take_the_same_step(small):
     method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
     batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
     start, ends = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
-    for devices in (1, 8):
-        mesh = parallel.make_mesh(devices)
+    for device_count in (1, 8):
+        mesh = parallel.make_mesh(device_count)
         state = parallel.replicate(start, mesh)
         on_devices = parallel.split(batch, mesh)
         step = one_step(training.make_step(method, optimizer, lambda step: 0.1 + 0 * step), mesh)

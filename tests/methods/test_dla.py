@@ -218,8 +218,8 @@ def test_one_step_on_eight_devices_equals_one(small):
     optimizer, schedule = training.make_optimizer(config, 1)
     images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
     state, made = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
-    for devices in (1, 8):
-        mesh = parallel.make_mesh(devices)
+    for device_count in (1, 8):
+        mesh = parallel.make_mesh(device_count)
         step = one_step(training.make_step(method, optimizer, schedule), mesh)
         batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
         made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))

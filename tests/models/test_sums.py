@@ -55,11 +55,11 @@ def test_sums_of_stacked_arrays() -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("devices", [1, 8])
-def test_scale_centered_has_the_gradients_of_its_formula(devices: int, dtype: jnp.dtype) -> None:
+@pytest.mark.parametrize("device_count", [1, 8])
+def test_scale_centered_has_the_gradients_of_its_formula(device_count: int, dtype: jnp.dtype) -> None:
     x, weights = values((8, 100, 3)).astype(dtype), values((8, 100, 3))
     channels = jnp.array([3.0, 2.9, 3.1]), jnp.array([0.5, -2.0, 1.0]), jnp.array([0.1, 0.2, 0.3])
-    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((device_count,), ("batch",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("batch"), PartitionSpec()
 
     def gradients(function):
