@@ -12,7 +12,7 @@ from jaxad import errors
 if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m``
     errors.end_on_interrupt("jaxad.")  # before anything else is imported
 
-from jaxad import xla_flags as xla_flags  # before JAX computes anything
+from jaxad.runtime import xla_flags as xla_flags  # before JAX computes anything
 
 __version__ = "0.1.0"
 

@@ -24,11 +24,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, disk, errors, evaluate, methods, metrics, parallel, provenance, report, training
+from jaxad import data, detector, errors, evaluate, methods, metrics, report, training
 from jaxad.data import binding, levels, pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
 from jaxad.models import flops
+from jaxad.runtime import devices, disk, provenance
 
 _SAMPLE_S = 0.1  # what is faster is called several times for one sample
 _ENOUGH_S = 30.0  # no further sample of a figure after so long
@@ -67,12 +68,12 @@ class Yardstick:
 
     def __init__(self, mesh: jax.sharding.Mesh, dtype: jnp.dtype, repeats: int):
         self._repeats = repeats
-        product = parallel.by_rows(lambda _, rows: rows @ rows, mesh)
+        product = devices.by_rows(lambda _, rows: rows @ rows, mesh)
         fastest = 0.0
         for side in _SIDES:
             # Random numbers: products of constants draw less power, which some accelerators turn into speed.
             rows = np.random.default_rng(0).standard_normal((1, side, side), np.float32).astype(dtype)
-            rows = parallel.split(np.repeat(rows, mesh.size, axis=0), mesh)
+            rows = devices.split(np.repeat(rows, mesh.size, axis=0), mesh)
             call, operations = (lambda rows=rows: product((), rows)), mesh.size * 2 * side**3
             seconds(call, 1)
             once = min(seconds(call, 1) for _ in range(3))
@@ -151,7 +152,7 @@ def training_operations(method: Method, state: training.TrainState, batch: dict[
 
     everywhere = jax.sharding.PartitionSpec()
     mapped = jax.shard_map(
-        forward, mesh=parallel.make_mesh(1), in_specs=everywhere, out_specs=everywhere, check_vma=False
+        forward, mesh=devices.make_mesh(1), in_specs=everywhere, out_specs=everywhere, check_vma=False
     )
     given = (state.params, state.batch_stats, batch)
     return flops.training(mapped, *jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given))
@@ -183,14 +184,14 @@ def _device_synthesis(
 
     if not jax.make_jaxpr(method.corrupt)(keys_of(0, batch), batch).eqns:
         return missing("nothing is made on the devices"), None
-    made = parallel.by_rows(lambda call, rows: method.corrupt(keys_of(call, rows), rows), mesh)
-    numbers, rows = itertools.count(), parallel.split(batch, mesh)
+    made = devices.by_rows(lambda call, rows: method.corrupt(keys_of(call, rows), rows), mesh)
+    numbers, rows = itertools.count(), devices.split(batch, mesh)
 
     def call():
         return made(np.int32(next(numbers)), rows)
 
     found = yardstick.measure(call, images=config.batch, operations=None)
-    return found, parallel.to_host(call()) | {"index": batch["index"]}
+    return found, devices.to_host(call()) | {"index": batch["index"]}
 
 
 def _memory_of(compiled: jax.stages.Compiled) -> dict[str, int] | None:
@@ -206,10 +207,10 @@ def _run(step: Callable, state: training.TrainState, calls: Iterator[Any], share
     for batches in calls:
         state, made = step(state, batches, shared)
         if waiting is not None:
-            parallel.to_host(waiting)
+            devices.to_host(waiting)
             yield
         waiting = made
-    parallel.to_host(waiting)
+    devices.to_host(waiting)
     yield
 
 
@@ -222,7 +223,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
     figures["device synthesis"], made = _device_synthesis(config, method, first, plan.mesh, yardstick)
     state = training.init_state(method, plan.optimizer, first["image"][0], seed=config.seed)
     operations = training_operations(method, state, first) // config.batch
-    state = parallel.replicate(state, plan.mesh)
+    state = devices.replicate(state, plan.mesh)
 
     def feed():
         numbers = np.arange(len(images))
@@ -230,7 +231,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
 
     def compiled(method, batches, shared):
         step = training.make_step(method, plan.optimizer, plan.schedule)
-        return parallel.pmapped(step, plan.mesh).lower(state, batches, shared).compile()
+        return devices.pmapped(step, plan.mesh).lower(state, batches, shared).compile()
 
     shared, calls = feed()
     batches, start = next(calls), time.perf_counter()
@@ -240,7 +241,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
     if made is not None:  # the step without its synthesis, on as many batches in a call
         count = len(batches["index"])
         repeated = {name: np.broadcast_to(rows, (count, *rows.shape)) for name, rows in made.items()}
-        batches, shared = next(parallel.prefetch([repeated], plan.mesh)), shared._replace(images=None)
+        batches, shared = next(devices.prefetch([repeated], plan.mesh)), shared._replace(images=None)
         alone = compiled(method._replace(corrupt=lambda keys, batch: batch), batches, shared)
 
     def call():
@@ -250,7 +251,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
 
     work = {"images": len(batches["index"]) * config.batch, "operations": operations}
     figures["training step"] = yardstick.measure(call, **work)
-    variables = parallel.to_host({"params": state.params, "batch_stats": state.batch_stats})
+    variables = devices.to_host({"params": state.params, "batch_stats": state.batch_stats})
     # A new stream: of the old one, batches have been made ahead in the meantime.
     shared, calls = feed()
     figures["training loop"] = yardstick.measure_loop(_run(whole, state, calls, shared), **work)
@@ -339,7 +340,7 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     dataset = data.load(config, white_level=white_level)
     fitted, _ = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
     dtype = jnp.dtype(config.get("dtype", "float32"))
-    yardstick = Yardstick(parallel.make_mesh(), dtype, repeats)
+    yardstick = Yardstick(devices.make_mesh(), dtype, repeats)
     cache = {"cache_bytes": config.data.cache_gib * 2**30}
     if method.loss is None:
         made = _untrained(config)
@@ -379,7 +380,7 @@ def main(argv: list[str] | None = None) -> None:
     flags, overrides = configs.arguments(parser, argv)
     if not flags.repeats.isdecimal() or int(flags.repeats) < 1:
         raise UserError(f"--repeats must be a whole number from 1 on, not {flags.repeats!r}")
-    parallel.keep_freed_memory()
+    devices.keep_freed_memory()
     config = configs.load(flags.config, overrides)
     output = Path(flags.output) if flags.output else None
     if output:

@@ -18,10 +18,10 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from jaxad import disk
 from jaxad.config_values import PER_CHANNEL, Value, checked, number
 from jaxad.errors import RETRAIN, UserError
 from jaxad.guarded_config import guarded
+from jaxad.runtime import disk
 
 # Accepted values, wherever a config has the key: numbers from a bound on, integers where the bound is one, and shares
 # with open or closed ends.

@@ -18,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import checkpoint, disk, memory, methods, parallel
 from jaxad import config as configs
+from jaxad import memory, methods
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded, resize_image
 from jaxad.errors import UserError, first_line, other_version
-from jaxad.fork_guard import refuse_forked
 from jaxad.methods.method import Scores
 from jaxad.region import Region
+from jaxad.runtime import checkpoint, devices, disk
+from jaxad.runtime.fork_guard import refuse_forked
 
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
@@ -91,8 +92,8 @@ class Detector:
         self.heat_range, self.good_scores = heat_range, good_scores
         self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
-        self._mesh = parallel.local_mesh()
-        self._weights = parallel.replicate((variables, density), self._mesh)
+        self._mesh = devices.local_mesh()
+        self._weights = devices.replicate((variables, density), self._mesh)
         method = methods.create(config)
         self._embed = method.embed
         self._score = self._compiled(method.score)
@@ -103,7 +104,7 @@ class Detector:
         refuse_forked()
         other = object.__new__(Detector)
         other.__dict__.update(self.__dict__ | {"variables": variables, "density": density, "_origin": None})
-        other._weights = parallel.replicate((variables, density), self._mesh)
+        other._weights = devices.replicate((variables, density), self._mesh)
         return other
 
     @property
@@ -132,7 +133,7 @@ class Detector:
 
     def _compiled(self, function: Callable) -> Callable:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
-        return parallel.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
+        return devices.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
 
     def score(self, images: np.ndarray, *, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.
@@ -183,7 +184,7 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        return self._call(parallel.by_rows(call, self._mesh), (np.arange(len(images)), self.region.seen(images)))
+        return self._call(devices.by_rows(call, self._mesh), (np.arange(len(images)), self.region.seen(images)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
@@ -199,7 +200,7 @@ class Detector:
         batch, made = self._batch(batch), []
         for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
-            made.append(parallel.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
+            made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def _batch(self, batch: int | None) -> int:
@@ -364,7 +365,7 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
     """
     refuse_forked()
-    parallel.use_compilation_cache()
+    devices.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
     memory.check_scoring(config)

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxad import disk, train
+from jaxad import train
 from jaxad.data import pipeline
 from jaxad.errors import Stopped, UserError
+from jaxad.runtime import disk
 
 _TRACEBACK = 20  # lines that are kept of a failed run's
 _GPU_MEMORY = 0.75  # share of a GPU's memory that JAX takes for a process

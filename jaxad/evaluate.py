@@ -18,13 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, disk, errors, hosts, memory, metrics, page, parallel, provenance, synthetic
+from jaxad import data, detector, errors, memory, metrics, page, synthetic
 from jaxad.data import levels, pipeline
 from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.record import Record
 from jaxad.errors import UserError, counted
 from jaxad.log import read_history
 from jaxad.methods.method import Scores
+from jaxad.runtime import devices, disk, processes, provenance
 
 
 def category_of(config: ConfigDict) -> str:
@@ -42,7 +43,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
     memory.check_test_set(config, len(source))
-    if source.others and hosts.lead():
+    if source.others and processes.lead():
         print(passed_over(source.others, NO_IMAGES), flush=True)
     records = pipeline.read_all(source, config.score.size)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
@@ -52,9 +53,9 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
     """Scores a test set once, each process its share; the images have the size for scoring."""
-    hosts.same("the list of test images", [record.id for record in records])
+    processes.same("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
-    shares = hosts.gather(found.score(images[hosts.share(len(images))]))
+    shares = processes.gather(found.score(images[processes.share(len(images))]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],
@@ -117,7 +118,7 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
       UserError: There are no test images, one cannot be read, or the workdir is in use or cannot be written.
     """
     workdir = Path(workdir)
-    with disk.locked(workdir) if hosts.lead() else contextlib.nullcontext():
+    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():
         return _evaluate(found, workdir, command)
 
 
@@ -211,7 +212,7 @@ def evaluate_ensemble(
     results["experiment"] = f"{experiments}, ensemble of {len(members)}"
     results["seed"] = ", ".join(str(row["seed"]) for row in members)
     results |= {"config": _shared([row["config"] for row in members]), "members": members}
-    with disk.locked(output, option="--output") if hosts.lead() else contextlib.nullcontext():
+    with disk.locked(output, option="--output") if processes.lead() else contextlib.nullcontext():
         _write(output, results, scores, [])
     print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
@@ -306,7 +307,7 @@ def _write(
 
     This one comes last and at once: where it is there, the evaluation is complete.
     """
-    if not hosts.lead():
+    if not processes.lead():
         return
     try:
         with disk.replacing(folder / "scores.csv", newline="") as file:
@@ -358,10 +359,10 @@ def main(argv: list[str] | None = None) -> None:
         help="a directory that jaxad.train completed; several are evaluated as one ensemble",
     )
     parser.add_argument("--output", metavar="DIR", help="where an ensemble's results go")
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
-    parallel.keep_freed_memory()
-    with hosts.joined(flags, overrides):
+    devices.keep_freed_memory()
+    with processes.joined(flags, overrides):
         _run(flags, overrides, provenance.command("jaxad.evaluate", argv))
 
 
@@ -375,7 +376,7 @@ def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> 
         raise UserError("the results of one workdir are written into it; --output is for several workdirs")
     (workdir,) = flags.workdir
     detector.read_config(workdir, overrides)  # refuses what is no workdir, where a lock would make one
-    with disk.locked(workdir) if hosts.lead() else contextlib.nullcontext():  # nobody trains another detector meanwhile
+    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():  # nobody trains another detector meanwhile
         evaluate(detector.load(workdir, overrides), workdir, command=command)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import disk, hosts, memory, training
+from jaxad import memory, training
 from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
+from jaxad.runtime import disk, processes
 
 
 def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
@@ -59,8 +60,8 @@ def take_in(
     """
     claims, known = [(Path(workdir), config) for workdir, config in zip(workdirs, several, strict=True)], {}
     for workdir, config in claims:
-        hosts.same("the config, or the list of training images,", [config.to_json(), list(source.ids)])
-        if hosts.lead():
+        processes.same("the config, or the list of training images,", [config.to_json(), list(source.ids)])
+        if processes.lead():
             binding.refuse_foreign(workdir)
         if not restart:
             _claim(workdir, config)
@@ -71,13 +72,13 @@ def take_in(
         _read_all(source)
     for workdir, config in claims:
         if restart:
-            if hosts.lead():
+            if processes.lead():
                 binding.clear(workdir)
             _claim(workdir, config)
-        if hosts.lead():
+        if processes.lead():
             binding.claim(workdir, found)
-    hosts.wait()
-    if hosts.lead():
+    processes.wait()
+    if processes.lead():
         print(summary.training_images(source, several[0]), flush=True)
         if white.reason:
             print(white.reason, flush=True)
@@ -113,14 +114,14 @@ def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
 def _read_all(source: Source) -> None:
     """Decodes every image once, so that a damaged one is told before a training is removed for it."""
     with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(source.__getitem__, range(len(source))[hosts.share(len(source))]):
+        for _ in pool.map(source.__getitem__, range(len(source))[processes.share(len(source))]):
             pass
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
-    if hosts.lead():
+    if processes.lead():
         configs.claim(workdir, config, remedy=binding.advice(workdir))
-    hosts.wait()
+    processes.wait()
     if not (workdir / "config.json").exists():
         raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")

@@ -13,8 +13,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from jaxad import disk
 from jaxad.errors import UserError
+from jaxad.runtime import disk
 
 _FLUSH_S = 30  # until TensorBoard sees an event
 

@@ -16,14 +16,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, disk, hosts, intake, methods, parallel, provenance, samples, stopping, synthetic, training
-from jaxad.checkpoint import Checkpoints
+from jaxad import data, intake, methods, samples, synthetic, training
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
 from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
+from jaxad.runtime import devices, disk, processes, provenance, stopping
+from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.threshold import fit_threshold
 from jaxad.training import Plan, TrainState
 
@@ -67,7 +68,7 @@ class _Run:
 
     def show(self, images: pipeline.Images) -> None:
         """Writes a picture of what is taught, for the user to see."""
-        if self.method.samples is not None and hosts.lead():
+        if self.method.samples is not None and processes.lead():
             samples.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
 
     def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
@@ -78,7 +79,7 @@ class _Run:
 
     def open_log(self, plan: Plan, *, start: int, name: str) -> Log | NoLog:
         """Where the steps after `start` are logged; the lines that are printed begin with the name."""
-        if not hosts.lead():
+        if not processes.lead():
             return NoLog()
         lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
         return Log(self.workdir, self.config, **lengths, name=name, warn=self.method.warn)
@@ -102,7 +103,7 @@ class _Run:
     def detector(self, variables: dict[str, Any]) -> Detector:
         """A detector with the density fitted, and without a threshold."""
         # From here on one device holds the weights; scoring spreads images, not weights.
-        variables = parallel.to_host(variables)
+        variables = devices.to_host(variables)
         density = self.method.fit(variables, self._good(self.fitted), jax.random.key(self.config.seed))
         if self._scorer is None:
             self._scorer = Detector(self.config, variables, density, white_level=self.white_level)
@@ -123,12 +124,12 @@ class _Run:
         if len(self.held):
             rate = self.config.threshold.false_alarm_rate
             detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
-        if hosts.lead():
+        if processes.lead():
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
                 synthetic.write(self.workdir, self.measure(detector))
             detector.save(self.workdir)  # last: where it is, all is there
-        hosts.wait()
+        processes.wait()
         return detector
 
 
@@ -164,11 +165,11 @@ class _Keeper:
                 print(f"seed {run.config.seed} goes back from step {own} to {done[0]}, which all seeds have")
                 checkpoints.drop_after(done[0])
         if not done[0]:
-            return 0, parallel.replicate(training.pack([run.fresh(plan, images) for run in self._runs]), plan.mesh)
+            return 0, devices.replicate(training.pack([run.fresh(plan, images) for run in self._runs]), plan.mesh)
         print(f"resuming at step {done[0]} of {plan.steps}")
         like = self._runs[0].abstract(plan, images)
         found = [checkpoints.read(done[0], like) for checkpoints in self._checkpoints]
-        return done[0], found[0] if len(found) == 1 else parallel.replicate(training.pack(found), plan.mesh)
+        return done[0], found[0] if len(found) == 1 else devices.replicate(training.pack(found), plan.mesh)
 
     def open_logs(self, plan: Plan, *, start: int) -> None:
         """Begins to log the steps after `start`."""
@@ -179,7 +180,7 @@ class _Keeper:
 
     def log(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches and logs the metrics of the steps of a call that ended with step `done`."""
-        metrics = parallel.to_host(metrics)
+        metrics = devices.to_host(metrics)
         for number in range(len(self._runs)):
             own = metrics if len(self._runs) == 1 else {name: value[:, number] for name, value in metrics.items()}
             self._logs[number].add_all(self._checked(number, done, own))
@@ -240,10 +241,10 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
                 for run in runs:
                     run.show(images)
             step = training.make_step(method, plan.optimizer, plan.schedule, seeds=len(runs))
-            train_steps = parallel.pmapped(step, plan.mesh)
+            train_steps = devices.pmapped(step, plan.mesh)
             given = [run.config for run in runs], method, images, [run.fitted for run in runs], plan.mesh
             shared, calls = training.feed(*given, start=done, stop=plan.steps)
-            if hosts.lead():
+            if processes.lead():
                 print("compiling the training step, which can take minutes", flush=True)
             keeper.open_logs(plan, start=done)
         else:
@@ -371,7 +372,7 @@ def train_seeds(
         intake.check_step(config, method, plan)
     with contextlib.ExitStack() as own:
         # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
-        for run in runs if hosts.lead() else ():
+        for run in runs if processes.lead() else ():
             (own if held is None else held).enter_context(disk.locked(run.workdir))
         source, white_level = intake.take_in(several, workdirs, source, restart=restart)
         for run in runs:
@@ -382,7 +383,7 @@ def train_seeds(
 def _train(runs: Sequence[_Run], source: Source, plan: Plan | None) -> list[Detector]:
     """`train_seeds` in workdirs that are claimed."""
     config = runs[0].config
-    parallel.use_compilation_cache()
+    devices.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:
         _record(runs, start=True)

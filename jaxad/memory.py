@@ -16,9 +16,9 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import hosts, parallel
 from jaxad.errors import UserError, counted
 from jaxad.methods.method import Method
+from jaxad.runtime import devices, processes
 
 _FLOAT = 4  # bytes of a float32
 _SMALL = 0.02  # share of the memory: in all of jaxad's networks the first stage is less than 50 times its images
@@ -63,7 +63,7 @@ def check_test_set(config: ConfigDict, images: int) -> None:
       UserError: They need more than all memory of the host.
     """
     side = config.score.size
-    need = images * side**2 * (configs.channels(config) + _FLOAT // hosts.count())
+    need = images * side**2 * (configs.channels(config) + _FLOAT // processes.count())
     maps = "its map" if images == 1 else "their maps"
     what = f"{counted(images, 'test image')} of config.score.size={side} pixels a side and {maps}"
     _check(need, what, "config.score.size", host_memory(), "this machine")
@@ -85,7 +85,7 @@ def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -
     most, where = _device_memory()
     if batch * side**2 * configs.channels(config) * _FLOAT < most * _SMALL:
         return
-    axis = [(parallel.AXIS, jax.device_count())]
+    axis = [(devices.AXIS, jax.device_count())]
     step, arguments = make()
     need = _largest(jax.make_jaxpr(step, axis_env=axis)(*arguments).jaxpr)
     what = f"the values of one layer for a device's {batch} of config.batch images of config.data.size={side} pixels"

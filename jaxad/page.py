@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxad import disk, figures, metrics
+from jaxad import figures, metrics
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
 from jaxad.region import Region
+from jaxad.runtime import disk
 from jaxad.samples import rgb
 
 COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import detector, disk, errors, hosts, parallel, prediction_files
+from jaxad import detector, errors, prediction_files
 from jaxad.data import levels
 from jaxad.data.image import (
     NO_IMAGES,
@@ -37,6 +37,7 @@ from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
 from jaxad.figures import overlay
 from jaxad.prediction_files import COLUMNS, Request
+from jaxad.runtime import devices, disk, processes
 
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for
 _EVERY_S, _LINES = 10, 10  # the fewest seconds between two lines of progress, and the most lines
@@ -220,15 +221,15 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
       UserError: The folder holds what is not ours.
       OSError: A file cannot be written.
     """
-    hosts.same("the list of images", [str(path) for path in request.paths])
-    alone, kept = hosts.count() == 1, 0
-    if hosts.lead():
+    processes.same("the list of images", [str(path) for path in request.paths])
+    alone, kept = processes.count() == 1, 0
+    if processes.lead():
         # Another request than any of one process: no call goes on with the rows of several.
         rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
         rows = rows if alone else []
         if kept := len(rows):
             print(f"going on after {kept} of {counted(len(request.paths), 'image')} of an interrupted call")
-    hosts.wait()
+    processes.wait()
     if alone:
         table = prediction_files.Table(output, rows)
         with contextlib.closing(table):
@@ -236,12 +237,12 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
                 table.add(row)
                 rows.append(row)
     else:
-        shares = hosts.gather(list(_score_share(found, output, request, hosts.share(len(request.paths)))))
+        shares = processes.gather(list(_score_share(found, output, request, processes.share(len(request.paths)))))
         rows = list(itertools.chain(*shares))
-        if hosts.lead():
+        if processes.lead():
             with contextlib.closing(prediction_files.Table(output, rows)):
                 pass
-    if hosts.lead():
+    if processes.lead():
         prediction_files.complete(output, request)
         if sentence := levels.clipped_images(_deep(rows), found.white_level):
             print(sentence, flush=True)
@@ -262,7 +263,7 @@ def _score_share(found: Detector, output: Path, request: Request, mine: slice) -
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
         row = _row(found, seen, score, scored, output, number, request)
         yield [disk.escaped(cell) if isinstance(cell, str) else cell for cell in row]
-        if hosts.lead():
+        if processes.lead():
             progress.add(number)
 
 
@@ -297,15 +298,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-megapixels", metavar="N", help="the largest images that are read (default: as in training)"
     )
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
     if flags.heatmap_side < 0:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}")
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
         raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}")
-    parallel.keep_freed_memory()
-    with hosts.joined(flags):
+    devices.keep_freed_memory()
+    with processes.joined(flags):
         unreadable = _run(flags)
     if unreadable:
         sys.exit(1)
@@ -328,7 +329,7 @@ def _run(flags: argparse.Namespace) -> int:
     start = time.perf_counter()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with disk.locked(output, option="--output") if hosts.lead() else contextlib.nullcontext():
+        with disk.locked(output, option="--output") if processes.lead() else contextlib.nullcontext():
             flagged, unreadable, scored = score_files(found, output, request)
     except OSError as error:
         raise UserError(
@@ -339,7 +340,7 @@ def _run(flags: argparse.Namespace) -> int:
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     table = output / "predictions.csv"
     print(f"{counted(len(paths), 'image')}, {decided}, {speed:.1f} images/s: {table}")
-    if unreadable and hosts.lead():
+    if unreadable and processes.lead():
         print(
             f"error: {unreadable} of {counted(len(paths), 'image')} cannot be read; {table} says why in the column "
             f"reason, replace or remove {'it' if unreadable == 1 else 'them'}",

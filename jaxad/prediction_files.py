@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxad import disk
 from jaxad.data import binding, image
 from jaxad.errors import UserError, other_version
+from jaxad.runtime import disk
 
 COLUMNS = (
     "path", "score", "threshold", "decision", "peak_row", "peak_column",

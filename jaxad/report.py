@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad import disk, published, tables
+from jaxad import published, tables
 from jaxad.config import recorded, refuse_empty
 from jaxad.errors import UserError, run
+from jaxad.runtime import disk
 
 # Values that change no result.
 _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.device_gib", "data.lists", "steps_per_call",

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxad import disk
+from jaxad.runtime import disk
 
 
 def rgb(image: np.ndarray) -> np.ndarray:

@@ -21,10 +21,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import disk, engines, errors, evaluate, provenance, report
+from jaxad import engines, errors, evaluate, report
 from jaxad.data import demo, tfds
 from jaxad.engines import Run
 from jaxad.errors import UserError, counted
+from jaxad.runtime import disk, provenance
 
 _OF_THE_SWEEP = ("seed", "category", "data.category")  # keys that every run has its own value of
 

@@ -21,13 +21,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import disk, metrics
+from jaxad import metrics
 from jaxad.augment import nsa
 from jaxad.augment.nsa_labels import channel_sum
 from jaxad.augment.nsa_settings import Synthesis
 from jaxad.detector import scoring
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
+from jaxad.runtime import disk
 
 MOST = 64  # held-out images that take part; more would take time and change the figures little
 _SEED = 20_220_727

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, disk, errors, evaluate, metrics, parallel, provenance, report, samples, tables
+from jaxad import data, detector, errors, evaluate, metrics, report, samples, tables
 from jaxad.augment import shapes
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
@@ -33,6 +33,7 @@ from jaxad.data.image import (
 )
 from jaxad.data.record import Record
 from jaxad.errors import UserError
+from jaxad.runtime import devices, disk, provenance
 
 FILE, PICTURE = "synthetic_anomalies.json", "synthetic_anomalies.png"
 SETTINGS = ("seed", "size", "digits", "mnist_root", "natural_root", "data_root")
@@ -298,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
         help="a directory that jaxad.train completed; each is a row of the table",
     )
     flags, overrides = configs.arguments(parser, argv)
-    parallel.keep_freed_memory()
+    devices.keep_freed_memory()
     settings = configs.load(flags.config, overrides, required=SETTINGS)
     largest = max(configs.max_pixels(detector.read_config(workdir)) for workdir in flags.workdir)
     given, rows = source(settings, max_pixels=largest), []

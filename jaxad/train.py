@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import config as configs
-from jaxad import data, errors, evaluate, hosts, loop, parallel, provenance
+from jaxad import data, errors, evaluate, loop
+from jaxad.runtime import devices, processes, provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,10 +26,10 @@ def together(argvs: Sequence[list[str] | None]) -> None:
     parser.add_argument(
         "--restart", action="store_true", help="begin anew; deletes the training that the workdir holds"
     )
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     given = [configs.arguments(parser, argv) for argv in argvs]
-    parallel.keep_freed_memory()
-    with hosts.joined(*given[0], resumes=True):
+    devices.keep_freed_memory()
+    with processes.joined(*given[0], resumes=True):
         _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
 
 

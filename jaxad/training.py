@@ -17,11 +17,11 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import hosts, parallel
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, begin
 from jaxad.models import sums
+from jaxad.runtime import devices, processes
 
 
 class TrainState(NamedTuple):
@@ -123,7 +123,7 @@ class Shared(NamedTuple):
 def make_step(
     method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seeds: int = 1
 ) -> Callable:
-    """The training step as one device sees it, for `parallel.pmapped`: ``(state, batch, shared) -> (state, metrics)``.
+    """The training step as one device sees it, for `devices.pmapped`: ``(state, batch, shared) -> (state, metrics)``.
 
     With `Shared.images`, the batch holds numbers of images where it has images otherwise. Keys are folded from seed,
     step and the examples' positions in the stream, so what an example becomes does not depend on the number of devices.
@@ -146,12 +146,12 @@ def make_step(
 
         def global_loss(params):
             loss, (batch_stats, metrics) = method.loss(params, state.batch_stats, batch, key)
-            return jax.lax.pmean(loss, parallel.AXIS), (batch_stats, metrics)
+            return jax.lax.pmean(loss, devices.AXIS), (batch_stats, metrics)
 
         (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(global_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": sums.norm(gradient), **jax.lax.pmean(metrics, parallel.AXIS)}
+        metrics = {"loss": loss, "gradient_norm": sums.norm(gradient), **jax.lax.pmean(metrics, devices.AXIS)}
         metrics["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
@@ -169,8 +169,8 @@ def _state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -
 
 
 def abstract_state(method: Method, optimizer, image: np.ndarray, mesh: jax.sharding.Mesh) -> TrainState:
-    """What `init_state` makes, and `parallel.replicate` puts on the devices, as ``jax.ShapeDtypeStruct``."""
-    shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), parallel.replicated(mesh)
+    """What `init_state` makes, and `devices.replicate` puts on the devices, as ``jax.ShapeDtypeStruct``."""
+    shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), devices.replicated(mesh)
     made = jax.eval_shape(lambda *given: _state(method.init(*given), optimizer), jax.random.key(0), shape)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), made)
 
@@ -214,7 +214,7 @@ def plan(config: ConfigDict, method: Method, images: int) -> Plan:
     Raises:
       UserError: The batch cannot be split over the devices, or there is no such optimiser.
     """
-    mesh = parallel.make_mesh()
+    mesh = devices.make_mesh()
     if config.batch % mesh.size:
         raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
     if config.batch > images:
@@ -267,11 +267,11 @@ def feed(
 
     Returns:
       What all steps share, with all images on every device where they `stay` there; and what each call takes, see
-      `parallel.pmapped` and `make_step`. Of both, each process makes its part.
+      `devices.pmapped` and `make_step`. Of both, each process makes its part.
     """
     config, resident = several[0], None
     if stay(config, method, images):
-        resident = parallel.collect(images.stack, len(images), mesh)
+        resident = devices.collect(images.stack, len(images), mesh)
     # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
     # those of several steps could take gigabytes.
     streams = [
@@ -283,7 +283,7 @@ def feed(
             start=start,
             stop=stop,
             per_call=1 if resident is None else steps_per_call(own, done=start, steps=stop),
-            part=(jax.process_index(), hosts.count()),
+            part=(jax.process_index(), processes.count()),
             workers=workers(own, len(several)) if resident is None else 0,
         )
         for own, numbers in zip(several, fitted, strict=True)
@@ -294,5 +294,5 @@ def feed(
             {name: np.stack([call[name] for call in at], 2) for name in at[0]} for at in zip(*streams, strict=True)
         )
     seeds = np.array([own.seed for own in several], np.uint32)
-    seeds = parallel.replicate(seeds if len(several) > 1 else seeds[0], mesh)
-    return Shared(seeds, resident), parallel.prefetch(calls, mesh)
+    seeds = devices.replicate(seeds if len(several) > 1 else seeds[0], mesh)
+    return Shared(seeds, resident), devices.prefetch(calls, mesh)

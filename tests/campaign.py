@@ -22,9 +22,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxad import checkpoint
 from jaxad.data import demo
 from jaxad.log import read_history
+from jaxad.runtime import checkpoint
 from tests.parts import NSA, ROOT, write, write_fabric
 
 DEADLINE = 300  # seconds; a command that hangs is a failure

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxad import errors, parallel, training
+from jaxad import errors, training
 from jaxad.data import demo
 from jaxad.log import Log
+from jaxad.runtime import devices
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = f"{ROOT}/experiments/baseline_mean.py"
@@ -66,9 +67,9 @@ def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
 
 
 def one_step(step, mesh, *, seed: int = 0):
-    """A training step as `parallel.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
-    compiled = parallel.pmapped(step, mesh)
-    shared = training.Shared(parallel.replicate(np.uint32(seed), mesh), None)
+    """A training step as `devices.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
+    compiled = devices.pmapped(step, mesh)
+    shared = training.Shared(devices.replicate(np.uint32(seed), mesh), None)
     # Jitted, so that tests can forbid transfers.
     as_first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[None], tree))
     first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[0], tree))

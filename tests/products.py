@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from jaxad import density, localize, parallel, similarity
+from jaxad import density, localize, similarity
 from jaxad.augment import color, global_views, poisson, regions
 from jaxad.methods import dla
 from jaxad.models import efficientnet, layers, sums
+from jaxad.runtime import devices
 
 ROWS = (32767, 32768, 32769, 36864, 40000, 45057)
 SIZES = (2, 3, 4)
@@ -269,7 +270,7 @@ def wrong(names: Iterator[str] | None = None) -> list[str]:
     for name in names or PRODUCTS:
         for size in SIZES:
             function, expected = PRODUCTS[name](size)
-            compiled = jax.jit(function) if name == PUBLIC else parallel.compiled(function)
+            compiled = jax.jit(function) if name == PUBLIC else devices.compiled(function)
             for count in ROWS:
                 x = _rows(count, size)
                 right = np.asarray(expected(x.astype(np.float64)))

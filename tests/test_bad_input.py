@@ -15,9 +15,10 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from jaxad import disk, errors, evaluate, methods, predict, report, train
+from jaxad import errors, evaluate, methods, predict, report, train
 from jaxad.data import image as images
 from jaxad.methods.method import Method, Scores
+from jaxad.runtime import disk
 from tests.parts import (
     BASELINE,
     HEIGHT,

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from jaxad import config as configs
-from jaxad import data, evaluate, methods, parallel, sweep, train
+from jaxad import data, evaluate, methods, sweep, train
 from jaxad.augment.proxies import classes as proxy_classes
 from jaxad.data import tfds
 from jaxad.log import read_history
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
+from jaxad.runtime import devices
 from tests.augment.quick import quick_compiled
 from tests.data.test_tfds import classes, needs_tfds  # noqa: F401  a fixture
 from tests.methods.test_cutpaste import SmallEncoder
@@ -91,7 +92,7 @@ def small(monkeypatch):
     """A network of one layer in place of the small-image ResNet-18, compiled in half the time."""
     stand_in = Backbone(SmallEncoder, {"layer4": Stage(4, 6)}, lambda stage, side: 0)
     monkeypatch.setitem(BACKBONES, "resnet18_small", stand_in)
-    monkeypatch.setattr(parallel, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "compiled", quick_compiled)
 
 
 def check_training_and_evaluation(root, workdir, capsys):

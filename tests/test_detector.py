@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import checkpoint, methods
 from jaxad import config as configs
 from jaxad import detector as detectors
+from jaxad import methods
 from jaxad.data.image import resize_image
 from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores
+from jaxad.runtime import checkpoint
 from tests.parts import BASELINE, NSA
 
 SIZE = 32

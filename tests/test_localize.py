@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxad import localize, parallel
+from jaxad import localize
 from jaxad.errors import UserError
 from jaxad.models.layers import conv
 from jaxad.models.resnet import ResNet
+from jaxad.runtime import devices
 
 RNG = np.random.default_rng(0)
 
@@ -91,8 +92,8 @@ def test_dense_features_stream():
 
 
 def test_devices_compute_the_patches_of_their_own_images():
-    mesh = parallel.make_mesh()
-    images = parallel.split(np.random.default_rng(0).random((mesh.size, 16, 16, 3), np.float32), mesh)
+    mesh = devices.make_mesh()
+    images = devices.split(np.random.default_rng(0).random((mesh.size, 16, 16, 3), np.float32), mesh)
     kernel = np.random.default_rng(1).random((8 * 8 * 3, 5), np.float32)
 
     def apply(patches):
@@ -102,7 +103,7 @@ def test_devices_compute_the_patches_of_their_own_images():
     compiled = jax.jit(run).lower(images).compile()
     text = compiled.as_text()
     assert not any(name in text for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
-    assert compiled(images).sharding.spec[0] == parallel.AXIS
+    assert compiled(images).sharding.spec[0] == devices.AXIS
     np.testing.assert_allclose(compiled(images), run(np.asarray(images)), rtol=1e-5)
 
 

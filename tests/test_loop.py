@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from jaxad import config as configs
-from jaxad import data, detector, loop, methods, parallel, synthetic, training
-from jaxad.checkpoint import Checkpoints
+from jaxad import data, detector, loop, methods, synthetic, training
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.log import read_history
+from jaxad.runtime import devices
+from jaxad.runtime.checkpoint import Checkpoints
 from tests import tiny
 from tests.parts import NSA, interrupt, interrupted, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
@@ -114,7 +115,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     state = training.init_state(method, training.plan(config, method, len(fitted)).optimizer, good[1][0], seed=0)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
-        step, kept = checkpoints.restore(parallel.replicate(state, parallel.make_mesh()))
+        step, kept = checkpoints.restore(devices.replicate(state, devices.make_mesh()))
     assert step == 6
     made = synthetic.make(good[0].stack(), good[1])
     alone = detector.Detector(config, {"params": kept.params, "batch_stats": kept.batch_stats}, None)
@@ -136,7 +137,7 @@ def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None
         config = config_of(data__synthesis="device", **changes)
         fitted = [np.arange(IMAGES)]
         shared, calls = training.feed(
-            [config], tiny.create(config), images, fitted, parallel.make_mesh(), start=2, stop=4
+            [config], tiny.create(config), images, fitted, devices.make_mesh(), start=2, stop=4
         )
         call = next(calls)
         assert (shared.images is not None) == stays and shared.seed == 0

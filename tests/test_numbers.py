@@ -8,7 +8,7 @@ import sys
 import jaxlib.version
 import pytest
 
-from jaxad import parallel
+from jaxad.runtime import devices
 from tests import parts, products
 
 TYPE = "LIBRARY_FUSION_TYPE"
@@ -31,7 +31,7 @@ def test_products_of_few_numbers_for_many_rows_are_right(name: str) -> None:
 
 
 def test_the_installed_release_computes_the_known_case_right() -> None:
-    parallel.check_numbers()
+    devices.check_numbers()
 
 
 @wrong_release

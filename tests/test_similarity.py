@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad import parallel
+from jaxad.runtime import devices
 from jaxad.similarity import correspondences, dense_loss, negative_cosine, normalize, siamese_loss, spread
 from tests.parts import one_step
 
@@ -327,12 +327,12 @@ def on_devices(loss: Callable, params: dict, batch: dict, device_count: int) -> 
     """Gradient and value of a loss by replicated parameters, differentiated as the training step does."""
 
     def step(params: dict, batch: dict, shared: None) -> tuple[dict, jax.Array]:
-        value, gradient = jax.value_and_grad(lambda params: jax.lax.pmean(loss(params, batch), parallel.AXIS))(params)
+        value, gradient = jax.value_and_grad(lambda params: jax.lax.pmean(loss(params, batch), devices.AXIS))(params)
         return gradient, value
 
-    mesh = parallel.make_mesh(device_count)
+    mesh = devices.make_mesh(device_count)
     call = one_step(step, mesh)
-    return parallel.to_host(call(parallel.replicate(params, mesh), parallel.split(batch, mesh)))
+    return devices.to_host(call(devices.replicate(params, mesh), devices.split(batch, mesh)))
 
 
 def encode(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -371,7 +371,7 @@ def test_eight_devices_equal_one(make: Callable, choice: str) -> None:
     batch = {name: centres + normal(seed, 16, 3, 4) / 10 for seed, name in enumerate(("view", "other"), 1)}
     params = {"project": normal(3, 4, 5) / 10, "predict": normal(4, 5, 5) / 10}
     value, gradient = jax.value_and_grad(make(choice, None))(params, batch)
-    found_gradient, found = on_devices(make(choice, parallel.AXIS), params, batch, 8)
+    found_gradient, found = on_devices(make(choice, devices.AXIS), params, batch, 8)
     np.testing.assert_allclose(found, value, rtol=0, atol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), found_gradient, gradient)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-3

@@ -19,7 +19,7 @@ from jaxad import errors, evaluate, methods, predict, train
 from jaxad.methods import nsa
 from jaxad.methods.method import Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
-from jaxad.parallel import AXIS
+from jaxad.runtime.devices import AXIS
 from jaxad.samples import label_grid
 
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad import parallel
 from jaxad.augment import proxies
 from jaxad.augment.global_views import ViewOptions, global_views
 from jaxad.augment.local import LOCAL, LocalOptions, local_augmentation
 from jaxad.augment.regions import Box, Options
 from jaxad.errors import UserError
+from jaxad.runtime import devices
 
 # Every class of every proxy task, and what every image of them goes through before.
 AUGMENTATIONS: dict[str, proxies.Augmentation] = {
@@ -83,7 +83,7 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
     float_images = jnp.asarray(images, jnp.float32) / 255
     names = [name for name in AUGMENTATIONS if _fits(name, images.shape, options)]
 
-    @parallel.once
+    @devices.once
     def draw(keys):
         return [
             jax.vmap(partial(AUGMENTATIONS[name], options=options))(jax.random.split(k, len(images)), float_images)
@@ -112,7 +112,7 @@ def local_grid(
       alone, and their sum; above each tile its name, and behind that of an augmentation what it weighs in the sum.
     """
 
-    @parallel.once
+    @devices.once
     @jax.vmap
     def draw(key, image):
         views, negative = jax.random.split(key)
@@ -122,7 +122,7 @@ def local_grid(
         )
 
     keys = jax.random.split(key, len(images))
-    drawn = parallel.to_host(draw(keys, jnp.asarray(images, jnp.float32) / 255))
+    drawn = devices.to_host(draw(keys, jnp.asarray(images, jnp.float32) / 255))
     rows = []
     for number, image in enumerate(images):
         views, found = jax.tree.map(itemgetter(number), drawn)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxad import config as configs
-from jaxad import disk, hosts
 from jaxad.data.record import Source
 from jaxad.errors import UserError, other_version
+from jaxad.runtime import disk, processes
 
 FILE = "images.json"  # `jaxad.data.image.is_workdir` knows a workdir by it
 _SHOWN = 3  # names of images in a sentence
@@ -34,10 +34,10 @@ def fingerprints(source: Source, known: Mapping[str, Mapping[str, Any]]) -> dict
       source: The training images.
       known: What was found before, by id, so that known files of 16 bits are not decoded again.
     """
-    mine = range(len(source))[hosts.share(len(source))]
+    mine = range(len(source))[processes.share(len(source))]
     with ThreadPoolExecutor(2) as pool:  # reading, hashing and decoding release the GIL
         rows = list(pool.map(lambda index: source.fingerprint(index, known.get(source.ids[index])), mine))
-    every = [row for part in hosts.gather(rows) for row in part]
+    every = [row for part in processes.gather(rows) for row in part]
     return dict(zip(source.ids, every, strict=True))
 
 

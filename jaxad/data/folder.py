@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxad import disk
 from jaxad.data.image import (
     MAX_PIXELS,
     SUFFIXES,
@@ -27,6 +26,7 @@ from jaxad.data.levels import declared, has_16_bits
 from jaxad.data.mask import read_mask_of
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
+from jaxad.runtime import disk
 
 GOOD = "good"
 # The categories of MVTec AD, which the papers' tables have as rows.

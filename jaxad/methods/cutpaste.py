@@ -18,7 +18,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad import density as densities
-from jaxad import localize, parallel
+from jaxad import localize
 from jaxad.augment.grid import augmentation_grid
 from jaxad.augment.proxies import classes, proxy_batch
 from jaxad.augment.regions import Options
@@ -27,6 +27,7 @@ from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, i
 from jaxad.models import sums, weights
 from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
+from jaxad.runtime import devices
 
 POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged
 
@@ -157,7 +158,7 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
         backbone=settings.backbone,
         frozen_norm=settings.frozen_norm,
         stochastic_depth=settings.stochastic_depth,
-        axis_name=parallel.AXIS,
+        axis_name=devices.AXIS,
         dtype=compute_dtype(config),
     )
     normalized = normalizer(config)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import localize, parallel, similarity
+from jaxad import localize, similarity
 from jaxad.augment import global_views, local
 from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
@@ -32,6 +32,7 @@ from jaxad.methods.method import (
 )
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
+from jaxad.runtime import devices
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
 CHANNELS = ("mean", "sum")
@@ -217,7 +218,7 @@ def _network(config: ConfigDict) -> SiameseNetwork:
         bottleneck=settings.bottleneck,
         dense_hidden=settings.dense_hidden,
         dense_width=settings.dense_width,
-        axis_name=parallel.AXIS,
+        axis_name=devices.AXIS,
         dtype=compute_dtype(config),
         remat=settings.remat,
         zero_init_residual=settings.zero_init_residual,
@@ -250,9 +251,9 @@ def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Callable:
         projections = {"projection_spread": made["global"][1]}
         if "dense" in made:
             projections["dense_spread"] = made["dense"][1].reshape(-1, settings.dense_width)
-        spreads = {name: similarity.spread(rows, axis_name=parallel.AXIS) for name, rows in projections.items()}
+        spreads = {name: similarity.spread(rows, axis_name=devices.AXIS) for name, rows in projections.items()}
         made = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), made)
-        value, terms = objective(made, config.objective, axis_name=parallel.AXIS)
+        value, terms = objective(made, config.objective, axis_name=devices.AXIS)
         return value, (updated["batch_stats"], terms | spreads)
 
     return loss

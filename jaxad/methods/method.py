@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import parallel
 from jaxad.errors import UserError
+from jaxad.runtime import devices
 
 Batch = dict[str, jax.Array]
 DTYPES = ("float32", "bfloat16")
@@ -80,11 +80,11 @@ def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
     """The variables that a training starts from, for images like `image`, (h, w, c)."""
     given = key, jnp.zeros((1, *image.shape), jnp.float32)
     if method.start is None:
-        return parallel.once(method.init)(*given)
+        return devices.once(method.init)(*given)
     leaves, tree = jax.tree.flatten(method.start(jax.eval_shape(method.init, *given)))
     left = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     # To draw all would take a minute to compile for EfficientNet-B4.
-    drawn = parallel.once(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
+    drawn = devices.once(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
     for n, leaf in zip(left, drawn, strict=True):
         leaves[n] = leaf
     return jax.tree.unflatten(tree, leaves)
@@ -134,12 +134,12 @@ def in_batches(
     Yields:
       The pytree of the next images, of NumPy arrays (n, ...) with n up to `batch`.
     """
-    mesh = parallel.local_mesh()
-    weights = parallel.replicate(variables, mesh)
-    call = parallel.by_rows(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
+    mesh = devices.local_mesh()
+    weights = devices.replicate(variables, mesh)
+    call = devices.by_rows(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
-        yield parallel.call_padded(call, weights, rows, mesh, batch=batch)
+        yield devices.call_padded(call, weights, rows, mesh, batch=batch)
 
 
 def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
@@ -172,7 +172,7 @@ def untrained(method: Method) -> Method:
     """The same scoring by the network as a training starts, which `fit` makes: what the training has to beat."""
 
     def fit(variables, good_images, key):
-        drawn = parallel.to_host(begin(key, method, good_images[0]))
+        drawn = devices.to_host(begin(key, method, good_images[0]))
         return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
 
     def of(function):

@@ -14,14 +14,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxad import parallel
 from jaxad.augment import device_views, nsa, synthesis, views
 from jaxad.augment.nsa_settings import LABELS, Synthesis
 from jaxad.errors import UserError
 from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
 from jaxad.models import sums
 from jaxad.models.encoder_decoder import EncoderDecoder
-from jaxad.parallel import AXIS
+from jaxad.runtime import devices
+from jaxad.runtime.devices import AXIS
 from jaxad.samples import label_grid
 
 STRIDE = 32  # of the encoder's last stage
@@ -176,7 +176,7 @@ def create(config: ConfigDict) -> Method:
 
     def samples(batch):
         keys = jax.random.split(jax.random.key(config.seed), len(batch["image"]))
-        made = parallel.to_host(parallel.compiled(record.corrupt)(keys, batch))
+        made = devices.to_host(devices.compiled(record.corrupt)(keys, batch))
         return label_grid(made["image"], made["label"])
 
     return record._replace(samples=samples)

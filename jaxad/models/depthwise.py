@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxad import parallel
 from jaxad.models.layers import materialized
+from jaxad.runtime import devices
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -28,7 +28,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
         return lax.conv_general_dilated(
             x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, feature_group_count=groups
         )
-    return _depthwise_conv(stride, *parallel.varying_alike(x, kernel))
+    return _depthwise_conv(stride, *devices.varying_alike(x, kernel))
 
 
 def padding(n: int, k: int, stride: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 Left to itself, that backend adds one channel after another and reads memory in strides: 4 to 30 times as long as here
 on two cores. What is added up into one number, it computes on one core, number by number. YNNPACK, to which XLA can
 hand its reductions, takes up to twice as long as here, and gives wrong numbers in jaxlib 0.10.2 (see
-`jaxad.parallel`). Sums in parts also round less than one long chain of additions.
+`jaxad.runtime.devices`). Sums in parts also round less than one long chain of additions.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxad import parallel
+from jaxad.runtime import devices
 
 _PARTS = 12  # read side by side; with 16, three to four times as slow
 _FEW = 64  # rows that are added up by XLA
@@ -63,7 +63,7 @@ def centered_square_sum(x: jax.Array, mean: jax.Array) -> jax.Array:
     The gradient takes `mean` for constant, as it may where that is the mean of x: deviations from it add up to zero. It
     keeps x alone, not the deviations. It has no forward-mode derivative.
     """
-    return _centered_square_sum(*parallel.varying_alike(x, mean))
+    return _centered_square_sum(*devices.varying_alike(x, mean))
 
 
 @jax.custom_vjp
@@ -89,7 +89,7 @@ def scale_centered(x: jax.Array, mean: jax.Array, factor: jax.Array, shift: jax.
     The mean is taken off first: ``x * factor - mean * factor`` would lose the digits that a channel with a mean far
     from zero differs in. It has no forward-mode derivative.
     """
-    return _scale_centered(*parallel.varying_alike(x, mean, factor, shift))
+    return _scale_centered(*devices.varying_alike(x, mean, factor, shift))
 
 
 @jax.custom_vjp

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxad import parallel
+from jaxad.runtime import devices
 
 Tiles = list[list[jax.Array]]  # one array for each place [row][column] in the tile
 
@@ -97,7 +97,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     It has no forward-mode derivative.
     """
-    return _conv3x3(*parallel.varying_alike(x, kernel))
+    return _conv3x3(*devices.varying_alike(x, kernel))
 
 
 @jax.custom_vjp

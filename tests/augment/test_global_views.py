@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import PartitionSpec
 from scipy import ndimage, stats
 
-from jaxad import parallel
 from jaxad.augment import color, global_views
 from jaxad.augment.global_views import Crop, View, ViewOptions
 from jaxad.errors import UserError
+from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 
 COUNT = 64
@@ -287,7 +287,7 @@ def test_plain_and_compiled_views_are_the_same():
 
 
 def test_same_views_on_one_and_on_eight_devices():
-    mesh, spec = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    mesh, spec = devices.make_mesh(), PartitionSpec(devices.AXIS)
     assert mesh.size == 8
     eight = quick_jit(jax.shard_map(pairs(), mesh=mesh, in_specs=spec, out_specs=spec))(keys(COUNT // 2))
     np.testing.assert_allclose(eight, compiled_pairs()(keys(COUNT // 2)), rtol=0, atol=1e-5)

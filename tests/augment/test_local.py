@@ -8,11 +8,11 @@ import pytest
 from jax.sharding import PartitionSpec
 from scipy import stats
 
-from jaxad import parallel
 from jaxad.augment import color, local
 from jaxad.augment.local import LOCAL, LocalOptions
 from jaxad.augment.regions import Box
 from jaxad.errors import UserError
+from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 from tests.augment.test_color import reference
 
@@ -63,7 +63,7 @@ def augment(mode):
 
 @functools.cache
 def on_eight_devices():
-    mesh, spec = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    mesh, spec = devices.make_mesh(), PartitionSpec(devices.AXIS)
     assert mesh.size == 8
     run = jax.shard_map(jax.vmap(in_all_modes), mesh=mesh, in_specs=(spec, spec), out_specs=spec)
     return quick_jit(run)(KEYS, PICTURES)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxad import parallel
 from jaxad.augment import grid, proxies
 from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
 from jaxad.augment.regions import Options
 from jaxad.errors import UserError
+from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 
 STILL = Options(translation=0.0, image_jitter=0.0)
@@ -103,9 +103,9 @@ def test_every_class_has_draws_of_its_own_and_every_key_another_image():
 def test_same_images_on_one_and_on_eight_devices(proxy, options):
     images = pictures()
     keys = jax.random.split(jax.random.key(0), 8)
-    mesh = parallel.make_mesh()
+    mesh = devices.make_mesh()
     assert mesh.size == 8
-    spec = PartitionSpec(parallel.AXIS)
+    spec = PartitionSpec(devices.AXIS)
 
     def run(keys, images):
         made, _ = proxies.proxy_batch(keys, images, proxy=proxy, options=options)

@@ -18,7 +18,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import density as densities
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, methods, parallel, predict, report, train, training
+from jaxad import evaluate, localize, methods, predict, report, train, training
 from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.augment.proxies import PROXIES, proxy_batch
 from jaxad.augment.regions import Options
@@ -28,6 +28,7 @@ from jaxad.methods import cutpaste
 from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
+from jaxad.runtime import devices
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
@@ -60,7 +61,7 @@ class SmallEncoder(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setitem(BACKBONES, "resnet18", Backbone(SmallEncoder, {"layer4": Stage(4, 6)}, lambda stage, side: 0))
-    monkeypatch.setattr(parallel, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "compiled", quick_compiled)
 
 
 def config_of(file=WHOLE, category="texture", **overrides):
@@ -116,7 +117,7 @@ def loss_of(method, params, batch_stats, batch):
     one = jax.tree.map(lambda leaf: leaf[None], batch)
     one["index"] = jnp.arange(len(batch["label"]), dtype=jnp.int32)[None]
     key = jax.random.key(0)
-    call = jax.vmap(lambda batch: method.loss(params, batch_stats, batch, key), axis_name=parallel.AXIS)
+    call = jax.vmap(lambda batch: method.loss(params, batch_stats, batch, key), axis_name=devices.AXIS)
     return jax.tree.map(lambda leaf: leaf[0], quick_jit(call)(one))
 
 
@@ -147,11 +148,11 @@ def test_one_device_and_eight_take_the_same_step(small):
     """The classes are made inside the step: with the batch on the devices nothing moves from or to the host."""
     method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
     batch = {"image": pictures(8), "index": np.arange(8, dtype=np.int32)}
-    start, ends = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
+    start, ends = devices.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for device_count in (1, 8):
-        mesh = parallel.make_mesh(device_count)
-        state = parallel.replicate(start, mesh)
-        on_devices = parallel.split(batch, mesh)
+        mesh = devices.make_mesh(device_count)
+        state = devices.replicate(start, mesh)
+        on_devices = devices.split(batch, mesh)
         step = one_step(training.make_step(method, optimizer, lambda step: 0.1 + 0 * step), mesh)
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, on_devices)

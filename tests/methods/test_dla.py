@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, methods, parallel, predict, report, train, training
+from jaxad import evaluate, localize, methods, predict, report, train, training
 from jaxad.augment import global_views, local
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -25,6 +25,7 @@ from jaxad.methods.method import options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
+from jaxad.runtime import devices
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
@@ -61,7 +62,7 @@ class SmallBackbone(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(siamese, "ResNet18", SmallBackbone)
-    monkeypatch.setattr(parallel, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "compiled", quick_compiled)
 
 
 def config_of(file=FILE, category="texture", **overrides):
@@ -76,7 +77,7 @@ def pictures(count, *, size=64, seed=0):
 @functools.cache
 def drawn():
     """Weights of the small network as they are drawn, with running statistics that are not those of a fresh one."""
-    variables = parallel.once(methods.create(config_of()).init)(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
+    variables = devices.once(methods.create(config_of()).init)(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
     generator = np.random.default_rng(2)
     stats = jax.tree.map(lambda s: jnp.asarray(generator.uniform(0.5, 2, s.shape), s.dtype), variables["batch_stats"])
     return variables | {"batch_stats": stats}
@@ -85,7 +86,7 @@ def drawn():
 def in_axis(call, *arguments):
     """A call with the axis of devices bound, on one of them."""
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments)
-    return jax.tree.map(lambda leaf: leaf[0], jax.vmap(call, axis_name=parallel.AXIS)(*one))
+    return jax.tree.map(lambda leaf: leaf[0], jax.vmap(call, axis_name=devices.AXIS)(*one))
 
 
 @functools.cache
@@ -217,12 +218,12 @@ def test_one_step_on_eight_devices_equals_one(small):
     method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
     optimizer, schedule = training.make_optimizer(config, 1)
     images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
-    state, made = parallel.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
+    state, made = devices.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
     for device_count in (1, 8):
-        mesh = parallel.make_mesh(device_count)
+        mesh = devices.make_mesh(device_count)
         step = one_step(training.make_step(method, optimizer, schedule), mesh)
-        batch = parallel.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
-        made.append(parallel.to_host(step(parallel.replicate(state, mesh), batch)))
+        batch = devices.split({"image": images, "index": np.arange(8, dtype=np.int32)}, mesh)
+        made.append(devices.to_host(step(devices.replicate(state, mesh), batch)))
     (one, metrics), (eight, others) = made
     assert metrics["gradient_norm"] > 1e-3
     for a, b in zip(jax.tree.leaves((one, metrics)), jax.tree.leaves((eight, others)), strict=True):
@@ -546,10 +547,10 @@ def test_an_untrained_network_is_scored_alike(small):
 
 def test_scoring_on_eight_devices_gathers_nothing(small):
     """Each device passes its own images; what XLA makes of the passes' vmap by itself would gather all on each."""
-    method, mesh = methods.create(config_of()), parallel.make_mesh(8)
+    method, mesh = methods.create(config_of()), devices.make_mesh(8)
     variables = drawn()
     weights = (variables, method.fit(variables, list(pictures(4)), jax.random.key(0)))
-    call = parallel.by_rows(lambda weights, images: method.score(*weights, images), mesh)
-    images = parallel.split(pictures(8) / np.float32(255), mesh)
-    program = call.lower(parallel.replicate(weights, mesh), images).compile().as_text()
+    call = devices.by_rows(lambda weights, images: method.score(*weights, images), mesh)
+    images = devices.split(pictures(8) / np.float32(255), mesh)
+    program = call.lower(devices.replicate(weights, mesh), images).compile().as_text()
     assert "convolution" in program and "all-gather" not in program and "all-reduce" not in program

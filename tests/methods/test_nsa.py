@@ -10,13 +10,14 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxad import config as configs
-from jaxad import methods, parallel
+from jaxad import methods
 from jaxad.augment import device_views, synthesis, views
 from jaxad.augment import nsa as on_host
 from jaxad.augment.nsa_settings import Synthesis, settings
 from jaxad.errors import UserError
 from jaxad.log import Log, read_history
 from jaxad.methods import nsa
+from jaxad.runtime import devices
 from jaxad.samples import label_grid
 from tests.augment.quick import quick_jit
 from tests.parts import NSA, ROOT
@@ -94,7 +95,7 @@ def test_the_network_sees_normalised_images(network):
     pixels = examples["image"].astype(np.float32) / 255
     method.score({}, {}, pixels)
     np.testing.assert_allclose(network[0].seen, (pixels - MEAN) / STD, rtol=1e-5, atol=1e-6)
-    assert network[0].options == {"dtype": jnp.float32, "axis_name": parallel.AXIS}
+    assert network[0].options == {"dtype": jnp.float32, "axis_name": devices.AXIS}
     chest = create("chest_xray_male")
     chest.score({}, {}, pixels)
     np.testing.assert_array_equal(network[1].seen, pixels)
@@ -227,7 +228,7 @@ def test_examples_do_not_depend_on_the_number_of_devices():
         keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(rows["index"])
         return example(keys, rows)
 
-    mesh, rows = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    mesh, rows = devices.make_mesh(), PartitionSpec(devices.AXIS)
     assert mesh.size == 8
     by_rows = jax.shard_map(own, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)
     made, expected = (quick_jit(function)(np.int32(7), batch) for function in (by_rows, own))

@@ -12,12 +12,13 @@ from jax.typing import DTypeLike
 
 from jaxad import config as configs
 from jaxad import density as densities
-from jaxad import evaluate, localize, loop, methods, parallel, train, training
-from jaxad.checkpoint import Checkpoints
+from jaxad import evaluate, localize, loop, methods, train, training
 from jaxad.errors import UserError
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
+from jaxad.runtime import devices
+from jaxad.runtime.checkpoint import Checkpoints
 from tests.augment.quick import quick_compiled
 from tests.parts import ROOT, command, interrupted, part, write_parts
 
@@ -51,7 +52,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         stages = {"early": Stage(4, 5), "late": Stage(8, 6)}
         patch.setitem(BACKBONES, "resnet18", Backbone(TwoStages, stages, lambda stage, side: 0))
-        patch.setattr(parallel, "compiled", quick_compiled)
+        patch.setattr(devices, "compiled", quick_compiled)
         patch.setattr(weights, "load", published)
         patch.setattr(weights, "find", lambda source, *, sha256: (source, f"hash of {source}"))
         yield
@@ -89,7 +90,7 @@ def states_of(workdir, root, *steps):
     plan = training.plan(config, method, 6)
     like = training.init_state(method, plan.optimizer, np.zeros((32, 32, 3), np.uint8), seed=0)
     with Checkpoints(workdir / "checkpoints", keep=20) as checkpoints:
-        return like, [parallel.to_host(checkpoints.read(step, like)) for step in steps]
+        return like, [devices.to_host(checkpoints.read(step, like)) for step in steps]
 
 
 def assert_same(one, other):
@@ -156,7 +157,7 @@ def test_without_a_first_phase_and_with_free_normalisation_all_is_trained(root, 
     start = training.init_state(method, training.plan(config, method, 6).optimizer, part(0), seed=0)
     found = loop.train(config, tmp_path / "run").variables
     for path, moved in jax.tree.leaves_with_path(jax.tree.map(lambda a, b: np.abs(a - b).max(), found["params"],
-                                                              parallel.to_host(start.params))):  # fmt: skip
+                                                              devices.to_host(start.params))):  # fmt: skip
         assert moved > 0, path
     assert (found["batch_stats"]["encoder"]["bn1"]["mean"] != start.batch_stats["encoder"]["bn1"]["mean"]).all()
 

@@ -26,7 +26,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxad import parallel
 from jaxad.models.depthwise import depthwise_conv
 from jaxad.models.efficientnet import (
     LEVELS,
@@ -37,6 +36,7 @@ from jaxad.models.efficientnet import (
     hugging_face_names,
     scaled_stages,
 )  # fmt: skip
+from jaxad.runtime import devices
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiling takes longer than these few images
 GOLDEN = Path(__file__).with_name("efficientnet_golden.npz")
@@ -279,16 +279,16 @@ def test_depthwise_sums_half_precision_in_float32() -> None:
 
 
 def test_gradient_of_a_replicated_kernel_sums_over_devices() -> None:
-    mesh, draw = parallel.make_mesh(2), np.random.default_rng(4).standard_normal
+    mesh, draw = devices.make_mesh(2), np.random.default_rng(4).standard_normal
     x, kernel = (draw(s).astype(np.float32) for s in ((4, 5, 5, 3), (3, 3, 1, 3)))
 
     def loss(kernel: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.square(depthwise_conv(x, kernel)).mean()
 
     def mapped(kernel: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.grad(lambda kernel: lax.pmean(loss(kernel, x), parallel.AXIS))(kernel)
+        return jax.grad(lambda kernel: lax.pmean(loss(kernel, x), devices.AXIS))(kernel)
 
-    specs = (PartitionSpec(), PartitionSpec(parallel.AXIS))
+    specs = (PartitionSpec(), PartitionSpec(devices.AXIS))
     found = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=specs[0]), compiler_options=QUICK)
     whole = jax.jit(jax.grad(loss), compiler_options=QUICK)
     np.testing.assert_allclose(found(kernel, x), whole(kernel, x), rtol=1e-5, atol=1e-6)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxad import parallel
 from jaxad.models.resnet import Bottleneck, ResNet, ResNet18, ResNet34, ResNet50, Thinning
+from jaxad.runtime import devices
 
 BLOCKS = (1, 1, 1, 1)
 RATE = 0.3
@@ -382,7 +382,7 @@ def test_remat_takes_less_memory() -> None:
             stages, updated = model.apply({"params": params, "batch_stats": statistics}, images, **options)
             return stages["layer1"].mean(), updated
 
-        call = parallel.compiled(jax.value_and_grad(loss, has_aux=True))
+        call = devices.compiled(jax.value_and_grad(loss, has_aux=True))
         program = call.lower(made["params"], made["batch_stats"], images).compile()
         sizes.append(program.memory_analysis().temp_size_in_bytes)
     assert sizes[1] < 0.8 * sizes[0]

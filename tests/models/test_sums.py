@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxad import parallel
 from jaxad.models import sums
+from jaxad.runtime import devices
 
 SHAPES = [(1,), (7,), (1, 3), (64, 1), (65, 3), (767, 2), (768, 5), (769, 4), (5, 33, 31, 6), (2, 144, 1), (9217, 3)]
 
@@ -21,7 +21,7 @@ def test_sums_are_right(shape: tuple[int, ...]) -> None:
     x = values(shape)
     wide = x.astype(np.float64)
 
-    @parallel.compiled
+    @devices.compiled
     def call(x):
         return sums.channel_sum(x), sums.total(x), sums.mean(x), sums.norm({"a": x, "b": x[:1]})
 

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxad import parallel
 from jaxad.methods.method import Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
+from jaxad.runtime import devices
 from jaxad.training import Shared, TrainState, init_state, make_step, pack, unpack
 from tests import tiny
 from tests.parts import ROOT, one_step
@@ -42,18 +42,18 @@ def batch_of(step: int, *, side: int = SIDE, dtype=np.float32) -> dict[str, np.n
 
 def run(method: Method, optimizer, device_count: int, *, steps: int = 1, side: int = SIDE, dtype=np.float32):
     """Trains on `device_count` devices; returns states and metrics of every step on the host, the fresh state first."""
-    mesh = parallel.make_mesh(device_count)
+    mesh = devices.make_mesh(device_count)
     state = init_state(method, optimizer, np.zeros((side, side, 3), np.uint8), seed=SEED)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
     state = state._replace(params=params, opt_state=optimizer.init(params))
-    state = parallel.replicate(state, mesh)
+    state = devices.replicate(state, mesh)
     step = one_step(make_step(method, optimizer, lambda step: 0.0 * step), mesh, seed=SEED)
-    states, found = [parallel.to_host(state)], []
+    states, found = [devices.to_host(state)], []
     for number in range(steps):
-        batch = parallel.split(batch_of(number, side=side, dtype=dtype), mesh)
+        batch = devices.split(batch_of(number, side=side, dtype=dtype), mesh)
         state, metrics = step(state, batch)
-        states.append(parallel.to_host(state))
-        found.append(parallel.to_host(metrics))
+        states.append(devices.to_host(state))
+        found.append(devices.to_host(metrics))
     return states, found
 
 
@@ -81,15 +81,15 @@ def test_a_user_without_a_home_has_no_compilation_cache(home):
 
 
 def test_meshes_hold_the_devices_asked_for() -> None:
-    assert parallel.make_mesh().size == 8
-    assert parallel.make_mesh(1).size == 1
-    assert parallel.make_mesh(3).axis_names == (parallel.AXIS,)
+    assert devices.make_mesh().size == 8
+    assert devices.make_mesh(1).size == 1
+    assert devices.make_mesh(3).axis_names == (devices.AXIS,)
 
 
 def test_prefetch_keeps_order_and_splits_over_the_devices() -> None:
-    mesh = parallel.make_mesh(8)
+    mesh = devices.make_mesh(8)
     calls = ({"x": np.arange(16, dtype=np.int32).reshape(2, 8) + 16 * n} for n in range(5))
-    found = list(parallel.prefetch(calls, mesh, ahead=3))
+    found = list(devices.prefetch(calls, mesh, ahead=3))
     assert [int(call["x"][0, 0]) for call in found] == [0, 16, 32, 48, 64]
     assert found[0]["x"].addressable_shards[5].data.tolist() == [[5], [13]]
 
@@ -102,7 +102,7 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
             read.append(n)
             yield {"x": np.full((1, 8), n)}
 
-    fed = parallel.prefetch(batches(), parallel.make_mesh(8), ahead=2)
+    fed = devices.prefetch(batches(), devices.make_mesh(8), ahead=2)
     assert int(next(fed)["x"][0, 0]) == 0
     assert read == [0, 1]
 
@@ -111,7 +111,7 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
 @pytest.mark.parametrize("count", [1, 5, 8, 10])
 def test_a_padded_call_gives_a_row_for_each_row(device_count: int, count: int) -> None:
     """Ten rows are asked for: ten on one device, sixteen on eight; what fills them up is zero and is cut off."""
-    mesh, seen = parallel.make_mesh(device_count), []
+    mesh, seen = devices.make_mesh(device_count), []
 
     @jax.jit
     def call(weights, rows):
@@ -119,8 +119,8 @@ def test_a_padded_call_gives_a_row_for_each_row(device_count: int, count: int) -
         return {"scaled": weights * rows["x"], "pair": (rows["deep"][0].sum((1, 2)), rows["deep"][0] + 1)}
 
     x, y = np.arange(1, count + 1, dtype=np.int32), np.full((count, 2, 3), 7, np.uint8)
-    weights = parallel.replicate(np.float32(0.5), mesh)
-    made = parallel.call_padded(call, weights, {"x": x, "deep": [y]}, mesh, batch=10)
+    weights = devices.replicate(np.float32(0.5), mesh)
+    made = devices.call_padded(call, weights, {"x": x, "deep": [y]}, mesh, batch=10)
     assert jax.tree.structure(made) == jax.tree.structure({"scaled": 0, "pair": (0, 0)})
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
     np.testing.assert_array_equal(made["scaled"], np.arange(1, count + 1) / 2)
@@ -135,7 +135,7 @@ def test_a_padded_call_gives_a_row_for_each_row(device_count: int, count: int) -
 
 
 def test_padded_calls_split_the_rows_and_compile_once() -> None:
-    mesh, found = parallel.make_mesh(8), []
+    mesh, found = devices.make_mesh(8), []
 
     @jax.jit
     def call(weights, rows):
@@ -144,7 +144,7 @@ def test_padded_calls_split_the_rows_and_compile_once() -> None:
 
     for count in (3, 8, 9):
         rows = np.ones((count, 2), np.float32)
-        assert parallel.call_padded(call, None, rows, mesh, batch=9).shape == (count, 2)
+        assert devices.call_padded(call, None, rows, mesh, batch=9).shape == (count, 2)
     assert call._cache_size() == 1
     assert [sharding.shard_shape((16, 2)) for sharding in found] == [(2, 2)]
 
@@ -156,7 +156,7 @@ def watched(base: Method) -> Method:
         value, (batch_stats, metrics) = base.loss(params, batch_stats, batch, key)
         # The mean over devices of images scattered to their places, times their number, is exact for 1 and 8.
         places = jnp.zeros((2 * BATCH, SIDE, SIDE, 3)).at[batch["index"]].set(batch["image"])
-        return value, (batch_stats, metrics | {"seen": places * jax.lax.axis_size(parallel.AXIS)})
+        return value, (batch_stats, metrics | {"seen": places * jax.lax.axis_size(devices.AXIS)})
 
     return base._replace(loss=loss)
 
@@ -186,12 +186,12 @@ def test_gradient_is_that_of_the_mean_loss_by_hand(device_count: int) -> None:
         corrupt=lambda keys, batch: batch,
         loss=lambda params, stats, batch, key: ((params["w"] * batch["x"]).mean(), (stats, {"top": batch["x"].max()})),
     )
-    mesh, optimizer = parallel.make_mesh(device_count), optax.sgd(0.5)
+    mesh, optimizer = devices.make_mesh(device_count), optax.sgd(0.5)
     params = {"w": jnp.float32(2)}
-    state = parallel.replicate(TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
+    state = devices.replicate(TrainState(jnp.int32(0), params, {}, optimizer.init(params)), mesh)
     step = one_step(make_step(method, optimizer, lambda step: step + 0.25), mesh)
     batch = {"x": np.arange(8, dtype=np.float32), "index": np.arange(8, dtype=np.int32)}
-    state, metrics = step(state, parallel.split(batch, mesh))
+    state, metrics = step(state, devices.split(batch, mesh))
     assert float(state.params["w"]) == 0.25
     assert int(state.step) == 1
     assert float(metrics["loss"]) == 7.0
@@ -238,23 +238,23 @@ def of_seeds(seeds: list[int], count: int, *, dtype=np.float32):
 
     Each has examples and initial parameters of its own.
     """
-    mesh, optimizer = parallel.make_mesh(2), OPTIMIZERS["sgd"]
+    mesh, optimizer = devices.make_mesh(2), OPTIMIZERS["sgd"]
     method = tiny.make(dtype=dtype)
     starts = []
     for seed in seeds:
         state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=seed)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
-        starts.append(parallel.to_host(state._replace(params=params, opt_state=optimizer.init(params))))
-    step = parallel.pmapped(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
+        starts.append(devices.to_host(state._replace(params=params, opt_state=optimizer.init(params))))
+    step = devices.pmapped(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
     keys = np.array(seeds, np.uint32)
-    shared = Shared(parallel.replicate(keys if len(seeds) > 1 else keys[0], mesh), None)
-    found, state = [starts], parallel.replicate(pack(starts), mesh)
+    shared = Shared(devices.replicate(keys if len(seeds) > 1 else keys[0], mesh), None)
+    found, state = [starts], devices.replicate(pack(starts), mesh)
     for number in range(count):
         each = [batch_of(1000 * seed + number, side=SIDE, dtype=dtype) for seed in seeds]
         batch = {name: np.stack([rows[name] for rows in each], 1) for name in each[0]} if len(seeds) > 1 else each[0]
-        (rows,) = parallel.prefetch([{name: value[None] for name, value in batch.items()}], mesh)
+        (rows,) = devices.prefetch([{name: value[None] for name, value in batch.items()}], mesh)
         state, _ = step(state, rows, shared)
-        found.append(parallel.to_host(unpack(state, len(seeds))))
+        found.append(devices.to_host(unpack(state, len(seeds))))
     return found
 
 
@@ -280,7 +280,7 @@ def test_twenty_steps_in_float64_of_three_seeds_as_one_program() -> None:
 @pytest.mark.slow
 def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
     """Adam divides by |g|: where the gradient is rounding noise so is the direction; there the moment is judged."""
-    model = EncoderDecoder(axis_name=parallel.AXIS)
+    model = EncoderDecoder(axis_name=devices.AXIS)
 
     def loss(params, batch_stats, batch, key):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -340,12 +340,12 @@ def test_a_step_reduces_the_gradient_once_and_batch_statistics(device_count: int
     and in one piece the gradient of the kernels (3 * 3 * 3 * 8 and 3 * 3 * 8 * 1), the loss and the method's metric.
     The gradients of BatchNorm's own parameters are made of the sums that its statistics' gradients need.
     """
-    mesh, method, optimizer = parallel.make_mesh(device_count), tiny.make(), optax.sgd(0.1)
+    mesh, method, optimizer = devices.make_mesh(device_count), tiny.make(), optax.sgd(0.1)
     state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
-    step = parallel.pmapped(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
+    step = devices.pmapped(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
     rows = {name: np.repeat(rows, device_count, axis=0)[None] for name, rows in batch_of(0).items()}
-    (batch,) = parallel.prefetch([rows], mesh)
-    program = step.lower(parallel.replicate(state, mesh), batch, Shared(np.uint32(SEED), None)).compile()
+    (batch,) = devices.prefetch([rows], mesh)
+    program = step.lower(devices.replicate(state, mesh), batch, Shared(np.uint32(SEED), None)).compile()
     found = collectives(program.as_text())
     assert {kind for kind, _, _ in found} == {"all-reduce"}
     assert all(groups == [list(range(device_count))] for _, _, groups in found)
@@ -359,11 +359,11 @@ def test_compiled_keeps_barriers_on_cpu() -> None:
         return jax.lax.optimization_barrier(2 * x) + 1
 
     x = jnp.ones(3)
-    assert "opt-barrier" in parallel.compiled(function).lower(x).compile().as_text()
+    assert "opt-barrier" in devices.compiled(function).lower(x).compile().as_text()
     assert "opt-barrier" not in jax.jit(function).lower(x).compile().as_text()
-    mesh = parallel.make_mesh(2)
+    mesh = devices.make_mesh(2)
     psum = functools.partial(jax.lax.psum, axis_name="batch")
-    step = parallel.pmapped(lambda state, batch, _: (state, psum(Conv(2, 3).apply(state, batch))), mesh)
+    step = devices.pmapped(lambda state, batch, _: (state, psum(Conv(2, 3).apply(state, batch))), mesh)
     image = jnp.ones((2, 4, 4, 1))
     state = Conv(2, 3).init(jax.random.key(0), image)
     assert "opt-barrier" in step.lower(state, image[None], None).compile().as_text()

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from jaxad import hosts
+from jaxad.runtime import processes
 
 _FIRST = "stopping after the step under way, whose state is saved; Ctrl-C again ends at once"
 _SECOND = "interrupted; what was not saved is lost, and the same command resumes at the last checkpoint"
@@ -31,7 +31,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         yield _asker(lambda: 0)
         return
     came: list[int] = []
-    numbers = [signal.SIGINT] if hosts.count() > 1 else [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT] if processes.count() > 1 else [signal.SIGINT, signal.SIGTERM]
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     with _watched():
         previous = {number: signal.signal(number, functools.partial(_note, came)) for number in numbers}
@@ -40,22 +40,22 @@ def deferred() -> Iterator[Callable[[], int]]:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    if hosts.count() > 1:
+    if processes.count() > 1:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nobody looks any more for what the runtime's handler notes
 
 
 def _note(came: list[int], number: int, _) -> None:
     came.append(number)
-    if hosts.count() > 1:
+    if processes.count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)  # the runtime's handler of it tells the other processes
 
 
 def _asker(own: Callable[[], int]) -> Callable[[], int]:
     """Turns what this process alone knows of a signal into the answer of all processes."""
-    if hosts.count() == 1:
+    if processes.count() == 1:
         return own
     calls = itertools.count()
-    return lambda: (own() or signal.SIGTERM) if hosts.sigterm(next(calls)) else 0
+    return lambda: (own() or signal.SIGTERM) if processes.sigterm(next(calls)) else 0
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxad import xla_flags
 from jaxad.errors import UserError
+from jaxad.runtime import xla_flags
 
 AXIS = "batch"
 _STEPS = PartitionSpec(None, AXIS)  # the batches of several steps, (k, b, ...)

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import checkpoint, evaluate, hosts, predict, train
+from jaxad import evaluate, predict, train
 from jaxad.log import read_history
+from jaxad.runtime import checkpoint, processes
 from tests.parts import NSA, ROOT, SIZE, baseline, command, part, refusal, write, write_parts
 
 STEPS, EVERY = 60, 2
@@ -46,7 +47,7 @@ def test_what_is_gathered_arrives_as_it_was() -> None:
         3: {"nested": [{}, [], ()]},
         "arrays": [np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2], np.zeros((0, 4), np.uint8), np.float64(1 / 3)],
     }
-    found = hosts._unpacked(hosts._packed(value))
+    found = processes._unpacked(processes._packed(value))
     arrays, expected = found.pop("arrays"), value.pop("arrays")
     assert found == value
     for one, other in zip(arrays, expected, strict=True):
@@ -57,7 +58,7 @@ def test_what_is_gathered_arrives_as_it_was() -> None:
 @pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), b"bytes"])
 def test_what_cannot_be_gathered(value) -> None:
     with pytest.raises(TypeError):
-        hosts._packed([value])
+        processes._packed([value])
 
 
 class Pair:
@@ -295,7 +296,7 @@ def without(monkeypatch, module: str) -> None:
 
 
 def test_a_release_of_jax_that_hides_tpu_vms_is_named(capsys, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name)  # libtpu is installed
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)  # libtpu is installed
     without(monkeypatch, "cloud_tpu_init")
     told = refusal(capsys, train.main, *baseline(write_parts(tmp_path), tmp_path / "work"))
     assert told.startswith(f"jax {jax.__version__} does not tell whether this is a TPU VM (")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxad import disk
 from jaxad.errors import UserError
+from jaxad.runtime import disk
 from tests.parts import ROOT
 
 

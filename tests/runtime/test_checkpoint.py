@@ -15,16 +15,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxad import checkpoint, disk, parallel
-from jaxad.checkpoint import Checkpoints
 from jaxad.errors import UserError
+from jaxad.runtime import checkpoint, devices, disk
+from jaxad.runtime.checkpoint import Checkpoints
 
 
 def state_of(step: int) -> dict:
     """A state that tells its step in every leaf, replicated over the devices."""
     rng = np.random.default_rng(step)
     tree = {"step": np.int32(step), "params": {"w": rng.random((40, 50)).astype(np.float32)}, "empty": {}}
-    return parallel.replicate(tree, parallel.make_mesh())
+    return devices.replicate(tree, devices.make_mesh())
 
 
 def restored(directory: Path) -> int | None:
@@ -34,7 +34,7 @@ def restored(directory: Path) -> int | None:
     if found is None:
         return None
     step, state = found
-    jax.tree.map(np.testing.assert_array_equal, parallel.to_host(state), parallel.to_host(state_of(step)))
+    jax.tree.map(np.testing.assert_array_equal, devices.to_host(state), devices.to_host(state_of(step)))
     assert state["params"]["w"].sharding == state_of(0)["params"]["w"].sharding
     return step
 
@@ -168,7 +168,7 @@ def test_a_detector_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatc
     monkeypatch.setattr(checkpoint, "read", replaced)
     tree, values = checkpoint.load(pointer)
     assert len(calls) == 4 and values == {"number": 4} and tree["step"] == 4
-    np.testing.assert_array_equal(tree["params"]["w"], parallel.to_host(state_of(4))["params"]["w"])
+    np.testing.assert_array_equal(tree["params"]["w"], devices.to_host(state_of(4))["params"]["w"])
 
 
 def test_a_write_that_fails_leaves_the_detector_before_it(tmp_path: Path, monkeypatch) -> None:
@@ -255,12 +255,12 @@ def test_keep_must_be_positive(tmp_path: Path) -> None:
 
 
 def test_write_and_read_a_tree_without_knowing_its_structure(tmp_path: Path) -> None:
-    tree = parallel.to_host(state_of(5))
+    tree = devices.to_host(state_of(5))
     checkpoint.write(tmp_path / "detector.json", state_of(1), {"threshold": 1})
     checkpoint.write(tmp_path / "detector.json", tree, {"threshold": 2})  # replaces
     found, values = checkpoint.load(tmp_path / "detector.json")
     assert values == {"threshold": 2} and len(list((tmp_path / "detector").iterdir())) == 1
-    jax.tree.map(np.testing.assert_array_equal, parallel.to_host(found), tree)
+    jax.tree.map(np.testing.assert_array_equal, devices.to_host(found), tree)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxad import disk, hosts, parallel
 from jaxad.errors import UserError
+from jaxad.runtime import devices, disk, processes
 
 
 def command(module: str, argv: list[str] | None) -> str:
@@ -44,7 +44,7 @@ def collect() -> dict:
     return {
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "device": parallel.device_names(),
+        "device": devices.device_names(),
         "versions": {"python": sys.version.split()[0], **versions},
     }
 
@@ -57,7 +57,7 @@ def record(workdir: Path, command: str, **more: object) -> None:
       command: What the user typed.
       more: What else there is to say.
     """
-    if not hosts.lead():
+    if not processes.lead():
         return
     rows = [*recorded(workdir), {"command": command, **more, **collect()}]
     disk.write_json(workdir / "provenance.json", rows)

@@ -23,8 +23,8 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from jaxad import disk, hosts, parallel
 from jaxad.errors import RETRAIN, UserError, first_line, other_version, refused
+from jaxad.runtime import devices, disk, processes
 
 _UNSEALED = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # what a save that was cut off leaves
 _VERSION = re.compile(r"[0-9a-f]{32}(\.orbax-checkpoint-tmp.*)?")  # a directory of `write`
@@ -55,7 +55,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, exception_type, *_) -> None:
-        if exception_type is not None and hosts.count() > 1:
+        if exception_type is not None and processes.count() > 1:
             return  # a save under way would wait for processes that may be gone; all of them end
         try:
             self.settle(wait=True)
@@ -79,10 +79,10 @@ class Checkpoints:
         self.settle(wait=True)
         self._pending = step
         try:
-            if hosts.lead():
+            if processes.lead():
                 _remove(self._directory / str(step))
                 self._directory.mkdir(parents=True, exist_ok=True)
-            hosts.wait()
+            processes.wait()
             self._writer.save(self._directory / str(step), state)
         except Exception as error:
             raise self._failure(step, error) from error
@@ -98,12 +98,12 @@ class Checkpoints:
         step = self._pending
         try:
             self._writer.wait_until_finished()
-            if hosts.lead():
+            if processes.lead():
                 seal(self._directory / str(step))
         except Exception as error:  # Orbax and TensorStore raise many types for a full disk
             raise self._failure(step, error) from error
         self._pending = None
-        if hosts.lead():
+        if processes.lead():
             for old in self.steps()[: -self._keep]:
                 _remove(self._directory / str(old))
 
@@ -121,11 +121,11 @@ class Checkpoints:
 
     def newest(self, *, last: int | None = None) -> int | None:
         """The newest intact step, up to `last`; says which ones after it are damaged, and removes those."""
-        return hosts.gather(self._newest(last) if hosts.lead() else None)[0]
+        return processes.gather(self._newest(last) if processes.lead() else None)[0]
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints after a step from which the training goes on, or its start, 0."""
-        if hosts.lead():
+        if processes.lead():
             for later in [found for found in self.steps() if found > step]:
                 _remove(self._directory / str(later))
 
@@ -180,7 +180,7 @@ def write(pointer: Path, tree, values: dict) -> None:
     folder, name = pointer.with_suffix(""), uuid.uuid4().hex
     try:
         with _alone() as writer:
-            writer.save(folder / name, parallel.to_host(tree))
+            writer.save(folder / name, devices.to_host(tree))
             writer.wait_until_finished()
         disk.write_json(pointer, {"arrays": name, "sha256": _digests(folder / name), "values": values})
     except Exception as error:  # as above: many types for one cause
