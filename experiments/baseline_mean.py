@@ -9,7 +9,8 @@ The last line (or `:texture`) is for images of your own.
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo, folder
+from jaxad.data import folder
+from jaxad.data.demo import source as demo
 
 CATEGORIES = folder.TEXTURES + folder.OBJECTS
 OWN_IMAGES = ("object", "texture")

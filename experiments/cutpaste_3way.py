@@ -22,7 +22,8 @@ Results are in README.md.
 
 from ml_collections import ConfigDict
 
-from jaxad.data import demo, folder
+from jaxad.data import folder
+from jaxad.data.demo import source as demo
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CATEGORIES = folder.TEXTURES + folder.OBJECTS

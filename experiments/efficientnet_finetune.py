@@ -28,7 +28,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.data import demo
+from jaxad.data.demo import source as demo
 
 BASE = Path(__file__).with_name("cutpaste_3way.py")
 CHANGES = {

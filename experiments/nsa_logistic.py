@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxad.augment.nsa_settings import settings
-from jaxad.data import demo, folder
+from jaxad.data import folder
+from jaxad.data.demo import source as demo
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CATEGORIES = folder.TEXTURES + folder.OBJECTS

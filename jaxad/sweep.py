@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import engines, errors, evaluate, report
-from jaxad.data import demo, tfds
+from jaxad.data import tfds
+from jaxad.data.demo import source as demo
 from jaxad.engines import Run
 from jaxad.errors import UserError, counted
 from jaxad.runtime import disk, provenance

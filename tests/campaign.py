@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxad.data import demo
+from jaxad.data.demo import source as demo
 from jaxad.log import read_history
 from jaxad.runtime import checkpoint
 from tests.parts import NSA, ROOT, write, write_fabric

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxad import errors, training
-from jaxad.data import demo
+from jaxad.data.demo import source as demo
 from jaxad.log import Log
 from jaxad.runtime import devices
 

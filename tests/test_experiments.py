@@ -11,7 +11,7 @@ from jaxad import config as configs
 from jaxad import methods
 from jaxad.augment.nsa_settings import SETTINGS
 from jaxad.augment.proxies import PROXIES
-from jaxad.data import demo
+from jaxad.data.demo import source as demo
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, ROOT
 

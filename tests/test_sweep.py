@@ -20,7 +20,7 @@ import pytest
 
 from jaxad import config as configs
 from jaxad import engines, report, sweep, train
-from jaxad.data import demo
+from jaxad.data.demo import source as demo
 from jaxad.errors import Stopped, UserError
 from jaxad.log import read_history
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts

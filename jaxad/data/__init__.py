@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.data import chest_xray, demo, folder, tfds
+from jaxad.data import chest_xray, folder, tfds
+from jaxad.data.demo import source as demo
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
 

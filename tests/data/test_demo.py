@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxad.data import demo
-from jaxad.data.demo_marks import patch, stroke
-from jaxad.data.demo_render import Rig, Surface, grid, mix, noise, shade, smoothstep
+from jaxad.data.demo import source as demo
+from jaxad.data.demo.marks import patch, stroke
+from jaxad.data.demo.render import Rig, Surface, grid, mix, noise, shade, smoothstep
 from jaxad.errors import UserError
 
 DEFECTS = {category: demo.load(category, train=0).test.defects[40::15] for category in demo.CATEGORIES}

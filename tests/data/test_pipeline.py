@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxad import config as configs
-from jaxad.data import demo, pipeline
+from jaxad.data import pipeline
+from jaxad.data.demo import source as demo
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.methods import nsa

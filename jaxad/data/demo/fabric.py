@@ -5,8 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxad.data.demo_marks import patch, stroke
-from jaxad.data.demo_render import Category, Rig, Surface, grid, mix, noise, smoothstep
+from jaxad.data.demo.marks import patch, stroke
+from jaxad.data.demo.render import Category, Rig, Surface, grid, mix, noise, smoothstep
 
 _PITCH = 2 / 34  # distance between neighbouring yarns, half frames
 _YARNS = 128  # more than can cross the frame at any angle

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from jaxad.data.demo_marks import patch
-from jaxad.data.demo_render import Category, Rig, Surface, grid, mix, noise, smoothstep
+from jaxad.data.demo.marks import patch
+from jaxad.data.demo.render import Category, Rig, Surface, grid, mix, noise, smoothstep
 
 # Outline of the screw: position along its axis and core radius, in half frames; the thread is added between two marks.
 _AXIS = (-0.640, -0.636, -0.622, -0.608, -0.50, -0.47, -0.12, -0.08, 0.44, 0.62, 0.640)

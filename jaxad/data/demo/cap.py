@@ -6,8 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxad.data.demo_marks import patch, stroke
-from jaxad.data.demo_render import Category, Rig, Surface, grid, mix, noise, smoothstep
+from jaxad.data.demo.marks import patch, stroke
+from jaxad.data.demo.render import Category, Rig, Surface, grid, mix, noise, smoothstep
 
 _PRINT_SIDE = 1024
 _BELT_DEPTH = -0.12

@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from jaxad.data.demo_render import noise, smoothstep
+from jaxad.data.demo.render import noise, smoothstep
 
 
 def patch(

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from jaxad.data.demo_cap import CAP
-from jaxad.data.demo_fabric import FABRIC
-from jaxad.data.demo_render import SUPERSAMPLING, Category, expose, grain, mix, photograph, smoothstep
-from jaxad.data.demo_screw import SCREW
+from jaxad.data.demo.cap import CAP
+from jaxad.data.demo.fabric import FABRIC
+from jaxad.data.demo.render import SUPERSAMPLING, Category, expose, grain, mix, photograph, smoothstep
+from jaxad.data.demo.screw import SCREW
 from jaxad.data.record import Dataset, Record
 from jaxad.errors import UserError
 
