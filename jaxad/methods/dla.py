@@ -105,8 +105,8 @@ def _used(config: ConfigDict) -> tuple[global_views.ViewOptions | None, local.Lo
     """How the global views and the local augmentations are made; None where the objective does not use them."""
     weights = config.objective
     with_views, with_negatives = weights.global_weight or weights.dense_weight, weights.negative_weight
-    views = options_of(config.view, global_views.ViewOptions) if with_views else None
-    return views, options_of(config.local, local.LocalOptions) if with_negatives else None
+    chosen = options_of(config.view, global_views.ViewOptions) if with_views else None
+    return chosen, options_of(config.local, local.LocalOptions) if with_negatives else None
 
 
 def augment(key: jax.Array, image: jax.Array, *, config: ConfigDict) -> jax.Array:
@@ -122,12 +122,12 @@ def augment(key: jax.Array, image: jax.Array, *, config: ConfigDict) -> jax.Arra
       its augmentation where it has a negative one.
     """
     view_options, local_options = _used(config)
-    views, negative = jax.random.split(key)
+    view_key, negative_key = jax.random.split(key)
     made = []
     if view_options:
-        made.append(global_views.global_views(views, image, options=view_options))
+        made.append(global_views.global_views(view_key, image, options=view_options))
     if local_options:
-        made.append(jnp.stack([image, local.local_augmentation(negative, image, options=local_options).image]))
+        made.append(jnp.stack([image, local.local_augmentation(negative_key, image, options=local_options).image]))
     return jnp.concatenate(made)
 
 

@@ -153,7 +153,7 @@ def random_views(rotation, center_crop, crop, flip, draws=DRAWS):
     return np.asarray(run(keys))
 
 
-def host_views(rotation, center_crop, crop, flip, draws=DRAWS):
+def made_by_host(rotation, center_crop, crop, flip, draws=DRAWS):
     rng = np.random.default_rng(1)
     options = {"rotation": rotation, "center_crop": center_crop, "crop": crop, "flip": flip}
     return np.stack([views.random_view(rng, numbered(), **options) for _ in range(draws)])
@@ -194,14 +194,14 @@ def angles(drawn):
 def test_angles_of_random_views_are_uniform_as_on_the_host():
     # The centre of 30 pixels shows no black at any angle.
     options = (60.0, 30, 28, False)
-    found, host = (angles(make(*options)) for make in (random_views, host_views))
+    found, host = (angles(make(*options)) for make in (random_views, made_by_host))
     assert stats.ks_2samp(found, host).pvalue > 1e-3
     assert stats.kstest(found, stats.uniform(-60, 120).cdf).pvalue > 1e-3
     assert -61 < found.min() < -59 and 59 < found.max() < 61
 
 
 def test_random_views_show_every_pixel_as_often_as_the_host():
-    drawn, host = (make(5.0, 0, CROP, True).astype(float) for make in (random_views, host_views))
+    drawn, host = (make(5.0, 0, CROP, True).astype(float) for make in (random_views, made_by_host))
     for row, column in ((0, 0), (20, 20), (39, 10)):
         for channel in (0, 1):
             pair = (x[:, row, column, channel] for x in (drawn, host))

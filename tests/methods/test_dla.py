@@ -110,8 +110,8 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
         view_key, local_key = jax.random.split(key)
         if weights[0] or weights[1]:
             options = options_of(config.view, global_views.ViewOptions)
-            views = augmenting(global_views.global_views, options)(view_key, floats[number])
-            np.testing.assert_allclose(made["image"][:2, number], views, atol=1e-5)
+            expected = augmenting(global_views.global_views, options)(view_key, floats[number])
+            np.testing.assert_allclose(made["image"][:2, number], expected, atol=1e-5)
         if weights[2]:
             options = options_of(config.local, local.LocalOptions)
             negative = augmenting(local.local_augmentation, options)(local_key, floats[number])

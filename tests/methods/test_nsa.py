@@ -194,10 +194,10 @@ def test_a_host_example_travels_to_workers():
 @pytest.mark.parametrize("category, channels", [("bottle", 3), ("chest_xray_male", 1)])
 def test_both_places_make_examples_of_the_same_form(category, channels):
     batch = pictures(channels)
-    host, device = host_examples(config_of(category=category), batch), device_examples(batch, category=category)
-    assert host.keys() == device.keys() == {"image", "label", "patches", "skipped"}
+    host, on_device = host_examples(config_of(category=category), batch), device_examples(batch, category=category)
+    assert host.keys() == on_device.keys() == {"image", "label", "patches", "skipped"}
     most = settings(category).synthesis.patches
-    for made in (host, device):
+    for made in (host, on_device):
         assert made["image"].shape == (12, 64, 64, channels) and made["image"].dtype == np.uint8
         assert made["label"].shape == (12, 64, 64) and made["label"].dtype == np.float32
         assert made["label"].min() == 0 and 0 < made["label"].max() <= 1
@@ -241,9 +241,9 @@ def test_both_places_have_the_same_statistics():
     batch, count = pictures(), 40
     example, rng = nsa.HostExample(config_of()), np.random.default_rng(0)
     host = [example(rng, *pair) for pair in zip(batch["image"], batch["partner"], strict=True) for _ in range(count)]
-    device = [device_examples(batch, seed=seed) for seed in range(count)]
+    on_device = [device_examples(batch, seed=seed) for seed in range(count)]
     host = {name: np.stack([one[name] for one in host]) for name in host[0]}
-    device = {name: np.concatenate([one[name] for one in device]) for name in device[0]}
+    on_device = {name: np.concatenate([one[name] for one in on_device]) for name in on_device[0]}
     figures = {
         "patches": lambda made: made["patches"],
         "skipped": lambda made: made["skipped"],
@@ -252,7 +252,7 @@ def test_both_places_have_the_same_statistics():
         "brightness": lambda made: made["image"].mean((1, 2, 3)),
     }
     for name, figure in figures.items():
-        ours, theirs = figure(device), figure(host)
+        ours, theirs = figure(on_device), figure(host)
         error = np.sqrt((ours.var() + theirs.var()) / len(ours))
         assert abs(ours.mean() - theirs.mean()) < 4 * error, (name, ours.mean(), theirs.mean(), error)
     assert 0.05 < host["skipped"].mean() < 1  # both outcomes are compared
@@ -308,22 +308,22 @@ def test_fpi_teaches_the_factor():
 
 
 def test_where_examples_are_made(network):
-    device, host = create(), create(data__synthesis="host")
-    assert device.example is None and isinstance(host.example, nsa.HostExample)
+    on_device, host = create(), create(data__synthesis="host")
+    assert on_device.example is None and isinstance(host.example, nsa.HostExample)
     examples = batch()
     assert host.corrupt(None, examples) is examples
-    for method in (device, host):
+    for method in (on_device, host):
         assert method.fit({}, [], jax.random.key(0)) == {}
 
 
 def test_the_picture_of_what_is_taught(asked):
-    device, host = (methods.create(config_of(data__synthesis=place)) for place in nsa.PLACES)
+    on_device, host = (methods.create(config_of(data__synthesis=place)) for place in nsa.PLACES)
     made = host_examples(config_of(), pictures(count=2))
     np.testing.assert_array_equal(host.samples(made), label_grid(made["image"], made["label"]))
-    drawn = device.samples(pictures(count=2))
+    drawn = on_device.samples(pictures(count=2))
     assert drawn.dtype == np.uint8 and drawn.shape == host.samples(made).shape
     assert len(asked) == 1  # it shows what the device makes
-    np.testing.assert_array_equal(drawn, device.samples(pictures(count=2)))
+    np.testing.assert_array_equal(drawn, on_device.samples(pictures(count=2)))
 
 
 # Patches without a place
