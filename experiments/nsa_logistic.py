@@ -16,7 +16,7 @@ three lists below LISTS, which the user has (see jaxad/data/chest_xray.py). The 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxad.augment.nsa_settings import settings
+from jaxad.augment.nsa.settings import settings
 from jaxad.data import folder
 from jaxad.data.demo import source as demo
 

@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import metrics
-from jaxad.augment import nsa
-from jaxad.augment.nsa_labels import channel_sum
-from jaxad.augment.nsa_settings import Synthesis
+from jaxad.augment.nsa import host
+from jaxad.augment.nsa.host_labels import channel_sum
+from jaxad.augment.nsa.settings import Synthesis
 from jaxad.detector import scoring
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
@@ -88,7 +88,7 @@ def paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, flo
 
 
 def _blend(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return nsa.synthesize(rng, image, other, settings=_BLENDING, label="binary").image
+    return host.synthesize(rng, image, other, settings=_BLENDING, label="binary").image
 
 
 def _patch(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from jaxad import density, localize, similarity
-from jaxad.augment import color, global_views, poisson, regions
+from jaxad.augment import boxes, color
+from jaxad.augment.dla import views
+from jaxad.augment.nsa import poisson
 from jaxad.methods import dla
 from jaxad.models import efficientnet, layers, sums
 from jaxad.runtime import devices
@@ -138,7 +140,7 @@ def _resampled(size: int) -> tuple[Callable, Callable]:
     matrix = _matrix(size)
 
     def found(x):
-        view = global_views.resample(x.reshape(-1, size, 1), jnp.eye(1, len(x)) + 0.5, jnp.abs(matrix))
+        view = views.resample(x.reshape(-1, size, 1), jnp.eye(1, len(x)) + 0.5, jnp.abs(matrix))
         wide = poisson._product("ik,kcj->ijc", matrix, x.T[:, None])
         return jnp.concatenate([view.ravel(), jnp.square(wide).sum(0).ravel()])
 
@@ -169,11 +171,11 @@ def _gradcam(size: int) -> tuple[Callable, Callable]:
 
 def _turned(size: int) -> tuple[Callable, Callable]:
     """Whole numbers: where pixels of an image with `size` columns lie in a turned bar."""
-    bar = regions.Bar(*(np.int32(n) for n in (3, 0, 5000, 2)), np.float32(0.02 * size))
+    bar = boxes.Bar(*(np.int32(n) for n in (3, 0, 5000, 2)), np.float32(0.02 * size))
 
     def found(x):
         rows, columns = jnp.arange(len(x))[:, None], jnp.arange(size)
-        return jnp.stack([part.astype(jnp.float32) for part in regions.bar_pixels(bar, rows, columns)])
+        return jnp.stack([part.astype(jnp.float32) for part in boxes.bar_pixels(bar, rows, columns)])
 
     def expected(x):
         rows, columns = np.arange(len(x))[:, None], np.arange(size)

@@ -10,7 +10,7 @@ import pytest
 
 from jaxad import config as configs
 from jaxad import data, evaluate, methods, sweep, train
-from jaxad.augment.proxies import classes as proxy_classes
+from jaxad.augment.cutpaste.proxy_tasks import classes as proxy_classes
 from jaxad.data import tfds
 from jaxad.log import read_history
 from jaxad.models.backbones import BACKBONES, Backbone, Stage

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.augment.nsa_settings import SETTINGS
-from jaxad.augment.proxies import PROXIES
+from jaxad.augment.cutpaste.proxy_tasks import PROXIES
+from jaxad.augment.nsa.settings import SETTINGS
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, ROOT

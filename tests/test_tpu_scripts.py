@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxad.augment.nsa_settings import SETTINGS
+from jaxad.augment.nsa.settings import SETTINGS
 from jaxad.models import flops
 from jaxad.models.encoder_decoder import EncoderDecoder
 from tests.parts import ROOT

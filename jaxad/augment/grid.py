@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.augment import proxies
-from jaxad.augment.global_views import ViewOptions, global_views
-from jaxad.augment.local import LOCAL, LocalOptions, local_augmentation
-from jaxad.augment.regions import Box, Options
+from jaxad.augment.boxes import Box, Options
+from jaxad.augment.cutpaste import proxy_tasks
+from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
+from jaxad.augment.dla.views import ViewOptions, global_views
 from jaxad.errors import UserError
 from jaxad.runtime import devices
 
 # Every class of every proxy task, and what every image of them goes through before.
-AUGMENTATIONS: dict[str, proxies.Augmentation] = {
-    **{name: make for classes in proxies.PROXIES.values() for name, make in classes.items()},
-    "colour jitter": proxies.image_jitter,
-    "translation": proxies.translation,
+AUGMENTATIONS: dict[str, proxy_tasks.Augmentation] = {
+    **{name: make for classes in proxy_tasks.PROXIES.values() for name, make in classes.items()},
+    "colour jitter": proxy_tasks.image_jitter,
+    "translation": proxy_tasks.translation,
 }
 _GAP = 4
 _FRAME = (0, 230, 118)

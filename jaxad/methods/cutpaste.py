@@ -2,7 +2,7 @@
 good images look like (Li et al., CVPR 2021).
 
 Whole images are scored by how unlikely their pooled features are under the density (Equation 2), and localised by
-GradCAM; or a network trained on crops scores the patches of a grid. The proxy task is one of `jaxad.augment.proxies`,
+GradCAM; or a network trained on crops scores the patches of a grid. The proxy task is one of `jaxad.augment.cutpaste.proxy_tasks`,
 so the paper's baselines (rotation, Cutout, Scar, Confetti) are this method as well.
 """
 
@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from jaxad import density as densities
 from jaxad import localize
+from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.augment.grid import augmentation_grid
-from jaxad.augment.proxies import classes, proxy_batch
-from jaxad.augment.regions import Options
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
 from jaxad.models import sums, weights

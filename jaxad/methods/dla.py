@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import localize, similarity
-from jaxad.augment import global_views, local
+from jaxad.augment.dla import local, views
 from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
 from jaxad.methods.method import (
@@ -101,11 +101,11 @@ def _check_scoring(config: ConfigDict) -> None:
         )
 
 
-def _used(config: ConfigDict) -> tuple[global_views.ViewOptions | None, local.LocalOptions | None]:
+def _used(config: ConfigDict) -> tuple[views.ViewOptions | None, local.LocalOptions | None]:
     """How the global views and the local augmentations are made; None where the objective does not use them."""
     weights = config.objective
     with_views, with_negatives = weights.global_weight or weights.dense_weight, weights.negative_weight
-    chosen = options_of(config.view, global_views.ViewOptions) if with_views else None
+    chosen = options_of(config.view, views.ViewOptions) if with_views else None
     return chosen, options_of(config.local, local.LocalOptions) if with_negatives else None
 
 
@@ -125,7 +125,7 @@ def augment(key: jax.Array, image: jax.Array, *, config: ConfigDict) -> jax.Arra
     view_key, negative_key = jax.random.split(key)
     made = []
     if view_options:
-        made.append(global_views.global_views(view_key, image, options=view_options))
+        made.append(views.global_views(view_key, image, options=view_options))
     if local_options:
         made.append(jnp.stack([image, local.local_augmentation(negative_key, image, options=local_options).image]))
     return jnp.concatenate(made)

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxad.augment import device_views, nsa, synthesis, views
-from jaxad.augment.nsa_settings import LABELS, Synthesis
+from jaxad.augment.nsa import device, host, host_views, views
+from jaxad.augment.nsa.settings import LABELS, Synthesis
 from jaxad.errors import UserError
 from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
 from jaxad.models import sums
@@ -39,9 +39,9 @@ class HostExample:
 
     def __call__(self, rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
         """Returns ``image`` uint8 (h, w, c), ``label`` float32 (h, w), and the counts ``patches`` and ``skipped``."""
-        view = views.random_view(rng, image, **self._view)
-        source = views.random_view(rng, partner, **self._view)
-        made = nsa.synthesize(rng, view, source, settings=self._settings, label=self._label)
+        view = host_views.random_view(rng, image, **self._view)
+        source = host_views.random_view(rng, partner, **self._view)
+        made = host.synthesize(rng, view, source, settings=self._settings, label=self._label)
         counts = {"patches": np.int32(len(made.boxes)), "skipped": np.int32(made.skipped)}
         return {"image": made.image, "label": made.label, **counts}
 
@@ -55,9 +55,9 @@ def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
 
     def example(key, image, partner):
         first, second, patches = jax.random.split(key, 3)
-        image = device_views.random_view(first, image, **view)
-        partner = device_views.random_view(second, partner, **view)
-        made = synthesis.synthesize(patches, image, partner, settings=settings, label=config.label)
+        image = views.random_view(first, image, **view)
+        partner = views.random_view(second, partner, **view)
+        made = device.synthesize(patches, image, partner, settings=settings, label=config.label)
         return {name: getattr(made, name) for name in ("image", "label", "patches", "skipped")}
 
     return lambda keys, batch: jax.vmap(example)(keys, batch["image"], batch["partner"])
@@ -115,9 +115,9 @@ def _check_choices_together(config: ConfigDict) -> None:
     made = options_of(config.synthesis, Synthesis)
     if config.data.synthesis == "device":
         side = config.view.crop
-        synthesis.check((side, side, config.data.channels), settings=made, label=config.label)
+        device.check((side, side, config.data.channels), settings=made, label=config.label)
     else:
-        nsa.refuse_unsupported(made)
+        host.refuse_unsupported(made)
     if config.label == "factor" and made.factor[0] == 1:
         raise UserError(
             "config.label factor needs factors below 1, on the device: set config.synthesis.factor to (0.05, 0.95) and "

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxad.augment import grid
-from jaxad.augment.global_views import ViewOptions, global_views
-from jaxad.augment.local import LOCAL, LocalOptions, local_augmentation
+from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
+from jaxad.augment.dla.views import ViewOptions, global_views
 from tests.augment.quick import quick_jit
 
 COUNT, HEIGHT, WIDTH = 6, 64, 72

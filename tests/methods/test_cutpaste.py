@@ -19,9 +19,9 @@ from jaxad import config as configs
 from jaxad import density as densities
 from jaxad import detector as detectors
 from jaxad import evaluate, localize, methods, predict, report, train, training
+from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.augment.grid import AUGMENTATIONS
-from jaxad.augment.proxies import PROXIES, proxy_batch
-from jaxad.augment.regions import Options
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from jaxad.methods import cutpaste

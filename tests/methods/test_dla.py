@@ -17,7 +17,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import evaluate, localize, methods, predict, report, train, training
-from jaxad.augment import global_views, local
+from jaxad.augment.dla import local, views
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from jaxad.methods import dla
@@ -109,8 +109,8 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
     for number, key in enumerate(keys):
         view_key, local_key = jax.random.split(key)
         if weights[0] or weights[1]:
-            options = options_of(config.view, global_views.ViewOptions)
-            expected = augmenting(global_views.global_views, options)(view_key, floats[number])
+            options = options_of(config.view, views.ViewOptions)
+            expected = augmenting(views.global_views, options)(view_key, floats[number])
             np.testing.assert_allclose(made["image"][:2, number], expected, atol=1e-5)
         if weights[2]:
             options = options_of(config.local, local.LocalOptions)

@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.augment import device_views, synthesis, views
-from jaxad.augment import nsa as on_host
-from jaxad.augment.nsa_settings import Synthesis, settings
+from jaxad.augment.nsa import device, host_views, views
+from jaxad.augment.nsa import host as on_host
+from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
 from jaxad.log import Log, read_history
 from jaxad.methods import nsa
@@ -161,9 +161,9 @@ def asked(monkeypatch):
     def synthesize(key, image, partner, **options):
         calls.append({"shape": image.shape, "dtype": image.dtype, **options})
         boxes, counts = jnp.zeros((3, 4), int), (jnp.int32(2), jnp.int32(1))
-        return synthesis.Synthetic(image // 2, partner[..., 0] / 255.0, partner[..., 0], boxes, *counts)
+        return device.Synthetic(image // 2, partner[..., 0] / 255.0, partner[..., 0], boxes, *counts)
 
-    monkeypatch.setattr(synthesis, "synthesize", synthesize)
+    monkeypatch.setattr(device, "synthesize", synthesize)
     return calls
 
 
@@ -174,7 +174,7 @@ def test_a_host_example_is_two_views_and_their_blend(category):
     config = config_of(category=category, **{f"synthesis__{name}": str(value) for name, value in sizes.items()})
     made = nsa.HostExample(config)(np.random.default_rng(3), picture(0, channels), picture(1, channels))
     rng, view = np.random.default_rng(3), dict(config.view)
-    seen = [views.random_view(rng, picture(number, channels), **view) for number in (0, 1)]
+    seen = [host_views.random_view(rng, picture(number, channels), **view) for number in (0, 1)]
     row = settings(category).synthesis._replace(**sizes)
     expected = on_host.synthesize(rng, *seen, settings=row, label="logistic")
     assert len(expected.boxes)
@@ -288,7 +288,7 @@ def test_a_device_example_is_two_views_and_their_blend(asked):
     for number, key in enumerate(keys):
         first, second, _ = jax.random.split(key, 3)
         view, source = (
-            device_views.random_view(one, jnp.asarray(images[name][number]), **config.view)
+            views.random_view(one, jnp.asarray(images[name][number]), **config.view)
             for one, name in ((first, "image"), (second, "partner"))
         )
         np.testing.assert_array_equal(made["image"][number], view // 2)

@@ -6,7 +6,7 @@ Their shapes are CutPaste's and CutPaste-Scar's, so that only the filling differ
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment.regions import Options, bar_mask, box_mask, sample_bar, sample_box
+from jaxad.augment.boxes import Options, bar_mask, box_mask, sample_bar, sample_box
 from jaxad.errors import UserError
 
 GREY = 0.5

@@ -1,8 +1,8 @@
-"""NSA's synthetic defects on the device: `nsa.synthesize` with static shapes (Schlüter et al. 2022, Section 3).
+"""NSA's synthetic defects on the device: `host.synthesize` with static shapes (Schlüter et al. 2022, Section 3).
 
 Where patches come from and go to depends on the images as they were, so it is drawn for all patches at once
 (`proposals`); only the blending is one patch after another. The paper's baselines and ablations are settings of the
-same function: see `nsa_settings.Synthesis`. Everything is for one image; callers use ``jax.vmap``.
+same function: see `settings.Synthesis`. Everything is for one image; callers use ``jax.vmap``.
 """
 
 import functools
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment import labels, medians, nsa, poisson, proposals
-from jaxad.augment.nsa_settings import BLENDINGS, LABELS, SHAPES, SOURCES, Synthesis
-from jaxad.augment.regions import Box, box_mask
+from jaxad.augment.boxes import Box, box_mask
+from jaxad.augment.nsa import host, labels, median_filters, poisson, sampling
+from jaxad.augment.nsa.settings import BLENDINGS, LABELS, SHAPES, SOURCES, Synthesis
 from jaxad.errors import UserError
 
 _POISSON = ("source", "mixed")
@@ -65,9 +65,9 @@ class _Objects(NamedTuple):
 
     Attributes:
       source: bool (h, w), of the patches' image.
-      table: Its `proposals.area_table`.
+      table: Its `sampling.area_table`.
       under: bool (h + n, w + m), of the destination, padded by the window.
-      windows: Its `proposals.bit_windows`.
+      windows: Its `sampling.bit_windows`.
     """
 
     source: jax.Array
@@ -79,7 +79,7 @@ class _Objects(NamedTuple):
 def synthesize(
     key: jax.Array, image: jax.Array, partner: jax.Array, *, settings: Synthesis, label: str = "logistic"
 ) -> Synthetic:
-    """Blends patches of ``partner`` into ``image`` and labels the change, in the distribution of `nsa.synthesize`.
+    """Blends patches of ``partner`` into ``image`` and labels the change, in the distribution of `host.synthesize`.
 
     The first patch is always tried, each further one with probability 1/2, up to ``settings.patches``. A patch that
     finds no place leaves the image as it is.
@@ -106,7 +106,7 @@ def synthesize(
     tried |= jax.random.bernoulli(coins, 0.5, (settings.patches,))
     factor = jax.random.uniform(factors, minval=settings.factor[0], maxval=settings.factor[1])
     source = image if settings.source == "same" else partner
-    window = proposals.window(image.shape, settings=settings)
+    window = sampling.window(image.shape, settings=settings)
     objects = _find_objects(image, source, window, settings)
     draw = functools.partial(_draw_patch, source=source, objects=objects, window=window, settings=settings)
     patches = jax.vmap(draw)(jax.random.split(drawn, settings.patches))
@@ -142,7 +142,7 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
         raise UserError(f"config.synthesis.factor must be (low, high) with 0 < low <= high <= 1, not {settings.factor}")
     if settings.blending == "paste" and low != 1:
         raise UserError("config.synthesis.blending paste has no factor; set config.synthesis.factor to (1.0, 1.0)")
-    window = proposals.window(shape, settings=settings)
+    window = sampling.window(shape, settings=settings)
     if settings.moved and any(length > side - 3 for length, side in zip(window, shape, strict=False)):
         raise UserError(
             f"a patch of up to {window[0]}x{window[1]} pixels cannot be moved in an image of {shape[0]}x{shape[1]}; "
@@ -151,16 +151,16 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
 
 
 def object_mask(image: jax.Array, *, background: tuple[float, float] | None) -> jax.Array | None:
-    """Pixels of uint8 (h, w, c) that differ from a plain background, bool (h, w), or None: see `nsa.object_mask`."""
+    """Pixels of uint8 (h, w, c) that differ from a plain background, bool (h, w), or None: see `host.object_mask`."""
     if background is None:
         return None
     brightness, threshold = background
     total = image.astype(jnp.float32).sum(axis=2)
-    return medians.majority(jnp.abs(total - brightness * image.shape[2]) > threshold * image.shape[2], 7)
+    return median_filters.majority(jnp.abs(total - brightness * image.shape[2]) > threshold * image.shape[2], 7)
 
 
 def resize(planes: jax.Array, box: Box, size: tuple[jax.Array, jax.Array], window: tuple[int, int]) -> jax.Array:
-    """Bilinear resizing of a part of an image, as OpenCV computes it for uint8 (`nsa.resize`).
+    """Bilinear resizing of a part of an image, as OpenCV computes it for uint8 (`host.resize`).
 
     Pixels have their centres half-way, the box's edge pixels are repeated outwards, and nothing is smoothed before.
     OpenCV works in whole numbers and truncates between columns and rows. So does this, in the same places, because it
@@ -238,7 +238,7 @@ def _find_objects(image: jax.Array, source: jax.Array, window: tuple[int, int], 
     if settings.background is None:
         return None
     cut, under = (object_mask(x, background=settings.background) for x in (source, image))
-    return _Objects(cut, proposals.area_table(cut), _pad(under, window), proposals.bit_windows(under, window))
+    return _Objects(cut, sampling.area_table(cut), _pad(under, window), sampling.bit_windows(under, window))
 
 
 def _draw_patch(
@@ -247,8 +247,8 @@ def _draw_patch(
     """Draws a patch of ``source``, as if it were tried."""
     shape, bounds = source.shape[:2], (settings.half_height, settings.half_width)
     sources, sizes, places, shapes = jax.random.split(key, 4)
-    cut, found = proposals.sample_source(sources, shape, objects and objects.table, settings=settings)
-    size = proposals.resized_size(sizes, cut, shape, settings=settings) if settings.resized else (cut.height, cut.width)
+    cut, found = sampling.sample_source(sources, shape, objects and objects.table, settings=settings)
+    size = sampling.resized_size(sizes, cut, shape, settings=settings) if settings.resized else (cut.height, cut.width)
     planes = jnp.moveaxis(source, 2, 0)
     if objects is not None:  # the object is resized with the image
         planes = jnp.concatenate([planes, objects.source[None].astype(jnp.uint8)])
@@ -259,13 +259,13 @@ def _draw_patch(
     box, placed = cut, True
     if settings.moved:
         bits = objects and objects.windows
-        box, placed = proposals.sample_destination(places, size, shape, patch_object, bits, settings=settings)
+        box, placed = sampling.sample_destination(places, size, shape, patch_object, bits, settings=settings)
     shown = inside  # without a background, everything is object
     if objects is not None:
         shown = patch_object | jax.lax.dynamic_slice(objects.under, (box.top, box.left), window)
     label = inside & shown
     if settings.shape == "ellipses":
-        least = [proposals.pixel_bounds(b, side)[0] for b, side in zip(bounds, shape, strict=True)]
+        least = [sampling.pixel_bounds(b, side)[0] for b, side in zip(bounds, shape, strict=True)]
         label &= ellipses(shapes, cut, size, window, least=least)
     # What is background in both images is blended too, so that a rectangle is blended as a whole.
     blend = inner & (label | ~shown)
@@ -276,9 +276,9 @@ def _draw_patch(
 
 
 def is_blendable(mask: jax.Array) -> jax.Array:
-    """Whether a blending mask, bool (n, m), has at least 50 pixels in 3 rows and 3 columns: see `nsa.is_blendable`."""
+    """Whether a blending mask, bool (n, m), has at least 50 pixels in 3 rows and 3 columns: see `host.is_blendable`."""
     narrowest = jnp.minimum(mask.any(axis=0).sum(), mask.any(axis=1).sum())
-    return (narrowest >= nsa.NARROWEST_MASK) & (mask.sum() >= nsa.SMALLEST_MASK)
+    return (narrowest >= host.NARROWEST_MASK) & (mask.sum() >= host.SMALLEST_MASK)
 
 
 def _blend_all(

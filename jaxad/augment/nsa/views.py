@@ -6,8 +6,8 @@ The counterpart of `views`, with the same distribution. ``random_view`` draws, `
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment import views
-from jaxad.augment.regions import draw_place
+from jaxad.augment.boxes import draw_place
+from jaxad.augment.nsa import host_views
 
 # Whole numbers find every pixel the same source on every device; sines and cosines are multiples of 1 / _ONE. Fewer
 # bits, as in `regions`, would take a neighbour for up to 1.6 % of the pixels of 256; these fit up to 3,000 pixels.
@@ -78,8 +78,8 @@ def view_at(
     Raises:
       UserError: A crop is larger than the image.
     """
-    center = views.crop_center(image, center_crop) if center_crop else image
-    views.crop_at(center, 0, 0, crop)  # refuses what does not fit
+    center = host_views.crop_center(image, center_crop) if center_crop else image
+    host_views.crop_at(center, 0, 0, crop)  # refuses what does not fit
     # Row `top` of an image that is upside down is the last one of the square before that.
     top = jnp.where(flip, center.shape[0] - crop - top, top)
     if degrees is None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxad.augment import color, cutpaste, regions
-from jaxad.augment.cutpaste import Patch, Scar
-from jaxad.augment.regions import Bar, Box, Options
+from jaxad.augment import boxes, color
+from jaxad.augment.boxes import Bar, Box, Options
+from jaxad.augment.cutpaste import cutpaste
+from jaxad.augment.cutpaste.cutpaste import Patch, Scar
 from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
 
@@ -110,9 +111,9 @@ def test_scar_comes_from_the_nearest_pixel_of_the_source(degrees, length, width)
     np.testing.assert_array_equal(made[sure], expected[sure])
     assert unsure.mean() < 0.1 or degrees % 90 == 0
     changed = (made != image).any(axis=2)
-    np.testing.assert_array_equal(changed, regions.bar_mask(drawn.bar, changed.shape))
+    np.testing.assert_array_equal(changed, boxes.bar_mask(drawn.bar, changed.shape))
     assert abs(changed.sum() - length * width) <= (length + width) / 2  # its area
-    height, across = (int(v) for v in regions.bar_extent(drawn.bar))
+    height, across = (int(v) for v in boxes.bar_extent(drawn.bar))
     assert not changed[: bar[0]].any() and not changed[bar[0] + height :].any()
     assert not changed[:, : bar[1]].any() and not changed[:, bar[1] + across :].any()
 
@@ -146,7 +147,7 @@ def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
 
 @pytest.mark.parametrize("largest", [0.1, 0.15, 0.2, 0.3])  # Appendix A.3
 def test_area_and_aspect_of_patches(largest):
-    box = draw(regions.sample_box, options=Options(area=(0.02, largest)))
+    box = draw(boxes.sample_box, options=Options(area=(0.02, largest)))
     height, width = box.height.astype(np.float64), box.width.astype(np.float64)
     area = height * width / 256**2
     # Sides are rounded to whole pixels, which moves an area of 2 % by up to 3.3 %.
@@ -180,7 +181,7 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
     assert uniform(bar.angle, -45, 45)
     radians = np.radians(bar.angle.astype(np.float64))
     # Corners of the rotated rectangle, by geometry.
-    height, across = (np.asarray(v) for v in regions.bar_extent(jax.tree.map(jnp.asarray, bar)))
+    height, across = (np.asarray(v) for v in boxes.bar_extent(jax.tree.map(jnp.asarray, bar)))
     exact_height = np.abs(np.cos(radians)) * bar.length + np.abs(np.sin(radians)) * bar.width
     exact_across = np.abs(np.sin(radians)) * bar.length + np.abs(np.cos(radians)) * bar.width
     for start, extent, exact in ((bar.top, height, exact_height), (bar.left, across, exact_across)):
@@ -199,11 +200,11 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
 
 def test_every_scar_is_painted_whole():
     """As many pixels are painted in the image as on a canvas with room on every side, and as its area says."""
-    bar = draw(regions.sample_bar, shape=(64, 64, 3), options=Options(side=256))
+    bar = draw(boxes.sample_bar, shape=(64, 64, 3), options=Options(side=256))
     moved = bar._replace(top=bar.top + 20, left=bar.left + 20)
     sides = ((64, bar), (104, moved))
     inside, whole = (
-        np.asarray(jax.jit(jax.vmap(lambda one, side=side: regions.bar_mask(one, (side, side)).sum()))(bars))
+        np.asarray(jax.jit(jax.vmap(lambda one, side=side: boxes.bar_mask(one, (side, side)).sum()))(bars))
         for side, bars in sides
     )
     np.testing.assert_array_equal(inside, whole)
@@ -221,13 +222,13 @@ def test_every_scar_is_painted_whole():
     ],
 )
 def test_scars_are_scaled_with_the_side_of_the_whole_image(shape, side, widths, lengths):
-    bar = draw(regions.sample_bar, shape=shape, options=Options(side=side))
+    bar = draw(boxes.sample_bar, shape=shape, options=Options(side=side))
     assert np.unique(bar.width).tolist() == list(widths)
     assert np.unique(bar.length).tolist() == list(lengths)
 
 
 def test_smallest_scars_mark_a_pixel_whatever_their_angle():
-    count = quick_jit(jax.vmap(lambda bar: regions.bar_mask(bar, (12, 12)).sum()))
+    count = quick_jit(jax.vmap(lambda bar: boxes.bar_mask(bar, (12, 12)).sum()))
     angles = jnp.linspace(-90, 90, 721)
     for length, width in ((2, 1), (3, 1), (2, 2)):
         bar = Bar(*(jnp.full(721, value) for value in (3, 3, length, width)), angles)
@@ -259,9 +260,9 @@ def test_same_images_plain_vmapped_and_jitted(name, jitter):
     assert changed.any(axis=(1, 2)).all()
     assert made.min() >= 0 and made.max() <= 1
     if name == "cutpaste":
-        inside = regions.box_mask(cutpaste.sample_patch(keys[0], (64, 64, 3), options=options).box, (64, 64))
+        inside = boxes.box_mask(cutpaste.sample_patch(keys[0], (64, 64, 3), options=options).box, (64, 64))
     else:
-        inside = regions.bar_mask(cutpaste.sample_scar(keys[0], (64, 64, 3), options=options).bar, (64, 64))
+        inside = boxes.bar_mask(cutpaste.sample_scar(keys[0], (64, 64, 3), options=options).bar, (64, 64))
     assert not (changed[0] & ~inside).any()  # bit-identical outside
     assert changed[0].sum() > 0.9 * inside.sum()
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from jaxad.augment import nsa
-from jaxad.augment.nsa_settings import settings
+from jaxad.augment.nsa import host
+from jaxad.augment.nsa.settings import settings
 from tests.shared import SHARED, needs_shared
 
 
@@ -24,7 +24,7 @@ def statistics(images: list[np.ndarray], category: str, count: int) -> dict[str,
     boxes, rows = [], []
     for _ in range(count):
         image, partner = (images[i] for i in rng.integers(len(images), size=2))
-        made = nsa.synthesize(rng, image, partner, settings=settings(category).synthesis)
+        made = host.synthesize(rng, image, partner, settings=settings(category).synthesis)
         boxes.append(made.boxes)
         rows.append((len(made.boxes), (made.label > 0).mean(), made.label.mean()))
     return named(np.concatenate(boxes), np.array(rows))

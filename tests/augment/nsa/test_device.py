@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scipy.stats import chi2_contingency, ks_2samp
 
-from jaxad.augment import nsa, nsa_labels, proposals, synthesis
-from jaxad.augment.nsa_settings import Synthesis, settings
-from jaxad.augment.regions import Box
+from jaxad.augment.boxes import Box
+from jaxad.augment.nsa import device, host, host_labels, sampling
+from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
 from tests.augment.test_nsa import disc, noise
@@ -42,11 +42,11 @@ def key(seed: int = 0) -> jax.Array:
 
 @functools.cache
 def batched(chosen: Synthesis, label: str = "logistic", jit=quick_jit):
-    return jit(jax.vmap(functools.partial(synthesis.synthesize, settings=chosen, label=label)))
+    return jit(jax.vmap(functools.partial(device.synthesize, settings=chosen, label=label)))
 
 
 @functools.cache
-def made(chosen: Synthesis, label: str) -> tuple[np.ndarray, np.ndarray, synthesis.Synthetic]:
+def made(chosen: Synthesis, label: str) -> tuple[np.ndarray, np.ndarray, device.Synthetic]:
     """Images, partners and what becomes of them."""
     images, partners = (np.stack([small(start + i % 4) for i in range(COUNT)]) for start in (0, 10))
     out = batched(chosen, label)(jax.random.split(key(5), COUNT), images, partners)
@@ -55,7 +55,7 @@ def made(chosen: Synthesis, label: str) -> tuple[np.ndarray, np.ndarray, synthes
 
 def window_mask(box: np.ndarray) -> np.ndarray:
     inside = np.zeros(SHAPE, bool)
-    inside[nsa.Box(*box).slices] = True
+    inside[host.Box(*box).slices] = True
     return inside
 
 
@@ -82,7 +82,7 @@ def host_statistics(chosen: Synthesis, images: np.ndarray, count: int) -> tuple[
     rng, boxes, rows, skipped = np.random.default_rng(2), [], [], []
     for _ in range(count):
         first, second = rng.integers(len(images), size=2)
-        out = nsa.synthesize(rng, images[first], images[second], settings=chosen)
+        out = host.synthesize(rng, images[first], images[second], settings=chosen)
         boxes.append(out.boxes)
         rows.append((len(out.boxes), (out.label > 0).mean(), out.label.mean()))
         skipped.append(out.skipped)
@@ -162,13 +162,13 @@ def test_resizing_is_opencvs():
     top, left = (rng.random((2, count)) * (np.array(SHAPE)[:, None] - (height, width))).astype(int)
     rows, columns = rng.integers(5, window[0] + 1, count), rng.integers(5, window[1] + 1, count)
     height[:10], width[:10], top[:10], left[:10] = rows[:10], columns[:10], 2, 3  # ten keep their size
-    resize = jax.vmap(lambda box, size: synthesis.resize(jnp.moveaxis(image, 2, 0), box, size, window))
+    resize = jax.vmap(lambda box, size: device.resize(jnp.moveaxis(image, 2, 0), box, size, window))
     found = np.moveaxis(np.asarray(quick_jit(resize)(Box(top, left, height, width), (rows, columns))), 1, 3)
     wrong = []
     for i in range(count):
         part = image[top[i] : top[i] + height[i], left[i] : left[i] + width[i]]
         ours, size = found[i, : rows[i], : columns[i]], (int(rows[i]), int(columns[i]))
-        expected = np.dstack([nsa.resize(part[..., :3].copy(), *size), nsa.resize(part[..., 3].copy(), *size)])
+        expected = np.dstack([host.resize(part[..., :3].copy(), *size), host.resize(part[..., 3].copy(), *size)])
         difference = np.abs(ours - expected.astype(int))
         assert difference.max() <= 1 and (i >= 10 or difference.max() == 0)
         wrong.append([difference[..., :3].mean(), difference[..., 3].mean()])
@@ -181,16 +181,16 @@ def test_object_mask_is_the_hosts():
         (noise(5)[:50, :70], (120.0, 20.0)),
         (small(2)[..., :1], (20.0, 20.0)),
     ):
-        found = synthesis.object_mask(jnp.asarray(image), background=background)
-        np.testing.assert_array_equal(found, nsa.object_mask(image, background=background))
-    assert synthesis.object_mask(jnp.asarray(small(0)), background=None) is None
+        found = device.object_mask(jnp.asarray(image), background=background)
+        np.testing.assert_array_equal(found, host.object_mask(image, background=background))
+    assert device.object_mask(jnp.asarray(small(0)), background=None) is None
 
 
 @pytest.mark.parametrize("side", [(9, 9), (12, 7), (4, 60), (5, 60), (5, 18), (5, 19)])
 def test_smallest_blendable_masks_are_the_hosts(side):
     mask = np.zeros((20, 70), bool)
     mask[1 : side[0] - 1, 1 : side[1] - 1] = True
-    assert synthesis.is_blendable(jnp.asarray(mask)) == nsa.is_blendable(nsa.Box(0, side[0], 0, side[1]))
+    assert device.is_blendable(jnp.asarray(mask)) == host.is_blendable(host.Box(0, side[0], 0, side[1]))
 
 
 @pytest.mark.parametrize("blending", ["source", "mixed"])
@@ -198,23 +198,23 @@ def test_smallest_blendable_masks_are_the_hosts(side):
 def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, monkeypatch):
     chosen = OBJECT._replace(blending=blending, patches=1)
     image, partner = small(1)[..., :channels], small(2)[..., :channels]
-    cut, size, place = nsa.Box(10, 50, 20, 75), (33, 47), nsa.Box(3, 36, 44, 91)
+    cut, size, place = host.Box(10, 50, 20, 75), (33, 47), host.Box(3, 36, 44, 91)
     box = Box(cut.top, cut.left, cut.bottom - cut.top, cut.right - cut.left)
-    monkeypatch.setattr(proposals, "sample_source", lambda *_, **__: (Box(*map(jnp.int32, box)), True))
-    monkeypatch.setattr(proposals, "resized_size", lambda *_, **__: tuple(map(jnp.int32, size)))
+    monkeypatch.setattr(sampling, "sample_source", lambda *_, **__: (Box(*map(jnp.int32, box)), True))
+    monkeypatch.setattr(sampling, "resized_size", lambda *_, **__: tuple(map(jnp.int32, size)))
     there = Box(*map(jnp.int32, (place.top, place.left, *size)))
-    monkeypatch.setattr(proposals, "sample_destination", lambda *_, **__: (there, True))
-    found = quick_jit(functools.partial(synthesis.synthesize, settings=chosen))(key(), image, partner)
+    monkeypatch.setattr(sampling, "sample_destination", lambda *_, **__: (there, True))
+    found = quick_jit(functools.partial(device.synthesize, settings=chosen))(key(), image, partner)
 
     expected, mask = image.copy(), np.zeros(SHAPE, np.uint8)
-    patch = nsa.resize(partner[cut.slices], *size)
-    expected[place.slices] = nsa.blend_patch(patch, image[place.slices], gradients=blending)
-    objects = [nsa.object_mask(x, background=chosen.background) for x in (partner, image)]
-    mask[place.slices] = nsa.resize(objects[0][cut.slices], *size) | objects[1][place.slices]
+    patch = host.resize(partner[cut.slices], *size)
+    expected[place.slices] = host.blend_patch(patch, image[place.slices], gradients=blending)
+    objects = [host.object_mask(x, background=chosen.background) for x in (partner, image)]
+    mask[place.slices] = host.resize(objects[0][cut.slices], *size) | objects[1][place.slices]
     difference = np.abs(np.asarray(found.image, int) - expected)
     assert difference.max() <= 2 and difference.mean() < 0.02  # a grey level each of resizing and truncation
     assert (np.asarray(found.mask) != mask).sum() <= 2
-    label = nsa_labels.logistic(image, expected, mask, steepness=chosen.steepness, midpoint=chosen.midpoint)
+    label = host_labels.logistic(image, expected, mask, steepness=chosen.steepness, midpoint=chosen.midpoint)
     assert (np.abs(found.label - label) > 0.05).sum() < 10  # where a grey level decides
     assert np.abs(found.label - label).mean() < 1e-3 < label.mean()
     assert found.boxes.tolist() == [[*place]] and (found.patches, found.skipped) == (1, 0)
@@ -223,7 +223,7 @@ def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, mon
 def test_later_patches_overwrite_the_label_mask_and_refused_ones_change_nothing():
     window, image = (20, 24), jnp.full((*SHAPE, 1), 100, jnp.uint8)
     left = jnp.zeros(window, bool).at[:10, :6].set(True)
-    patches = synthesis._Patch(
+    patches = device._Patch(
         pixels=jnp.stack([jnp.full((*window, 1), value, jnp.uint8) for value in (10, 20, 30)]),
         box=Box(jnp.array([5, 5, 80]), jnp.array([5, 9, 110]), jnp.array([10, 10, 16]), jnp.array([12, 12, 18])),
         label=jnp.stack([jnp.ones(window, bool), left, left]),
@@ -231,7 +231,7 @@ def test_later_patches_overwrite_the_label_mask_and_refused_ones_change_nothing(
         accepted=jnp.array([True, True, False]),
     )
     patches = patches._replace(label=patches.label.at[0, :, 12:].set(False).at[0, 10:].set(False))
-    image, mask = synthesis._blend_all(image, patches, jnp.float32(1), CUTPASTE)
+    image, mask = device._blend_all(image, patches, jnp.float32(1), CUTPASTE)
     expected_mask, expected = np.zeros(SHAPE, int), np.full(SHAPE, 100)
     expected[5:15, 5:17], expected_mask[5:15, 5:17] = 10, 1
     expected[5:15, 9:15] = 20
@@ -259,7 +259,7 @@ def test_results_do_not_depend_on_the_batch_nor_on_compilation():
     keys = jax.random.split(key(5), COUNT)
     turned = batched(OBJECT)(keys[::-1], images[::-1], partners[::-1])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[::-1]), whole, turned)
-    one = quick_jit(functools.partial(synthesis.synthesize, settings=OBJECT))(keys[1], images[1], partners[1])
+    one = quick_jit(functools.partial(device.synthesize, settings=OBJECT))(keys[1], images[1], partners[1])
     np.testing.assert_array_equal(one.boxes, whole.boxes[1])
     np.testing.assert_array_equal(one.mask, whole.mask[1])
     assert np.abs(np.asarray(one.image, int) - whole.image[1]).max() <= 1  # the truncation of nearly whole levels
@@ -284,10 +284,10 @@ def test_cutpaste_end_to_end_pastes_a_part_of_the_image_itself():
     others = batched(CUTPASTE, "binary")(jax.random.split(key(5), COUNT), images, partners[::-1])
     np.testing.assert_array_equal(others.image, out.image)
     i = np.flatnonzero(out.patches == 1)[0]
-    box, image = nsa.Box(*out.boxes[i].max(axis=0)), images[i]
-    objects = nsa.object_mask(image, background=CUTPASTE.background)
+    box, image = host.Box(*out.boxes[i].max(axis=0)), images[i]
+    objects = host.object_mask(image, background=CUTPASTE.background)
     height, width = box.bottom - box.top, box.right - box.left
-    sources = [nsa.Box(r, r + height, c, c + width) for r in range(97 - height) for c in range(129 - width)]
+    sources = [host.Box(r, r + height, c, c + width) for r in range(97 - height) for c in range(129 - width)]
     assert any(
         (np.where((objects[source.slices] | objects[box.slices])[..., None], image[source.slices], image[box.slices])
          == out.image[i][box.slices]).all()
@@ -311,7 +311,7 @@ def test_pii_gives_the_factor_to_the_masks_grey_level():
     images, partners, out = made(PII, "factor")
     factors = out.label.max(axis=(1, 2))
     for i in np.flatnonzero((out.patches == 1) & (factors > 0)):
-        box = nsa.Box(*out.boxes[i].max(axis=0))
+        box = host.Box(*out.boxes[i].max(axis=0))
         mask = np.zeros((box.bottom - box.top, box.right - box.left), np.uint8)
         mask[1:-1, 1:-1] = np.ceil(255 * factors[i])
         patch, under = partners[i][box.slices], images[i][box.slices]
@@ -324,14 +324,14 @@ def test_ellipses_fill_a_part_of_their_box_and_are_resized_with_it():
     keys = jax.random.split(key(), 200)
 
     def draw(size: tuple[int, int], window: tuple[int, int]) -> np.ndarray:
-        return np.asarray(quick_jit(jax.vmap(lambda k: synthesis.ellipses(k, box, size, window, least=least)))(keys))
+        return np.asarray(quick_jit(jax.vmap(lambda k: device.ellipses(k, box, size, window, least=least)))(keys))
 
     small_mask, large_mask = draw((30, 45), (40, 50)), draw((60, 90), (60, 90))
     area = large_mask.mean(axis=(1, 2)) * 60 * 90
     assert area.min() > 0 and area.max() < 5 * np.pi * 15 * 22.5
     means = large_mask.reshape(200, 30, 2, 45, 2).mean(axis=(2, 4))
     assert np.mean((means > 0.5) == small_mask[:, :30, :45]) > 0.98
-    round_ = np.asarray(synthesis.ellipses(key(3), Box(0, 0, 8, 8), (8, 8), (8, 8), least=(100, 100)))
+    round_ = np.asarray(device.ellipses(key(3), Box(0, 0, 8, 8), (8, 8), (8, 8), least=(100, 100)))
     assert round_.all()  # five discs of radius 100 around centres in the box
 
 
@@ -360,16 +360,16 @@ def test_labels_with_ellipses_are_no_rectangles():
 )
 def test_the_device_refuses_what_it_cannot_draw(changes, words):
     with pytest.raises(UserError, match=words):
-        synthesis.synthesize(key(), small(0), small(1), settings=Synthesis(**changes), label="binary")
+        device.synthesize(key(), small(0), small(1), settings=Synthesis(**changes), label="binary")
 
 
 def test_unknown_labels_and_other_shapes_are_refused():
     with pytest.raises(
         UserError, match=r"config.label must be one of binary, continuous, logistic, factor, not 'logit'"
     ):
-        synthesis.synthesize(key(), small(0), small(1), settings=OBJECT, label="logit")
+        device.synthesize(key(), small(0), small(1), settings=OBJECT, label="logit")
     with pytest.raises(ValueError, match="shape"):
-        synthesis.synthesize(key(), small(0), small(1)[:50], settings=OBJECT)
+        device.synthesize(key(), small(0), small(1)[:50], settings=OBJECT)
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_unknown_labels_and_other_shapes_are_refused():
 def test_the_host_refuses_what_only_the_device_makes(changes):
     name = next(iter(changes))
     with pytest.raises(UserError, match=f"config.synthesis.{name} must be .* on the host, not .*config.data.synthesis"):
-        nsa.synthesize(np.random.default_rng(0), small(0), small(1), settings=Synthesis(**changes))
+        host.synthesize(np.random.default_rng(0), small(0), small(1), settings=Synthesis(**changes))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxad.augment import nsa_labels
+from jaxad.augment.nsa import host_labels
 from tests.shared import SHARED, needs_shared
 
 DISK = np.add.outer(np.arange(-5, 6) ** 2, np.arange(-5, 6) ** 2) <= 25
@@ -29,10 +29,10 @@ def golden():
 def test_golden_labels(golden):
     for index in range(10):
         images = golden["dest"][index], golden["blended"][index], golden["mask"][index]
-        np.testing.assert_array_equal(nsa_labels.binary(*images), golden["binary"][index])
-        continuous = nsa_labels.continuous(*images)
+        np.testing.assert_array_equal(host_labels.binary(*images), golden["binary"][index])
+        continuous = host_labels.continuous(*images)
         np.testing.assert_allclose(continuous, golden["intensity"][index], rtol=0, atol=1e-4)
-        logistic = nsa_labels.logistic(*images, steepness=1 / 12, midpoint=24.0)
+        logistic = host_labels.logistic(*images, steepness=1 / 12, midpoint=24.0)
         np.testing.assert_allclose(logistic, golden["logistic"][index], rtol=0, atol=1e-4)
         assert continuous.dtype == logistic.dtype == np.float32
 
@@ -57,9 +57,9 @@ def test_labels_equal_their_definition_also_at_the_image_border(channels, box):
     mask = np.zeros((60, 72), np.uint8)
     mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < 0.8
     binary, continuous, logistic = literal_labels(original, blended, mask, steepness=1 / 6, midpoint=15.0)
-    np.testing.assert_array_equal(nsa_labels.binary(original, blended, mask), binary)
-    np.testing.assert_allclose(nsa_labels.continuous(original, blended, mask), continuous, rtol=0, atol=1e-4)
-    found = nsa_labels.logistic(original, blended, mask, steepness=1 / 6, midpoint=15.0)
+    np.testing.assert_array_equal(host_labels.binary(original, blended, mask), binary)
+    np.testing.assert_allclose(host_labels.continuous(original, blended, mask), continuous, rtol=0, atol=1e-4)
+    found = host_labels.logistic(original, blended, mask, steepness=1 / 6, midpoint=15.0)
     np.testing.assert_allclose(found, logistic, rtol=0, atol=1e-5)
 
 
@@ -69,9 +69,9 @@ def test_labels_of_a_uniform_change_by_hand():
     blended[10:30, 10:30] += np.uint8(15)
     mask = np.zeros((40, 40), np.uint8)
     mask[10:30, 10:30] = 1
-    assert nsa_labels.binary(original, blended, mask)[20, 20] == 1
-    assert nsa_labels.continuous(original, blended, mask)[20, 20] == 15
-    logistic = nsa_labels.logistic(original, blended, mask, steepness=1 / 6, midpoint=15.0)
+    assert host_labels.binary(original, blended, mask)[20, 20] == 1
+    assert host_labels.continuous(original, blended, mask)[20, 20] == 15
+    logistic = host_labels.logistic(original, blended, mask, steepness=1 / 6, midpoint=15.0)
     assert logistic[20, 20] == 0.5
     assert logistic[5, 5] == 0
 
@@ -80,7 +80,7 @@ def test_an_extreme_logistic_neither_overflows_nor_leaves_its_range():
     original, blended = np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 10, np.uint8)
     mask = np.ones((40, 40), np.uint8)
     for midpoint, value in ((250.0, 0.0), (0.0, 1.0)):
-        found = nsa_labels.logistic(original, blended, mask, steepness=100.0, midpoint=midpoint)
+        found = host_labels.logistic(original, blended, mask, steepness=100.0, midpoint=midpoint)
         np.testing.assert_array_equal(found, value)
 
 
@@ -88,37 +88,37 @@ def test_a_change_of_one_level_on_average_is_none():
     original = np.full((40, 40, 3), 100, np.uint8)
     blended = original + np.uint8(1)
     mask = np.ones((40, 40), np.uint8)
-    assert not nsa_labels.binary(original, blended, mask).any()
+    assert not host_labels.binary(original, blended, mask).any()
     blended[..., 0] += np.uint8(1)  # now 4/3 on average
-    assert nsa_labels.binary(original, blended, mask).all()
+    assert host_labels.binary(original, blended, mask).all()
 
 
 def test_change_outside_the_label_mask_is_not_labelled():
     original = np.zeros((40, 40, 3), np.uint8)
     blended = np.full((40, 40, 3), 200, np.uint8)
     mask = np.zeros((40, 40), np.uint8)
-    assert not nsa_labels.logistic(original, blended, mask, steepness=1.0, midpoint=3.0).any()
-    assert not nsa_labels.continuous(original, blended, mask).any()
+    assert not host_labels.logistic(original, blended, mask, steepness=1.0, midpoint=3.0).any()
+    assert not host_labels.continuous(original, blended, mask).any()
 
 
 @pytest.mark.parametrize(("height", "width", "largest"), [(11, 11, 765), (12, 40, 765), (50, 33, 255), (30, 30, 3)])
 def test_disk_median_equals_scipy(height, width, largest):
     values = np.random.default_rng(height).integers(0, largest + 1, (height, width)).astype(np.uint16)
     reference = ndimage.median_filter(values, footprint=DISK)[5:-5, 5:-5]
-    np.testing.assert_array_equal(nsa_labels.disk_median(values), reference)
+    np.testing.assert_array_equal(host_labels.disk_median(values), reference)
 
 
 def test_disk_median_of_a_half_plane_by_hand():
     values = np.zeros((21, 21), np.uint16)
     values[:, :10] = 700
     # A centre in column 9 has columns 4 to 9 of the bright half in its disk: (81 + 11) / 2 = 46 of 81 pixels.
-    assert nsa_labels.disk_median(values)[0].tolist() == [700] * 5 + [0] * 6
+    assert host_labels.disk_median(values)[0].tolist() == [700] * 5 + [0] * 6
 
 
 @pytest.mark.parametrize("side", [5, 7])
 def test_majority_is_the_median_of_a_mask(side):
     mask = (np.random.default_rng(side).random((40, 31)) < 0.5).astype(np.uint8)
-    np.testing.assert_array_equal(nsa_labels.majority(mask, side), cv2.medianBlur(mask, side))
+    np.testing.assert_array_equal(host_labels.majority(mask, side), cv2.medianBlur(mask, side))
 
 
 def fastest(function, repetitions: int) -> float:
@@ -132,6 +132,6 @@ def fastest(function, repetitions: int) -> float:
 
 def test_disk_median_is_several_times_faster_than_a_general_one():
     values = np.random.default_rng(0).integers(0, 766, (110, 110)).astype(np.uint16)
-    ours = fastest(lambda: nsa_labels.disk_median(values), 15)
+    ours = fastest(lambda: host_labels.disk_median(values), 15)
     general = fastest(lambda: ndimage.median_filter(values, footprint=DISK), 5)
     assert general > 2.5 * ours

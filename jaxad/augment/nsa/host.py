@@ -11,8 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxad.augment import nsa_labels
-from jaxad.augment.nsa_settings import Synthesis
+from jaxad.augment.nsa import host_labels
+from jaxad.augment.nsa.settings import Synthesis
 from jaxad.errors import UserError
 
 TRIES = 200
@@ -114,11 +114,11 @@ def refuse_unsupported(settings: Synthesis) -> None:
 
 def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, settings: Synthesis) -> np.ndarray:
     if kind == "binary":
-        return nsa_labels.binary(image, blended, mask).astype(np.float32)
+        return host_labels.binary(image, blended, mask).astype(np.float32)
     if kind == "continuous":
-        return nsa_labels.continuous(image, blended, mask)
+        return host_labels.continuous(image, blended, mask)
     if kind == "logistic":
-        return nsa_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
+        return host_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
     raise UserError(f"config.label {kind!r} is not known; choose binary, continuous or logistic")
 
 
@@ -178,9 +178,9 @@ def object_mask(image: np.ndarray, *, background: tuple[float, float] | None) ->
         return None
     brightness, threshold = background
     channels = image.shape[2]
-    total = nsa_labels.channel_sum(image).astype(np.float32)
+    total = host_labels.channel_sum(image).astype(np.float32)
     distant = np.abs(total - brightness * channels) > threshold * channels
-    return nsa_labels.majority(distant.view(np.uint8), 7)
+    return host_labels.majority(distant.view(np.uint8), 7)
 
 
 def first_accepted(propose: Callable[[], Box], accept: Callable[[Box], bool]) -> Box | None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.augment import medians
+from jaxad.augment.nsa import median_filters
 
 
 def binary(original: jax.Array, blended: jax.Array, mask: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ def _difference(original: jax.Array, blended: jax.Array) -> jax.Array:
 
 
 def _changed(difference: jax.Array, mask: jax.Array, channels: int) -> jax.Array:
-    return medians.majority((difference > channels) & (mask > 0), 5)
+    return median_filters.majority((difference > channels) & (mask > 0), 5)
 
 
 def _changed_and_median(original: jax.Array, blended: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -82,5 +82,5 @@ def _changed_and_median(original: jax.Array, blended: jax.Array, mask: jax.Array
     channels = original.shape[2]
     difference = _difference(original, blended)
     changed = _changed(difference, mask, channels)
-    padded = jnp.pad(difference * changed, medians.RADIUS, mode="edge")
-    return changed, medians.disk_median(padded, highest=255 * channels)
+    padded = jnp.pad(difference * changed, median_filters.RADIUS, mode="edge")
+    return changed, median_filters.disk_median(padded, highest=255 * channels)

@@ -11,9 +11,9 @@ rounding decides, and one patch in 200 is a pixel wider or narrower than the hos
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment.nsa import TRIES, pixel_bounds
-from jaxad.augment.nsa_settings import Synthesis
-from jaxad.augment.regions import Box, Options, box_limit, draw_place, sample_box
+from jaxad.augment.boxes import Box, Options, box_limit, draw_place, sample_box
+from jaxad.augment.nsa.host import TRIES, pixel_bounds
+from jaxad.augment.nsa.settings import Synthesis
 
 _WORD = 32  # pixels in a word
 _TRIED = TRIES - 1  # a hit on the last try is discarded

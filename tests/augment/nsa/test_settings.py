@@ -1,6 +1,6 @@
 import pytest
 
-from jaxad.augment.nsa_settings import SETTINGS, settings
+from jaxad.augment.nsa.settings import SETTINGS, settings
 from jaxad.errors import UserError
 
 # Table 4 of the paper, with full patch sizes: n; h_min, h_max; w_min, w_max; b, t; t_object; t_overlap; s; y0; 1/k.

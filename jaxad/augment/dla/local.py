@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import color
-from jaxad.augment.regions import Box, box_mask, draw_place, turned_back
+from jaxad.augment.boxes import Box, box_mask, draw_place, turned_back
 from jaxad.errors import UserError
 
 _SIDE = 224  # of the images to which the sizes of the rectangle refer, as their maps do; the paper also names 256

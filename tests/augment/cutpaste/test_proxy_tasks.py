@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxad.augment import grid, proxies
-from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
-from jaxad.augment.regions import Options
+from jaxad.augment import grid
+from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste import proxy_tasks
+from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
 from jaxad.errors import UserError
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
@@ -23,7 +24,7 @@ def pictures(count=8, side=48):
 
 @functools.cache  # most of these tests' time is compilation: the same eight images of the same size everywhere
 def compiled(proxy, options):
-    return quick_jit(lambda keys, images: proxies.proxy_batch(keys, images, proxy=proxy, options=options))
+    return quick_jit(lambda keys, images: proxy_tasks.proxy_batch(keys, images, proxy=proxy, options=options))
 
 
 def batch(proxy, images, options=STILL):
@@ -31,7 +32,7 @@ def batch(proxy, images, options=STILL):
     return tuple(map(np.asarray, compiled(proxy, options)(keys, images)))
 
 
-@pytest.mark.parametrize("proxy", proxies.PROXIES)
+@pytest.mark.parametrize("proxy", proxy_tasks.PROXIES)
 def test_every_image_appears_once_in_every_class(proxy):
     images = pictures()
     made, labels = batch(proxy, images)
@@ -66,7 +67,7 @@ def test_union_draws_both_equally_often():
     @quick_jit
     def run(keys):
         drawn = jax.vmap(jax.random.split)(keys)[:, 1]
-        cases = ((proxies.union, keys), (cutpaste, drawn), (cutpaste_scar, drawn))
+        cases = ((proxy_tasks.union, keys), (cutpaste, drawn), (cutpaste_scar, drawn))
         return [jax.vmap(lambda key, f=f: f(key, image, options=EXACT))(keys) for f, keys in cases]
 
     made, *others = map(np.asarray, run(keys))
@@ -108,7 +109,7 @@ def test_same_images_on_one_and_on_eight_devices(proxy, options):
     spec = PartitionSpec(devices.AXIS)
 
     def run(keys, images):
-        made, _ = proxies.proxy_batch(keys, images, proxy=proxy, options=options)
+        made, _ = proxy_tasks.proxy_batch(keys, images, proxy=proxy, options=options)
         return made.reshape(-1, len(images), *images.shape[1:]).swapaxes(0, 1)
 
     eight = quick_jit(jax.shard_map(run, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(keys, images)
@@ -130,7 +131,7 @@ def test_translation_mirrors_at_the_border():
             for column in range(12):
                 source = [11 - abs(11 - abs(place)) for place in (row - down, column - right)]
                 expected[row, column] = image[tuple(source)]
-        moved = proxies.translate(image, jnp.int32(down), jnp.int32(right), reach=4)
+        moved = proxy_tasks.translate(image, jnp.int32(down), jnp.int32(right), reach=4)
         np.testing.assert_array_equal(moved, expected)
 
 
@@ -138,7 +139,7 @@ def test_translation_is_uniform_over_whole_pixels():
     image = np.zeros((40, 40, 3), np.float32)
     image[20, 20] = 1
     options = Options(translation=0.05)  # 2 pixels
-    run = quick_jit(jax.vmap(lambda key: proxies.translation(key, image, options=options)[..., 0].argmax()))
+    run = quick_jit(jax.vmap(lambda key: proxy_tasks.translation(key, image, options=options)[..., 0].argmax()))
     places = np.asarray(run(jax.random.split(jax.random.key(0), 2500)))
     found, counts = np.unique(places, return_counts=True)
     assert found.tolist() == [40 * row + column for row in range(18, 23) for column in range(18, 23)]
@@ -147,7 +148,7 @@ def test_translation_is_uniform_over_whole_pixels():
 
 def test_bad_input_is_refused():
     with pytest.raises(UserError, match=r"config.proxy.task.*cutpaste_3way.*not 'cutpast'"):
-        proxies.classes("cutpast")
+        proxy_tasks.classes("cutpast")
     with pytest.raises(UserError, match="square images, not 32x48"):
         batch("rotation", np.zeros((1, 32, 48, 3), np.float32))
     with pytest.raises(UserError, match=r"config.proxy.translation"):
@@ -157,7 +158,7 @@ def test_bad_input_is_refused():
 
 
 def test_a_name_means_one_class_in_every_task():
-    for task in proxies.PROXIES.values():
+    for task in proxy_tasks.PROXIES.values():
         assert next(iter(task)) == "normal"
         assert all(grid.AUGMENTATIONS[name] is make for name, make in task.items())
 

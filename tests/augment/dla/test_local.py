@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import PartitionSpec
 from scipy import stats
 
-from jaxad.augment import color, local
-from jaxad.augment.local import LOCAL, LocalOptions
-from jaxad.augment.regions import Box
+from jaxad.augment import color
+from jaxad.augment.boxes import Box
+from jaxad.augment.dla import local
+from jaxad.augment.dla.local import LOCAL, LocalOptions
 from jaxad.errors import UserError
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxad.augment import nsa, proposals
-from jaxad.augment.nsa_settings import Synthesis, settings
-from jaxad.augment.regions import Box
+from jaxad.augment.boxes import Box
+from jaxad.augment.nsa import host, sampling
+from jaxad.augment.nsa.settings import Synthesis, settings
 from tests.augment.quick import quick_jit
 
 SHAPE = (96, 128)  # not square, so that rows and columns cannot be mistaken for each other
@@ -20,12 +20,12 @@ def test_object_share_is_the_hosts():
     top, left = rng.integers(0, 60, 300), rng.integers(0, 60, 300)
     height, width = rng.integers(1, 37, 300), rng.integers(1, 69, 300)
     boxes = Box(*map(jnp.asarray, (top, left, height, width)))
-    found = proposals.object_share(proposals.area_table(jnp.asarray(mask)), boxes)
+    found = sampling.object_share(sampling.area_table(jnp.asarray(mask)), boxes)
     expected = [
-        nsa.object_share(mask[t : t + h, x : x + w]) for t, x, h, w in zip(top, left, height, width, strict=True)
+        host.object_share(mask[t : t + h, x : x + w]) for t, x, h, w in zip(top, left, height, width, strict=True)
     ]
     np.testing.assert_array_equal(found, np.float32(expected))
-    whole = proposals.object_share(proposals.area_table(jnp.asarray(mask)), Box(0, 0, *SHAPE))
+    whole = sampling.object_share(sampling.area_table(jnp.asarray(mask)), Box(0, 0, *SHAPE))
     assert whole == np.float32(mask.mean())
 
 
@@ -41,13 +41,13 @@ def test_packed_overlap_is_exactly_the_hosts(window):
 
     @quick_jit
     def count(under, patch, top, left):
-        windows, words = proposals.bit_windows(under, window), proposals.pack(patch)
-        return jax.vmap(lambda t, x: proposals.overlap_count(words, windows, t, x))(top, left)
+        windows, words = sampling.bit_windows(under, window), sampling.pack(patch)
+        return jax.vmap(lambda t, x: sampling.overlap_count(words, windows, t, x))(top, left)
 
     found = count(under, patch, top, left)
     small_patch = patch[:height, :width].astype(np.uint8)
     expected = [
-        nsa.object_overlap(small_patch, under[t : t + height, x : x + width].astype(np.uint8)) * small_patch.sum()
+        host.object_overlap(small_patch, under[t : t + height, x : x + width].astype(np.uint8)) * small_patch.sum()
         for t, x in zip(top, left, strict=True)
     ]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)  # whole numbers
@@ -66,7 +66,7 @@ def test_packed_overlap_is_exactly_the_hosts(window):
 )
 def test_resized_size_by_hand(height, width, scale, size):
     chosen = Synthesis(scale=(scale, scale))
-    assert proposals.resized_size(jax.random.key(0), Box(0, 0, height, width), (224, 224), settings=chosen) == size
+    assert sampling.resized_size(jax.random.key(0), Box(0, 0, height, width), (224, 224), settings=chosen) == size
 
 
 def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
@@ -74,11 +74,11 @@ def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
     height, width = rng.integers(14, 180, (2, 2000))
     chosen = Synthesis(scale=(0.7, 0.7))
     found = jax.vmap(
-        lambda h, w: proposals.resized_size(jax.random.key(0), Box(0, 0, h, w), (224, 224), settings=chosen)
+        lambda h, w: sampling.resized_size(jax.random.key(0), Box(0, 0, h, w), (224, 224), settings=chosen)
     )
     bounds = {"half_height": chosen.half_height, "half_width": chosen.half_width}
     expected = [
-        nsa.resized_size(nsa.Box(0, h, 0, w), 0.7, (224, 224), **bounds) for h, w in zip(height, width, strict=True)
+        host.resized_size(host.Box(0, h, 0, w), 0.7, (224, 224), **bounds) for h, w in zip(height, width, strict=True)
     ]
     difference = np.stack(found(height, width), axis=1) - expected
     assert np.abs(difference[:, 1]).max() <= 1  # the width; the height follows it
@@ -86,8 +86,8 @@ def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
 
 
 def test_the_first_of_199_proposals_counts_and_no_place_is_none():
-    table = proposals.area_table(jnp.ones(SHAPE, bool))
-    draw = quick_jit(lambda k, t, s: proposals.sample_source(k, SHAPE, t, settings=s), static_argnums=2)
+    table = sampling.area_table(jnp.ones(SHAPE, bool))
+    draw = quick_jit(lambda k, t, s: sampling.sample_source(k, SHAPE, t, settings=s), static_argnums=2)
     box, found = draw(jax.random.key(0), table, OBJECT)
     alone, _ = draw(jax.random.key(0), None, OBJECT)
     assert found and (box.height, box.width) == (alone.height, alone.width)
@@ -101,9 +101,9 @@ def test_the_first_of_199_proposals_counts_and_no_place_is_none():
 def test_the_only_place_is_found():
     """An image one pixel larger than twice the half-size has one centre; a patch as large as it may be, one place."""
     chosen = Synthesis(half_height=(0.48, 0.48), half_width=(0.48, 0.48), resized=False)
-    box, _ = proposals.sample_source(jax.random.key(1), (33, 33), None, settings=chosen)
+    box, _ = sampling.sample_source(jax.random.key(1), (33, 33), None, settings=chosen)
     assert tuple(map(int, box)) == (0, 0, 32, 32)
-    box, _ = proposals.sample_destination(
+    box, _ = sampling.sample_destination(
         jax.random.key(2), (jnp.int32(31), jnp.int32(30)), (33, 33), None, None, settings=chosen
     )
     assert tuple(map(int, box)) == (1, 1, 31, 30)
@@ -111,7 +111,7 @@ def test_the_only_place_is_found():
 
 def test_destinations_keep_a_margin_of_one_pixel():
     place = jax.vmap(
-        lambda k, size: proposals.sample_destination(k, size, (224, 224), None, None, settings=OBJECT)[0], (0, None)
+        lambda k, size: sampling.sample_destination(k, size, (224, 224), None, None, settings=OBJECT)[0], (0, None)
     )
     odd = place(jax.random.split(jax.random.key(0), 4000), (151, 91))
     even = place(jax.random.split(jax.random.key(0), 4000), (150, 90))
@@ -121,7 +121,7 @@ def test_destinations_keep_a_margin_of_one_pixel():
 
 def test_ablation_c_takes_the_boxes_of_cutpaste():
     chosen = Synthesis(shape="cutpaste", resized=False, patches=1)
-    draw = quick_jit(jax.vmap(lambda k: proposals.sample_source(k, SHAPE, None, settings=chosen)[0]))
+    draw = quick_jit(jax.vmap(lambda k: sampling.sample_source(k, SHAPE, None, settings=chosen)[0]))
     top, left, height, width = map(np.asarray, draw(jax.random.split(jax.random.key(0), 2000)))
     area, aspect = height * width / np.prod(SHAPE), height / width
     assert 0.018 < area.min() < 0.023 and 0.145 < area.max() < 0.155 and abs(area.mean() - 0.085) < 0.003

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxad.augment import device_views, views
+from jaxad.augment.nsa import host_views, views
 from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
 
@@ -26,17 +26,17 @@ def numbered(height=HEIGHT, width=WIDTH):
 def host_view(image, degrees, flip, top, left, *, center_crop, crop):
     """The host's functions in their order."""
     if degrees is not None:
-        image = views.rotate(image, degrees)
+        image = host_views.rotate(image, degrees)
     if center_crop:
-        image = views.crop_center(image, center_crop)
+        image = host_views.crop_center(image, center_crop)
     if flip:
-        image = views.flip_vertical(image)
-    return views.crop_at(image, top, left, crop)
+        image = host_views.flip_vertical(image)
+    return host_views.crop_at(image, top, left, crop)
 
 
 @functools.cache
 def view_at(center_crop, crop):
-    return quick_jit(functools.partial(device_views.view_at, center_crop=center_crop, crop=crop))
+    return quick_jit(functools.partial(views.view_at, center_crop=center_crop, crop=crop))
 
 
 # --- without rotation: every pixel is the host's ---
@@ -59,9 +59,9 @@ def test_views_without_rotation_equal_the_host(channels, center_crop, places):
 def test_a_view_by_hand():
     image = numbered(10, 12)
     # The central six rows are 2 to 7, the columns 3 to 8.
-    view = device_views.view_at(image, None, False, 1, 2, center_crop=6, crop=4)
+    view = views.view_at(image, None, False, 1, 2, center_crop=6, crop=4)
     assert view[0, 0].tolist() == [3, 5, 77] and view[-1, -1].tolist() == [6, 8, 77]
-    view = device_views.view_at(image, None, True, 1, 2, center_crop=6, crop=4)
+    view = views.view_at(image, None, True, 1, 2, center_crop=6, crop=4)
     assert view[0, 0].tolist() == [6, 5, 77] and view[-1, -1].tolist() == [3, 8, 77]
 
 
@@ -99,7 +99,7 @@ def turned():
     flip, (top, left) = rng.random(60) < 0.5, rng.integers(0, 7, (2, 60))
     image = numbered(256, 256)
     run = quick_jit(
-        jax.vmap(functools.partial(device_views.view_at, center_crop=230, crop=224), in_axes=(None, 0, 0, 0, 0))
+        jax.vmap(functools.partial(views.view_at, center_crop=230, crop=224), in_axes=(None, 0, 0, 0, 0))
     )
     host = [host_view(image, float(degrees[i]), flip[i], top[i], left[i], center_crop=230, crop=224) for i in range(60)]
     return np.stack(host).astype(int), np.asarray(run(image, degrees, flip, top, left)).astype(int)
@@ -133,7 +133,7 @@ def test_rotated_images_are_nearest_neighbours_in_floating_point():
 
 
 def test_only_a_rotated_view_gathers_and_only_its_own_pixels():
-    program = jax.make_jaxpr(functools.partial(device_views.view_at, center_crop=CENTER, crop=CROP))
+    program = jax.make_jaxpr(functools.partial(views.view_at, center_crop=CENTER, crop=CROP))
     assert "gather" not in str(program(noise(), None, True, 0, 0))
     gathers = [eqn for eqn in program(noise(), 3.0, True, 0, 0).eqns if eqn.primitive.name == "gather"]
     assert [eqn.outvars[0].aval.shape for eqn in gathers] == [(CROP, CROP, 3)]
@@ -149,14 +149,14 @@ DRAWS = 2000
 def random_views(rotation, center_crop, crop, flip, draws=DRAWS):
     keys = jax.random.split(jax.random.key(0), draws)
     options = {"rotation": rotation, "center_crop": center_crop, "crop": crop, "flip": flip}
-    run = quick_jit(jax.vmap(lambda key: device_views.random_view(key, jnp.asarray(numbered()), **options)))
+    run = quick_jit(jax.vmap(lambda key: views.random_view(key, jnp.asarray(numbered()), **options)))
     return np.asarray(run(keys))
 
 
 def made_by_host(rotation, center_crop, crop, flip, draws=DRAWS):
     rng = np.random.default_rng(1)
     options = {"rotation": rotation, "center_crop": center_crop, "crop": crop, "flip": flip}
-    return np.stack([views.random_view(rng, numbered(), **options) for _ in range(draws)])
+    return np.stack([host_views.random_view(rng, numbered(), **options) for _ in range(draws)])
 
 
 def even(values, low, high):
@@ -211,7 +211,7 @@ def test_random_views_show_every_pixel_as_often_as_the_host():
 def test_a_random_view_is_determined_by_its_key_alone():
     together = random_views(*OPTIONS.values())
     keys = jax.random.split(jax.random.key(0), DRAWS)
-    alone = quick_jit(functools.partial(device_views.random_view, **OPTIONS))
+    alone = quick_jit(functools.partial(views.random_view, **OPTIONS))
     for index in (0, 7):
         np.testing.assert_array_equal(alone(keys[index], numbered()), together[index])
     assert (together[0] != together[1]).any()
@@ -223,7 +223,7 @@ def test_a_random_view_is_determined_by_its_key_alone():
 def test_crops_that_do_not_fit_are_refused_in_the_hosts_words(rotation, center_crop, crop):
     options = {"rotation": rotation, "center_crop": center_crop, "crop": crop, "flip": False}
     with pytest.raises(UserError, match="does not fit into an image of") as host:
-        views.random_view(np.random.default_rng(0), noise(), **options)
+        host_views.random_view(np.random.default_rng(0), noise(), **options)
     with pytest.raises(UserError) as device:
-        jax.jit(functools.partial(device_views.random_view, **options))(jax.random.key(0), noise())
+        jax.jit(functools.partial(views.random_view, **options))(jax.random.key(0), noise())
     assert str(device.value) == str(host.value)

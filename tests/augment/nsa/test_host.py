@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxad.augment import nsa
-from jaxad.augment.nsa import Box
-from jaxad.augment.nsa_settings import Synthesis, settings
+from jaxad.augment.nsa import host
+from jaxad.augment.nsa.host import Box
+from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
 
 SHAPE = (224, 224)
@@ -29,11 +29,11 @@ def disc(seed: int, channels: int = 3) -> np.ndarray:
 
 
 def source(rng, partner_object, object_fraction=0.7):
-    return nsa.sample_source_box(rng, SHAPE, partner_object, gamma=GAMMA, object_fraction=object_fraction, **BOUNDS)
+    return host.sample_source_box(rng, SHAPE, partner_object, gamma=GAMMA, object_fraction=object_fraction, **BOUNDS)
 
 
 def destination(rng, size, patch_object, image_object, object_fraction=0.7, overlap=0.25):
-    return nsa.sample_destination_box(
+    return host.sample_destination_box(
         rng, size, SHAPE, patch_object, image_object, object_fraction=object_fraction, overlap=overlap
     )
 
@@ -42,7 +42,7 @@ def destination(rng, size, patch_object, image_object, object_fraction=0.7, over
 def test_a_hit_on_the_200th_try_is_discarded(hit, accepted):
     tries = iter(range(1, 1000))
     box = Box(1, 2, 3, 4)
-    found = nsa.first_accepted(lambda: box, lambda _: next(tries) == hit)
+    found = host.first_accepted(lambda: box, lambda _: next(tries) == hit)
     assert found == (box if accepted else None)
 
 
@@ -54,7 +54,7 @@ def test_object_mask_by_hand():
     expected = np.zeros((60, 60), np.uint8)
     expected[10:40, 10:40] = 1
     expected = ndimage.median_filter(expected, 7, mode="nearest")
-    found = nsa.object_mask(image, background=(200.0, 60.0))
+    found = host.object_mask(image, background=(200.0, 60.0))
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
     assert found[25, 25] == 1 and found[10, 10] == 0  # the median rounds the corners
@@ -64,12 +64,12 @@ def test_object_mask_by_hand():
 def test_object_mask_equals_its_definition(channels):
     image = noise(5, (50, 70, channels))
     literal = (np.abs(image.mean(axis=2) - 120) > 20).astype(np.uint8)
-    found = nsa.object_mask(image, background=(120.0, 20.0))
+    found = host.object_mask(image, background=(120.0, 20.0))
     np.testing.assert_array_equal(found, ndimage.median_filter(literal, 7, mode="nearest"))
 
 
 def test_no_background_no_mask():
-    assert nsa.object_mask(noise(0), background=None) is None
+    assert host.object_mask(noise(0), background=None) is None
 
 
 def test_source_sizes_and_centres_stay_in_bounds():
@@ -83,8 +83,8 @@ def test_source_sizes_and_centres_stay_in_bounds():
 
 
 def test_clipped_box_by_hand():
-    assert nsa.clipped_box(50, 60, (10, 20), (224, 224)) == (40, 60, 40, 80)
-    assert nsa.clipped_box(5, 220, (10, 20), (224, 224)) == (0, 15, 200, 224)
+    assert host.clipped_box(50, 60, (10, 20), (224, 224)) == (40, 60, 40, 80)
+    assert host.clipped_box(5, 220, (10, 20), (224, 224)) == (0, 15, 200, 224)
 
 
 def test_source_must_show_more_than_the_fraction_of_object():
@@ -96,7 +96,7 @@ def test_source_must_show_more_than_the_fraction_of_object():
     left = np.zeros(SHAPE, np.uint8)
     left[:, :112] = 1
     boxes = [source(rng, left) for _ in range(200)]
-    assert all(nsa.object_share(left[box.slices]) > 0.7 for box in boxes if box is not None)
+    assert all(host.object_share(left[box.slices]) > 0.7 for box in boxes if box is not None)
     assert any(box.right > 112 for box in boxes if box is not None)  # up to 30 % may lie outside
 
 
@@ -130,8 +130,8 @@ def test_destination_object_must_overlap_the_patchs():
 
 def test_object_overlap_by_hand():
     patch = np.array([[1, 1, 1, 1, 0]], np.uint8)
-    assert nsa.object_overlap(patch, np.array([[1, 0, 0, 0, 1]], np.uint8)) == 0.25
-    assert nsa.object_share(patch) == 0.8
+    assert host.object_overlap(patch, np.array([[1, 0, 0, 0, 1]], np.uint8)) == 0.25
+    assert host.object_share(patch) == 0.8
 
 
 @pytest.mark.parametrize(
@@ -146,34 +146,34 @@ def test_object_overlap_by_hand():
     ],
 )
 def test_resized_size_by_hand(height, width, scale, size):
-    assert nsa.resized_size(Box(0, height, 0, width), scale, SHAPE, **BOUNDS) == size
+    assert host.resized_size(Box(0, height, 0, width), scale, SHAPE, **BOUNDS) == size
 
 
 def test_resized_object_mask_stays_binary():
     mask = (np.random.default_rng(0).random((40, 30)) < 0.5).astype(np.uint8)
-    assert set(np.unique(nsa.resize(mask, 23, 51))) == {0, 1}
-    assert nsa.resize(noise(0, (40, 30, 1)), 23, 51).shape == (23, 51, 1)
+    assert set(np.unique(host.resize(mask, 23, 51))) == {0, 1}
+    assert host.resize(noise(0, (40, 30, 1)), 23, 51).shape == (23, 51, 1)
 
 
 def test_boxes_need_50_pixels_inside_their_ring():
-    assert not nsa.is_blendable(Box(0, 9, 0, 9))  # 49
-    assert nsa.is_blendable(Box(0, 12, 0, 7))  # 50
+    assert not host.is_blendable(Box(0, 9, 0, 9))  # 49
+    assert host.is_blendable(Box(0, 12, 0, 7))  # 50
 
 
 @pytest.mark.parametrize("gradients", ["source", "mixed"])
 def test_a_patch_too_narrow_for_opencv_is_not_blendable(gradients):
     for side in range(3, 8):
         box = Box(0, side, 0, 60)
-        assert nsa.is_blendable(box) == (side >= 5)
-        if nsa.is_blendable(box):
-            blended = nsa.blend_patch(noise(0)[:side, :60], noise(1)[:side, :60], gradients=gradients)
+        assert host.is_blendable(box) == (side >= 5)
+        if host.is_blendable(box):
+            blended = host.blend_patch(noise(0)[:side, :60], noise(1)[:side, :60], gradients=gradients)
             assert blended.shape == (side, 60, 3)
 
 
 def test_synthesis_in_a_small_image_never_fails():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        made = nsa.synthesize(rng, noise(1)[:64, :64], noise(2)[:64, :64], settings=PLAIN)
+        made = host.synthesize(rng, noise(1)[:64, :64], noise(2)[:64, :64], settings=PLAIN)
         assert all(min(bottom - top, right - left) >= 5 for top, bottom, left, right in made.boxes)
 
 
@@ -189,7 +189,7 @@ def test_blending_the_rectangle_equals_cloning_into_the_whole_image(gradients, b
     centre = (box.left + 1 + (width - 2) // 2, box.top + 1 + (height - 2) // 2)
     whole = cv2.seamlessClone(patch, image, mask, centre, flag)
     found = image.copy()
-    found[box.slices] = nsa.blend_patch(patch, image[box.slices], gradients=gradients)
+    found[box.slices] = host.blend_patch(patch, image[box.slices], gradients=gradients)
     np.testing.assert_array_equal(found, whole)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(patch, before[1])
@@ -199,9 +199,9 @@ def test_blending_keeps_the_ring_and_the_boundary_values():
     under = np.full((30, 40, 3), 90, np.uint8)
     patch = np.full((30, 40, 3), 200, np.uint8)
     # A constant patch has no gradients: only the boundary's value is left.
-    blended = nsa.blend_patch(patch, under, gradients="source")
+    blended = host.blend_patch(patch, under, gradients="source")
     assert np.abs(blended.astype(int) - 90).max() <= 1
-    textured = nsa.blend_patch(noise(3)[:30, :40], under, gradients="source")
+    textured = host.blend_patch(noise(3)[:30, :40], under, gradients="source")
     assert textured.std() > 5
     for ring in (textured[:2], textured[-2:], textured[:, :2], textured[:, -2:]):
         assert np.abs(ring.astype(int) - 90).max() <= 1
@@ -209,8 +209,8 @@ def test_blending_keeps_the_ring_and_the_boundary_values():
 
 def test_mixed_gradients_keep_the_texture_under_a_flat_patch():
     under, patch = noise(4)[:40, :40], np.full((40, 40, 3), 90, np.uint8)
-    mixed = nsa.blend_patch(patch, under, gradients="mixed").astype(int)
-    smooth = nsa.blend_patch(patch, under, gradients="source").astype(int)
+    mixed = host.blend_patch(patch, under, gradients="mixed").astype(int)
+    smooth = host.blend_patch(patch, under, gradients="source").astype(int)
     assert np.abs(mixed - under).max() <= 1
     assert np.abs(smooth[8:-8, 8:-8] - under[8:-8, 8:-8]).mean() > 10
 
@@ -218,19 +218,19 @@ def test_mixed_gradients_keep_the_texture_under_a_flat_patch():
 @pytest.mark.parametrize("gradients", ["source", "mixed"])
 def test_grey_blending_equals_each_channel_alone(gradients):
     patch, under = noise(5)[:40, :50], noise(6)[:40, :50]
-    colour = nsa.blend_patch(patch, under, gradients=gradients)
-    grey = nsa.blend_patch(patch[..., 1:2], under[..., 1:2], gradients=gradients)
+    colour = host.blend_patch(patch, under, gradients=gradients)
+    grey = host.blend_patch(patch[..., 1:2], under[..., 1:2], gradients=gradients)
     assert grey.shape == (40, 50, 1)
     np.testing.assert_array_equal(grey[..., 0], colour[..., 1])
 
 
 def test_unknown_gradients_and_label_are_refused():
     with pytest.raises(UserError, match=r"config.synthesis.blending 'both'.*source or mixed"):
-        nsa.blend_patch(noise(0)[:20, :20], noise(1)[:20, :20], gradients="both")
+        host.blend_patch(noise(0)[:20, :20], noise(1)[:20, :20], gradients="both")
     with pytest.raises(UserError, match=r"config.label 'logit'.*logistic"):
-        nsa.synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")
+        host.synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")
     with pytest.raises(ValueError, match="shape"):
-        nsa.synthesize(np.random.default_rng(0), noise(0), noise(1)[:100], settings=PLAIN)
+        host.synthesize(np.random.default_rng(0), noise(0), noise(1)[:100], settings=PLAIN)
 
 
 @pytest.mark.parametrize("category", ["bottle", "texture", "chest_xray_male"])
@@ -239,7 +239,7 @@ def test_synthesis_changes_the_image_inside_its_boxes_only(category, channels):
     image, partner = disc(1, channels), disc(2, channels)
     before, changed = (image.copy(), partner.copy()), 0
     for seed in range(10):
-        made = nsa.synthesize(np.random.default_rng(seed), image, partner, settings=settings(category).synthesis)
+        made = host.synthesize(np.random.default_rng(seed), image, partner, settings=settings(category).synthesis)
         assert made.image.shape == image.shape and made.image.dtype == np.uint8
         assert made.label.shape == made.mask.shape == (224, 224)
         assert made.label.dtype == np.float32 and made.mask.dtype == np.uint8
@@ -258,7 +258,7 @@ def test_synthesis_changes_the_image_inside_its_boxes_only(category, channels):
 def test_label_kinds_agree_with_each_other():
     image, partner = disc(1), disc(2)
     binary, continuous, logistic = (
-        nsa.synthesize(np.random.default_rng(8), image, partner, settings=settings("bottle").synthesis, label=kind)
+        host.synthesize(np.random.default_rng(8), image, partner, settings=settings("bottle").synthesis, label=kind)
         for kind in ("binary", "continuous", "logistic")
     )
     np.testing.assert_array_equal(binary.image, logistic.image)
@@ -272,7 +272,7 @@ def test_label_kinds_agree_with_each_other():
 def test_synthesis_is_determined_by_the_seed():
     image, partner = disc(1), disc(2)
     first, again, other = (
-        nsa.synthesize(np.random.default_rng(seed), image, partner, settings=settings("bottle").synthesis)
+        host.synthesize(np.random.default_rng(seed), image, partner, settings=settings("bottle").synthesis)
         for seed in (5, 5, 6)
     )
     for one, two in zip(first, again, strict=True):
@@ -284,7 +284,7 @@ def test_skipped_patches_leave_the_image_and_an_empty_label():
     image = disc(1)
     plain = np.full_like(image, 255)  # a partner without an object
     for chosen, partner in ((settings("bottle").synthesis, plain), (TINY, disc(2))):
-        made = nsa.synthesize(np.random.default_rng(0), image, partner, settings=chosen)
+        made = host.synthesize(np.random.default_rng(0), image, partner, settings=chosen)
         np.testing.assert_array_equal(made.image, image)
         assert not made.label.any() and not made.mask.any()
         assert made.boxes.shape == (0, 4) and made.skipped >= 1
@@ -293,7 +293,7 @@ def test_skipped_patches_leave_the_image_and_an_empty_label():
 def test_first_patch_is_always_tried_and_each_further_one_half_of_the_time():
     rng = np.random.default_rng(0)
     image, partner = disc(1), disc(2)
-    tried = np.array([nsa.synthesize(rng, image, partner, settings=TINY).skipped for _ in range(800)])
+    tried = np.array([host.synthesize(rng, image, partner, settings=TINY).skipped for _ in range(800)])
     shares = np.bincount(tried, minlength=4) / 800
     np.testing.assert_allclose(shares, [0, 0.25, 0.5, 0.25], atol=0.06)
     assert shares[0] == 0
@@ -306,10 +306,10 @@ def test_label_mask_is_source_or_destination_object_and_later_patches_overwrite(
     image[:, :110] = noise(2)[:, :110] // 4  # the destination's object: the left columns
     sources = iter([Box(20, 60, 20, 60), Box(80, 120, 20, 60)])  # full of object, upper half object
     place = Box(100, 140, 90, 130)
-    monkeypatch.setattr(nsa, "sample_source_box", lambda *_, **__: next(sources))
-    monkeypatch.setattr(nsa, "sample_destination_box", lambda *_, **__: place)
+    monkeypatch.setattr(host, "sample_source_box", lambda *_, **__: next(sources))
+    monkeypatch.setattr(host, "sample_destination_box", lambda *_, **__: place)
     chosen = Synthesis(background=(255.0, 60.0), patches=2, scale=(1.0, 1.0))
-    made = nsa.synthesize(np.random.default_rng(1), image, partner, settings=chosen)  # the coin adds the second
+    made = host.synthesize(np.random.default_rng(1), image, partner, settings=chosen)  # the coin adds the second
     assert made.boxes.tolist() == [[*place]] * 2
     expected = np.zeros((224, 224), np.uint8)
     expected[100:120, 90:130] = 1  # the second source's object
@@ -320,16 +320,16 @@ def test_label_mask_is_source_or_destination_object_and_later_patches_overwrite(
 
 def test_object_masks_come_from_the_images_before_the_first_patch(monkeypatch):
     seen = []
-    original = nsa.sample_destination_box
+    original = host.sample_destination_box
 
     def spy(rng, size, shape, patch_object, image_object, **options):
         seen.append(image_object.copy())
         return original(rng, size, shape, patch_object, image_object, **options)
 
-    monkeypatch.setattr(nsa, "sample_destination_box", spy)
+    monkeypatch.setattr(host, "sample_destination_box", spy)
     image = disc(1)
     chosen = settings("bottle").synthesis._replace(patches=6)
-    nsa.synthesize(np.random.default_rng(0), image, disc(2), settings=chosen)
+    host.synthesize(np.random.default_rng(0), image, disc(2), settings=chosen)
     assert len(seen) >= 3
-    expected = nsa.object_mask(image, background=chosen.background)
+    expected = host.object_mask(image, background=chosen.background)
     assert all((mask == expected).all() for mask in seen)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import color
-from jaxad.augment.regions import (
+from jaxad.augment.boxes import (
     Bar,
     Box,
     Options,

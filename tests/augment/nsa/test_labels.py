@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad.augment import labels, nsa_labels
+from jaxad.augment.nsa import host_labels, labels
 from tests.augment.quick import quick_jit
 from tests.shared import SHARED, needs_shared
 
@@ -26,7 +26,7 @@ def check_against_host(kind, images, **logistic):
     """Every bit of a batch is the host's."""
     found = np.asarray(batched(kind, **logistic)(*images))
     assert found.dtype == np.float32
-    host = getattr(nsa_labels, kind)
+    host = getattr(host_labels, kind)
     for result, *one in zip(found, *images, strict=True):
         np.testing.assert_array_equal(result, host(*one, **options(kind, **logistic)))
     return found

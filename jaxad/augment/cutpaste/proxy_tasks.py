@@ -9,9 +9,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment import color, cutout
-from jaxad.augment.cutpaste import cutpaste, cutpaste_scar
-from jaxad.augment.regions import Options
+from jaxad.augment import color
+from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste import cutout
+from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
 from jaxad.errors import UserError
 
 Augmentation = Callable[..., jax.Array]  # (key, image, *, options) -> image

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 
-from jaxad.augment import poisson
+from jaxad.augment.nsa import poisson
 from tests.shared import SHARED, needs_shared
 
 WINDOW = (106, 108)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxad.augment import cutout
-from jaxad.augment.regions import Bar, Box, Options, bar_mask, box_mask
+from jaxad.augment.boxes import Bar, Box, Options, bar_mask, box_mask
+from jaxad.augment.cutpaste import cutout
 from tests.augment.quick import quick_jit
 
 FUNCTIONS = (cutout.cutout_grey, cutout.cutout_mean, cutout.cutout_random, cutout.scar, cutout.confetti)

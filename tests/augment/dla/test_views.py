@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from scipy import ndimage, stats
 
-from jaxad.augment import color, global_views
-from jaxad.augment.global_views import Crop, View, ViewOptions
+from jaxad.augment import color
+from jaxad.augment.dla import views
+from jaxad.augment.dla.views import Crop, View, ViewOptions
 from jaxad.errors import UserError
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
@@ -21,10 +22,10 @@ OPTIONS = ViewOptions(
     sigma=(4.0, 8.0),
 )  # fmt: skip
 STILL = View(Crop(0.0, 0.0, 40.0, 40.0), False, 0.0, False, color.Jitter(np.ones(3), 0.0, np.arange(4)), False)
-crop_matrix = quick_jit(global_views.crop_matrix, static_argnames="size")
-blur_matrix = quick_jit(global_views.blur_matrix, static_argnames="size")
+crop_matrix = quick_jit(views.crop_matrix, static_argnames="size")
+blur_matrix = quick_jit(views.blur_matrix, static_argnames="size")
 # Most of these tests' time is compilation: the same number of views of the same size everywhere.
-make_views = quick_jit(jax.vmap(global_views.make_view))
+make_views = quick_jit(jax.vmap(views.make_view))
 
 
 def picture(height=40, width=40):
@@ -52,14 +53,14 @@ def draws(options, shape=(100, 100), count=4000):
 
 
 def sampler(options, shape):
-    return jax.vmap(lambda key: global_views.sample_view(key, shape, options=options))
+    return jax.vmap(lambda key: views.sample_view(key, shape, options=options))
 
 
 @functools.cache
 def pairs():
     """Two views of one image for each of some keys."""
     image = picture()
-    return jax.vmap(lambda key: global_views.global_views(key, image, options=OPTIONS))
+    return jax.vmap(lambda key: views.global_views(key, image, options=OPTIONS))
 
 
 compiled_pairs = functools.cache(lambda: quick_jit(pairs()))
@@ -112,7 +113,7 @@ def test_blur_by_hand():
 def test_resampling_is_one_matrix_for_each_axis():
     rng = np.random.default_rng(0)
     image, rows, columns = (rng.random(shape).astype(np.float32) for shape in ((5, 7, 3), (4, 5), (6, 7)))
-    made = np.asarray(global_views.resample(image, rows, columns))
+    made = np.asarray(views.resample(image, rows, columns))
     expected = np.stack([rows @ image[..., channel] @ columns.T for channel in range(3)], axis=-1)
     np.testing.assert_allclose(made, expected, rtol=1e-6)
 
@@ -280,7 +281,7 @@ def test_views_are_made_without_a_transfer():
 def test_plain_and_compiled_views_are_the_same():
     key, image = keys()[3], jnp.asarray(picture())
     plain = OPTIONS._replace(jitter=0.0, hue=0.0)  # whose jitter is compiled anyway
-    view = global_views.global_view(key, image, options=plain)
+    view = views.global_view(key, image, options=plain)
     drawn = jax.tree.map(lambda x: x[3], draws(OPTIONS, (40, 40)))._replace(jittered=False)
     assert drawn.sigma > 0 and drawn.crop.height < 38
     np.testing.assert_allclose(view, make(picture(), **drawn._asdict())[0], rtol=0, atol=1e-5)
@@ -296,8 +297,8 @@ def test_same_views_on_one_and_on_eight_devices():
 def test_image_that_is_not_square_without_colour_jitter():
     image = picture(24, 40)
     options = ViewOptions(area=(0.6, 0.6), aspect=(2.0, 3.0), flip=1.0, jitter=0.0, hue=0.0, grey=0.0, blur=0.0)
-    made = quick_jit(lambda key: global_views.global_view(key, image, options=options))(jax.random.key(0))
-    drawn = quick_jit(lambda key: global_views.sample_view(key, image.shape, options=options))(jax.random.key(0))
+    made = quick_jit(lambda key: views.global_view(key, image, options=options))(jax.random.key(0))
+    drawn = quick_jit(lambda key: views.sample_view(key, image.shape, options=options))(jax.random.key(0))
     assert drawn.jitter is None
     crop = drawn.crop
     rows, columns = crop_matrix(crop.top, crop.height, size=24), crop_matrix(crop.left, crop.width, size=40)
@@ -331,15 +332,15 @@ def test_image_that_is_not_square_without_colour_jitter():
 )
 def test_bad_options_are_refused(change, message):
     options = ViewOptions(**change)
-    for draw in (global_views.sample_crop, global_views.sample_view):
+    for draw in (views.sample_crop, views.sample_view):
         with pytest.raises(UserError, match=message):
             draw(jax.random.key(0), (8, 8), options=options)
 
 
 def test_bounds_of_the_ranges_are_allowed():
-    global_views.check_options(
+    views.check_options(
         ViewOptions(area=(0.01, 0.01), aspect=(1, 1), flip=0, jitter=0, hue=0, grey=0, blur=0, sigma=(0, 0))
     )
-    global_views.check_options(
+    views.check_options(
         ViewOptions(area=(1, 1), flip=1, jitter=1, hue=0.5, jitter_probability=1, grey=1, blur=1)
     )
