@@ -20,7 +20,7 @@ from jaxad import config as configs
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, begin
-from jaxad.models import sums
+from jaxad.models.cpu import sums
 from jaxad.runtime import devices, processes
 
 

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from jaxad import density, localize, similarity
+from jaxad import density, localize
 from jaxad.augment import boxes, color
 from jaxad.augment.dla import views
 from jaxad.augment.nsa import poisson
 from jaxad.methods import dla
-from jaxad.models import efficientnet, layers, sums
+from jaxad.models import efficientnet, layers, siamese_loss
+from jaxad.models.cpu import sums
 from jaxad.runtime import devices
 
 ROWS = (32767, 32768, 32769, 36864, 40000, 45057)
@@ -247,7 +248,7 @@ PRODUCTS: dict[str, Callable[[int], tuple[Callable, Callable]]] = {
     "Gaussian for every location": _per_location,
     "unit length": _plain(density.unit_length, _normalized),
     "unit vectors' similarity": _plain(
-        lambda x: (similarity.normalize(x) * similarity.normalize(x**2)).sum(-1),
+        lambda x: (siamese_loss.normalize(x) * siamese_loss.normalize(x**2)).sum(-1),
         lambda x: (_normalized(x) * _normalized(x**2)).sum(1),
     ),
     "sum by channel": _plain(lambda x: sums.channel_sum(jnp.square(x)), lambda x: (x**2).sum(0)),

@@ -24,9 +24,10 @@ from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.augment.grid import augmentation_grid
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
-from jaxad.models import sums, weights
+from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
+from jaxad.models.cpu import sums
 from jaxad.runtime import devices
 
 POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import localize, similarity
+from jaxad import localize
 from jaxad.augment.dla import local, views
 from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
@@ -30,6 +30,7 @@ from jaxad.methods.method import (
     options_of,
     reduce_map,
 )
+from jaxad.models import siamese_loss
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
 from jaxad.runtime import devices
@@ -60,8 +61,8 @@ def stages_of(config: ConfigDict) -> list[str]:
 def _check(config: ConfigDict) -> None:
     """Refuses what the training or the scoring cannot take, before any image is read."""
     choices = {
-        "objective.pairs": (config.objective.pairs, similarity.PAIRS),
-        "objective.reverse": (config.objective.reverse, similarity.REVERSE),
+        "objective.pairs": (config.objective.pairs, siamese_loss.PAIRS),
+        "objective.reverse": (config.objective.reverse, siamese_loss.REVERSE),
         "model.dropout_place": (config.model.dropout_place, PLACES),
         "score.channels": (config.score.channels, CHANNELS),
     }
@@ -145,15 +146,15 @@ def objective(
       The loss, and its terms by name, none of them weighted; the negative term counts with the other sign.
     """
     whole = list(zip(*made["global"], strict=True))  # prediction and projection of each of the k batches
-    siamese = functools.partial(similarity.siamese_loss, pairs=settings.pairs, axis_name=axis_name)
+    siamese = functools.partial(siamese_loss.siamese_loss, pairs=settings.pairs, axis_name=axis_name)
     terms, total = {}, 0.0
     if settings.global_weight:
         terms["loss_global"] = siamese(whole[0], whole[1])
         total += settings.global_weight * terms["loss_global"]
     if settings.dense_weight:
         dense = zip(*made["dense"], strict=True)
-        indices = similarity.correspondences(*made["features"])
-        terms["loss_dense"] = similarity.dense_loss(*dense, indices, reverse=settings.reverse, axis_name=axis_name)
+        indices = siamese_loss.correspondences(*made["features"])
+        terms["loss_dense"] = siamese_loss.dense_loss(*dense, indices, reverse=settings.reverse, axis_name=axis_name)
         total += settings.dense_weight * terms["loss_dense"]
     if settings.negative_weight:
         terms["loss_negative"] = siamese(whole[-2], whole[-1])
@@ -251,7 +252,7 @@ def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Callable:
         projections = {"projection_spread": made["global"][1]}
         if "dense" in made:
             projections["dense_spread"] = made["dense"][1].reshape(-1, settings.dense_width)
-        spreads = {name: similarity.spread(rows, axis_name=devices.AXIS) for name, rows in projections.items()}
+        spreads = {name: siamese_loss.spread(rows, axis_name=devices.AXIS) for name, rows in projections.items()}
         made = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), made)
         value, terms = objective(made, config.objective, axis_name=devices.AXIS)
         return value, (updated["batch_stats"], terms | spreads)

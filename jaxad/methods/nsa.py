@@ -18,7 +18,7 @@ from jaxad.augment.nsa import device, host, host_views, views
 from jaxad.augment.nsa.settings import LABELS, Synthesis
 from jaxad.errors import UserError
 from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
-from jaxad.models import sums
+from jaxad.models.cpu import sums
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.runtime import devices
 from jaxad.runtime.devices import AXIS

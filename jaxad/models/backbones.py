@@ -7,7 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from jaxad.models import efficientnet
-from jaxad.models.depthwise import padding
+from jaxad.models.cpu.depthwise import padding
 from jaxad.models.resnet import ResNet18, ResNet34, ResNet50
 
 

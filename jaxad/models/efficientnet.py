@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxad.models.depthwise import depthwise_conv
+from jaxad.models.cpu.depthwise import depthwise_conv
 from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out
 
 

@@ -212,7 +212,7 @@ def test_all_images_of_a_step_share_the_statistics(small):
 def test_one_step_on_eight_devices_equals_one(small):
     """On images as `corrupt` could make them, whose own rounding is tested with the augmentations."""
     # Without the dense term: in float32, in which the network computes, rounding decides between positions that
-    # are nearly alike. Of one and eight devices it is compared in tests/test_similarity.py.
+    # are nearly alike. Of one and eight devices it is compared in tests/models/test_siamese_loss.py.
     config = config_of(batch=8, objective__dense_weight=0, optim__weight_decay=0.01, optim__learning_rate=0.1)
     method = methods.create(config)
     method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})

@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxad.models.depthwise import depthwise_conv
+from jaxad.models.cpu.depthwise import depthwise_conv
 from jaxad.models.efficientnet import (
     LEVELS,
     SCALES,

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxad.models import flops, winograd
+from jaxad.models import flops
+from jaxad.models.cpu import winograd
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import BatchNorm, Conv, ConvTranspose
 from jaxad.models.resnet import ResNet18

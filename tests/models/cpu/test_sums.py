@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxad.models import sums
+from jaxad.models.cpu import sums
 from jaxad.runtime import devices
 
 SHAPES = [(1,), (7,), (1, 3), (64, 1), (65, 3), (767, 2), (768, 5), (769, 4), (5, 33, 31, 6), (2, 144, 1), (9217, 3)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxad.models import winograd
+from jaxad.models.cpu import winograd
 from jaxad.models.layers import Conv, conv
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxad.models.siamese_loss import correspondences, dense_loss, negative_cosine, normalize, siamese_loss, spread
 from jaxad.runtime import devices
-from jaxad.similarity import correspondences, dense_loss, negative_cosine, normalize, siamese_loss, spread
 from tests.parts import one_step
 
 Vectors = np.ndarray
