@@ -25,9 +25,9 @@ from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded, resize_image
 from jaxad.errors import UserError, first_line, other_version
 from jaxad.methods.method import Scores
-from jaxad.region import Region
 from jaxad.runtime import checkpoint, devices, disk
 from jaxad.runtime.fork_guard import refuse_forked
+from jaxad.scoring.region import Region
 
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.

@@ -25,7 +25,7 @@ from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
 from jaxad.runtime import devices, disk, processes, provenance, stopping
 from jaxad.runtime.checkpoint import Checkpoints
-from jaxad.threshold import fit_threshold
+from jaxad.scoring.threshold import fit_threshold
 from jaxad.training import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught

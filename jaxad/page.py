@@ -13,9 +13,9 @@ import numpy as np
 from jaxad import figures, metrics
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
-from jaxad.region import Region
 from jaxad.runtime import disk
 from jaxad.samples import rgb
+from jaxad.scoring.region import Region
 
 COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
 HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AU-PRO"}

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from jaxad import density, localize
 from jaxad.augment import boxes, color
 from jaxad.augment.dla import views
 from jaxad.augment.nsa import poisson
@@ -21,6 +20,7 @@ from jaxad.methods import dla
 from jaxad.models import efficientnet, layers, siamese_loss
 from jaxad.models.cpu import sums
 from jaxad.runtime import devices
+from jaxad.scoring import density, localization
 
 ROWS = (32767, 32768, 32769, 36864, 40000, 45057)
 SIZES = (2, 3, 4)
@@ -157,7 +157,7 @@ def _upsampled(size: int) -> tuple[Callable, Callable]:
     matrix = _matrix(size)
 
     def found(x):
-        return localize._upsample(x[:, None], np.ones((1, 1)), matrix)[:, 0]
+        return localization._upsample(x[:, None], np.ones((1, 1)), matrix)[:, 0]
 
     return found, lambda x: x @ matrix.T
 
@@ -165,7 +165,7 @@ def _upsampled(size: int) -> tuple[Callable, Callable]:
 def _gradcam(size: int) -> tuple[Callable, Callable]:
     def found(x):
         activations = x.reshape(1, -1, 1, size)
-        return localize.gradcam(activations, activations**2).ravel()
+        return localization.gradcam(activations, activations**2).ravel()
 
     return found, lambda x: np.maximum((x**2).mean(0) @ x.T, 0)
 

@@ -17,8 +17,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxad import density as densities
-from jaxad import localize
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.augment.grid import augmentation_grid
@@ -29,6 +27,8 @@ from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
 from jaxad.models.cpu import sums
 from jaxad.runtime import devices
+from jaxad.scoring import density as densities
+from jaxad.scoring import localization
 
 POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged
 
@@ -265,7 +265,7 @@ def _whole_images(config: ConfigDict) -> Method:
         if per_location:
             _check_places(own, seen.shape[1:3], images.shape[1:3])
             scores = distance(density_score(own, seen))
-            return Scores(scores.max(axis=(1, 2)), localize.upsample_stage(scores, **grid))
+            return Scores(scores.max(axis=(1, 2)), localization.upsample_stage(scores, **grid))
 
         def explained(values):
             if config.score.gradcam == "density":
@@ -273,7 +273,7 @@ def _whole_images(config: ConfigDict) -> Method:
             logits = model.apply(variables, pool(values), method="logits")
             return jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0]
 
-        return Scores(density_score(own, pool(found[stage])), localize.gradcam_maps(explained, seen, **grid))
+        return Scores(density_score(own, pool(found[stage])), localization.gradcam_maps(explained, seen, **grid))
 
     def embed(variables, density, keys, images):
         """Features of the classes of the proxy task (Figure 3), made of images as they are."""
@@ -357,7 +357,7 @@ def _patches(config: ConfigDict) -> Method:
         def apply(patches):
             return model.apply(variables, patches, train=False)["features"]
 
-        return localize.dense_features(apply, normalized(images), **grid, chunk=settings.chunk)
+        return localization.dense_features(apply, normalized(images), **grid, chunk=settings.chunk)
 
     def fit(variables, good_images, key):
         found = extract(features, variables, good_images, batch=config.evaluate.batch)
@@ -365,11 +365,11 @@ def _patches(config: ConfigDict) -> Method:
         return fit_density(key, found)
 
     def score(variables, density, images):
-        made = localize.grid_size(images.shape[1:3], **grid)
+        made = localization.grid_size(images.shape[1:3], **grid)
         if settings.per_location:
             _check_places(density, made, images.shape[1:3])
         scores = density_score(density, features(variables, images))
-        maps = localize.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
+        maps = localization.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
         return Scores(scores.max(axis=(1, 2)), maps)
 
     if not settings.per_location:  # every image gives a feature for each place
@@ -393,4 +393,4 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
     if settings.per_location:
         _check_uncropped(config)
     _try_proxy(config.proxy.task, options_of(config.proxy, Options), settings.crop)
-    return localize.grid_size((side, side), patch=settings.size, stride=settings.stride)
+    return localization.grid_size((side, side), patch=settings.size, stride=settings.stride)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxad import localize
 from jaxad.augment.dla import local, views
 from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
@@ -34,6 +33,7 @@ from jaxad.models import siamese_loss
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
 from jaxad.runtime import devices
+from jaxad.scoring import localization
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
 CHANNELS = ("mean", "sum")
@@ -365,7 +365,7 @@ def create(config: ConfigDict) -> Method:
             mean = density[kind]
             variance = density["variance_over_images"][kind] if scoring.standardize else dict.fromkeys(names)
             errors = [distance(found[n], mean[n], variance[n], channels=scoring.channels) for n in names]
-            return sum(localize.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
+            return sum(localization.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
 
         found = {"regression error": scoring.regression_weight * compared(maps, "maps")}
         if scoring.uncertainty_weight:

@@ -16,9 +16,8 @@ from sklearn.covariance import LedoitWolf
 
 import jaxad
 from jaxad import config as configs
-from jaxad import density as densities
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, methods, predict, report, train, training
+from jaxad import evaluate, methods, predict, report, train, training
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.augment.grid import AUGMENTATIONS
@@ -29,6 +28,8 @@ from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
 from jaxad.runtime import devices
+from jaxad.scoring import density as densities
+from jaxad.scoring import localization
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
@@ -329,7 +330,7 @@ def test_patches_are_scored_one_by_one(small, per_location):
         scores[:, place] = densities.gaussian_score(one, seen[place])
     found = method.score(variables, density, images)
     np.testing.assert_allclose(found.image, scores.max(axis=1), rtol=2e-3)
-    maps = localize.receptive_field_upsample(scores.reshape(2, 3, 3), patch=32, stride=8, size=(48, 48))
+    maps = localization.receptive_field_upsample(scores.reshape(2, 3, 3), patch=32, stride=8, size=(48, 48))
     np.testing.assert_allclose(found.map, maps, rtol=2e-3)
 
 

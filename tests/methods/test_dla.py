@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, localize, methods, predict, report, train, training
+from jaxad import evaluate, methods, predict, report, train, training
 from jaxad.augment.dla import local, views
 from jaxad.errors import UserError
 from jaxad.log import read_history
@@ -26,6 +26,7 @@ from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
 from jaxad.runtime import devices
+from jaxad.scoring import localization
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 
@@ -306,7 +307,7 @@ def test_scores_are_equations_9_to_12(small, names, channels, standardize):
         if standardize:
             squares /= of_good.var(0) + 0.01 * of_good.var(0).mean() if of_good.var(0).any() else 1
         errors = squares.sum(-1) if channels == "sum" else squares.mean(-1)
-        return np.asarray(localize.upsample_stage(jnp.asarray(errors, jnp.float32), size=(64, 64)))
+        return np.asarray(localization.upsample_stage(jnp.asarray(errors, jnp.float32), size=(64, 64)))
 
     (train_maps, train_vars), (maps, variances) = passes(good), passes(images)
     error, uncertainty = 0, 0

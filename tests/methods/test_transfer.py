@@ -11,14 +11,15 @@ import pytest
 from jax.typing import DTypeLike
 
 from jaxad import config as configs
-from jaxad import density as densities
-from jaxad import evaluate, localize, loop, methods, train, training
+from jaxad import evaluate, loop, methods, train, training
 from jaxad.errors import UserError
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
 from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
+from jaxad.scoring import density as densities
+from jaxad.scoring import localization
 from tests.augment.quick import quick_compiled
 from tests.parts import ROOT, command, interrupted, part, write_parts
 
@@ -310,6 +311,6 @@ def test_the_first_position_of_a_stage(name, side, stage, first):
 def test_a_map_begins_where_its_first_position_lies():
     """Cells of 16 pixels, the first on pixel 15: one is highest on its own pixel and half as high 8 pixels away."""
     maps = jnp.zeros((1, 4, 4)).at[0, 1, 2].set(1.0)
-    found = localize.upsample_stage(maps, size=(64, 64), first=(15, 15))
+    found = localization.upsample_stage(maps, size=(64, 64), first=(15, 15))
     assert np.unravel_index(np.asarray(found[0]).argmax(), (64, 64)) == (31, 47)
     np.testing.assert_allclose(found[0, 23, 47], 0.5)

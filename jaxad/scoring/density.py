@@ -21,8 +21,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from jaxad import mixture
 from jaxad.errors import UserError
+from jaxad.scoring import gaussian_mixture
 
 Array = np.ndarray | jax.Array
 ROWS = 8192  # features converted to float64 at a time
@@ -278,7 +278,7 @@ def kernel_score(density: KernelDensity | dict, features: jax.Array) -> jax.Arra
     def score(points, bandwidth, x):
         # Differences, not |x|^2 + |p|^2 - 2 x p: that cancels for neighbours, which are what counts here.
         squares = (((x[:, None] - points) / bandwidth) ** 2).sum(axis=-1)
-        return np.log(n) + d * (0.5 * mixture.LOG_2PI + jnp.log(bandwidth)) - jax.nn.logsumexp(-0.5 * squares, axis=-1)
+        return np.log(n) + d * (0.5 * gaussian_mixture.LOG_2PI + jnp.log(bandwidth)) - jax.nn.logsumexp(-0.5 * squares, axis=-1)
 
     return _score(score, density, features, locations=density.points.ndim - 2)
 
@@ -317,10 +317,10 @@ def fit_mixture(
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:
         x = np.concatenate(list(_rows(one, l2_normalize)))
-        memberships, likelihood = mixture.k_means(np.random.default_rng(seed), x, components), -np.inf
+        memberships, likelihood = gaussian_mixture.k_means(np.random.default_rng(seed), x, components), -np.inf
         for _ in range(ITERATIONS):
-            fitted = mixture.maximise(x, memberships, covariance, ridge)
-            joint = mixture.log_joint(np, solve_triangular, *fitted, x)
+            fitted = gaussian_mixture.maximise(x, memberships, covariance, ridge)
+            joint = gaussian_mixture.log_joint(np, solve_triangular, *fitted, x)
             evidence = logsumexp(joint, axis=1)
             memberships = np.exp(joint - evidence[:, None])
             previous, likelihood = likelihood, evidence.mean()
@@ -336,7 +336,7 @@ def mixture_score(density: GaussianMixture | dict, features: jax.Array) -> jax.A
     density = _record(density, GaussianMixture)
 
     def score(log_weights, means, factors, x):
-        joint = mixture.log_joint(jnp, solve_on_device, log_weights, means, factors, x)
+        joint = gaussian_mixture.log_joint(jnp, solve_on_device, log_weights, means, factors, x)
         return -jax.nn.logsumexp(joint, axis=-1)
 
     return _score(score, density, features, locations=density.means.ndim - 2)

@@ -9,9 +9,9 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.neighbors import KernelDensity as SklearnKernelDensity
 from sklearn.preprocessing import normalize
 
-from jaxad import density
 from jaxad.errors import UserError
 from jaxad.runtime import checkpoint
+from jaxad.scoring import density
 
 KEY = jax.random.key(3)
 # Jitted: one compilation a case instead of one per operation.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxad import figures
-from jaxad.region import Region
+from jaxad.scoring.region import Region
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 300), (37, 29)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxad.errors import UserError
-from jaxad.threshold import ROUNDING, fit_threshold
+from jaxad.scoring.threshold import ROUNDING, fit_threshold
 from tests.test_detector import baseline, pictures
 
 HELD_OUT = {

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxad import localize
 from jaxad.errors import UserError
 from jaxad.models.layers import conv
 from jaxad.models.resnet import ResNet
 from jaxad.runtime import devices
+from jaxad.scoring import localization
 
 RNG = np.random.default_rng(0)
 
@@ -31,7 +31,7 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_grid_size(size, patch, stride, grid):
-    assert localize.grid_size(size, patch=patch, stride=stride) == grid
+    assert localization.grid_size(size, patch=patch, stride=stride) == grid
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_grid_size(size, patch, stride, grid):
 )
 def test_impossible_grids_are_told_in_one_sentence(size, patch, stride, words):
     with pytest.raises(UserError, match=words):
-        localize.grid_size(size, patch=patch, stride=stride)
+        localization.grid_size(size, patch=patch, stride=stride)
     with pytest.raises(UserError, match=words):
-        localize.dense_features(lambda x: x, jnp.zeros((1, *size, 3)), patch=patch, stride=stride, chunk=4)
+        localization.dense_features(lambda x: x, jnp.zeros((1, *size, 3)), patch=patch, stride=stride, chunk=4)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 20, 1000])
 def test_patches_are_not_scrambled(chunk):
     images = np.arange(2 * 20 * 28 * 3, dtype=np.float32).reshape(2, 20, 28, 3)  # every value occurs once
-    extract = functools.partial(localize.dense_features, lambda x: x, patch=8, stride=4, chunk=chunk)
+    extract = functools.partial(localization.dense_features, lambda x: x, patch=8, stride=4, chunk=chunk)
     patches = jax.jit(extract)(images)
     assert patches.shape == (2, 4, 6, 8, 8, 3)
     for n, i, j in np.ndindex(2, 4, 6):
@@ -70,7 +70,7 @@ def test_dense_features_equal_a_loop_over_patches():
     def apply(patches):  # zero padding at each patch's own border: neighbours must not be seen
         return jax.nn.relu(conv(patches, jnp.asarray(kernel), padding=(1, 1))).mean(axis=(1, 2))
 
-    features = localize.dense_features(apply, images, patch=8, stride=4, chunk=5)
+    features = localization.dense_features(apply, images, patch=8, stride=4, chunk=5)
     assert features.shape == (1, 3, 4, 5)
     for i, j in np.ndindex(3, 4):
         alone = apply(images[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8])
@@ -83,7 +83,7 @@ def test_dense_features_stream():
 
     def temporary(chunk):
         extract = functools.partial(
-            localize.dense_features, lambda x: jnp.sort(x, axis=1).mean(axis=(1, 2)), patch=32, stride=2, chunk=chunk
+            localization.dense_features, lambda x: jnp.sort(x, axis=1).mean(axis=(1, 2)), patch=32, stride=2, chunk=chunk
         )
         return jax.jit(extract).lower(images).compile().memory_analysis().temp_size_in_bytes
 
@@ -99,7 +99,7 @@ def test_devices_compute_the_patches_of_their_own_images():
     def apply(patches):
         return patches.reshape(len(patches), -1) @ kernel
 
-    run = functools.partial(localize.dense_features, apply, patch=8, stride=4, chunk=3 * mesh.size)
+    run = functools.partial(localization.dense_features, apply, patch=8, stride=4, chunk=3 * mesh.size)
     compiled = jax.jit(run).lower(images).compile()
     text = compiled.as_text()
     assert not any(name in text for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
@@ -109,7 +109,7 @@ def test_devices_compute_the_patches_of_their_own_images():
 
 def test_a_chunk_holds_at_least_one_patch():
     with pytest.raises(UserError, match="at least 1, not 0"):
-        localize.dense_features(lambda x: x, jnp.zeros((1, 8, 8, 3)), patch=4, stride=4, chunk=0)
+        localization.dense_features(lambda x: x, jnp.zeros((1, 8, 8, 3)), patch=4, stride=4, chunk=0)
 
 
 # Receptive-field upsampling
@@ -119,17 +119,17 @@ def test_kernel_by_hand():
     # Even: sampled at -1, 0, 1, the centre twice. Deviation log10(0.45 * 4 + 1) + 0.25 = 0.69716.
     side = math.exp(-0.5 / (math.log10(2.8) + 0.25) ** 2)
     expected = np.array([side, 1, 1, side]) / (2 + 2 * side)
-    np.testing.assert_allclose(localize.receptive_field_kernel(4), expected, rtol=1e-12)
+    np.testing.assert_allclose(localization.receptive_field_kernel(4), expected, rtol=1e-12)
     # From 32 on the deviation is 10; the outermost pixels are 15 from the doubled centre.
-    kernel = localize.receptive_field_kernel(32)
+    kernel = localization.receptive_field_kernel(32)
     np.testing.assert_allclose(kernel[[0, 31]] / kernel[[15, 16]], math.exp(-0.5 * 1.5**2), rtol=1e-12)
     # Odd, with a deviation of 1.
     expected = np.array([math.exp(-0.5), 1, math.exp(-0.5)]) / (1 + 2 * math.exp(-0.5))
-    np.testing.assert_allclose(localize.receptive_field_kernel(3, deviation=1.0), expected, rtol=1e-12)
+    np.testing.assert_allclose(localization.receptive_field_kernel(3, deviation=1.0), expected, rtol=1e-12)
     for patch in (1, 2, 31, 32, 33, 64):
-        assert math.isclose(localize.receptive_field_kernel(patch).sum(), 1)
+        assert math.isclose(localization.receptive_field_kernel(patch).sum(), 1)
     # The two branches of the rule: 31 is below 32.
-    kernel = localize.receptive_field_kernel(31)
+    kernel = localization.receptive_field_kernel(31)
     deviation = math.log10(0.45 * 31 + 1) + 0.25
     assert math.isclose(kernel[0] / kernel[15], math.exp(-0.5 * (15 / deviation) ** 2))
 
@@ -139,13 +139,13 @@ CASES = [((256, 256), 32, 4, None), ((40, 56), 16, 8, None), ((33, 21), 9, 3, No
 
 @pytest.mark.parametrize(("size", "patch", "stride", "deviation"), CASES)
 def test_upsampling_equals_a_transposed_convolution(size, patch, stride, deviation):
-    grid = localize.grid_size(size, patch=patch, stride=stride)
+    grid = localization.grid_size(size, patch=patch, stride=stride)
     maps = RNG.random((2, *grid), np.float32)
     options = {"patch": patch, "stride": stride, "size": size, "deviation": deviation}
-    upsample = functools.partial(localize.receptive_field_upsample, **options)
+    upsample = functools.partial(localization.receptive_field_upsample, **options)
     upsampled = upsample(maps)
     assert upsampled.shape == (2, *size)
-    line = stride * localize.receptive_field_kernel(patch, deviation=deviation)
+    line = stride * localization.receptive_field_kernel(patch, deviation=deviation)
     kernel = jnp.asarray(np.outer(line, line), jnp.float32)[:, :, None, None]
     numbers = ("NHWC", "HWIO", "NHWC")
     expected = lax.conv_transpose(maps[..., None], kernel, (stride,) * 2, "VALID", dimension_numbers=numbers)[..., 0]
@@ -167,7 +167,7 @@ def centre_of_mass(image):
 def test_an_impulse_in_the_grid_lands_on_its_patch():
     maps = np.zeros((1, 9, 9), np.float32)
     maps[0, 2, 5] = 1
-    upsampled = np.asarray(localize.receptive_field_upsample(maps, patch=32, stride=4, size=(64, 64))[0])
+    upsampled = np.asarray(localization.receptive_field_upsample(maps, patch=32, stride=4, size=(64, 64))[0])
     rows, columns = np.nonzero(upsampled)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 39, 20, 51)
     np.testing.assert_allclose(centre_of_mass(upsampled), (8 + 15.5, 20 + 15.5), atol=1e-4)
@@ -181,8 +181,8 @@ def test_an_impulse_in_the_image_lands_on_its_pixels(width, expected):
 
     @jax.jit
     def heat(image):
-        scores = localize.dense_features(lambda x: x.max(axis=(1, 2, 3)), image, **options, chunk=625)
-        return localize.receptive_field_upsample(scores, **options, size=(128, 128))[0]
+        scores = localization.dense_features(lambda x: x.max(axis=(1, 2, 3)), image, **options, chunk=625)
+        return localization.receptive_field_upsample(scores, **options, size=(128, 128))[0]
 
     for phase, shift in enumerate(expected):
         image = np.zeros((1, 128, 128, 1), np.float32)
@@ -193,18 +193,18 @@ def test_an_impulse_in_the_image_lands_on_its_pixels(width, expected):
 
 def test_a_constant_grid_keeps_its_value_inside():
     maps = jnp.full((1, 57, 57), 3.0)
-    upsampled = np.asarray(localize.receptive_field_upsample(maps, patch=32, stride=4, size=(256, 256))[0])
+    upsampled = np.asarray(localization.receptive_field_upsample(maps, patch=32, stride=4, size=(256, 256))[0])
     np.testing.assert_allclose(upsampled[28:228, 28:228], 3.0, rtol=0.01)
     assert upsampled.max() == upsampled[28:228, 28:228].max()
 
 
 def test_upsampling_checks_its_arguments():
     with pytest.raises(UserError, match="deviation of the upsampling must be positive, not 0"):
-        localize.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=4, stride=2, size=(8, 8), deviation=0.0)
+        localization.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=4, stride=2, size=(8, 8), deviation=0.0)
     with pytest.raises(ValueError, match=r"\(4, 4\) do not fit the grid of \(3, 3\)"):
-        localize.receptive_field_upsample(jnp.zeros((1, 4, 4)), patch=4, stride=2, size=(8, 8))
+        localization.receptive_field_upsample(jnp.zeros((1, 4, 4)), patch=4, stride=2, size=(8, 8))
     with pytest.raises(UserError, match="cover only 9 of 10"):
-        localize.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=3, stride=3, size=(9, 10))
+        localization.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=3, stride=3, size=(9, 10))
 
 
 # GradCAM
@@ -218,14 +218,14 @@ def test_gradcam_by_hand():
     gradients[0, :, :, 0] = [[4, 0], [0, 4]]  # alpha = 2
     gradients[0, :, :, 1] = [[-1, -1], [-1, -1]]  # alpha = -1
     expected = [[[0, 4], [5, 6]]]  # 2 A0 - A1, the negative -2 cut
-    np.testing.assert_array_equal(localize.gradcam(activations, gradients), expected)
+    np.testing.assert_array_equal(localization.gradcam(activations, gradients), expected)
 
 
 def test_gradcam_of_a_linear_classifier():
     # d(mean over 12 positions . w)/dA = w / 12 everywhere, so the map is relu(A . w) / 12.
     activations = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
     weights = RNG.standard_normal(5).astype(np.float32)
-    maps = localize.gradcam_maps(lambda a: a.mean(axis=(1, 2)) @ weights, activations, size=(3, 4))
+    maps = localization.gradcam_maps(lambda a: a.mean(axis=(1, 2)) @ weights, activations, size=(3, 4))
     np.testing.assert_allclose(maps, np.maximum(activations @ weights, 0) / 12, rtol=1e-4, atol=1e-6)
 
 
@@ -242,7 +242,7 @@ def test_gradcam_of_a_gaussian_score():
 
     alpha = 2 * (activations.mean(axis=(1, 2)) - mean) @ precision / 6
     expected = np.maximum(np.einsum("bk,bhwk->bhw", alpha, activations), 0)
-    run = jax.jit(functools.partial(localize.gradcam_maps, head, size=(2, 3)))
+    run = jax.jit(functools.partial(localization.gradcam_maps, head, size=(2, 3)))
     np.testing.assert_allclose(run(activations), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -262,7 +262,7 @@ def total(activations):
 )
 def test_gradcam_lays_cell_i_on_pixel_stride_times_i(cells, size, stride):
     activations = RNG.random((2, *cells, 1), np.float32)
-    maps = localize.gradcam_maps(total, activations, size=size)
+    maps = localization.gradcam_maps(total, activations, size=size)
     expected = activations[..., 0]
     for axis in (1, 2):  # np.interp holds the last value
         pixels, places = np.arange(size[axis - 1]), stride * np.arange(cells[axis - 1])
@@ -274,7 +274,7 @@ def test_gradcam_lays_cell_i_on_pixel_stride_times_i(cells, size, stride):
 def test_gradcam_of_an_impulse_is_centred_on_its_pixel():
     activations = np.zeros((1, 8, 8, 1), np.float32)
     activations[0, 2, 5] = 1
-    found = np.asarray(localize.gradcam_maps(total, activations, size=(256, 256))[0])
+    found = np.asarray(localization.gradcam_maps(total, activations, size=(256, 256))[0])
     assert np.unravel_index(found.argmax(), found.shape) == (64, 160)
     np.testing.assert_allclose(centre_of_mass(found), (64, 160), atol=1e-3)
     assert np.flatnonzero(found.any(axis=0))[[0, -1]].tolist() == [129, 191]
@@ -306,7 +306,7 @@ def test_cells_of_a_residual_network_are_centred_where_gradcam_lays_them():
     for stage, cell in (("layer2", 15), ("layer4", 4), ("layer4", 3)):
         impulses = {name: np.zeros((1, 256 // s, 256 // s, 1), np.float32) for name, s in strides.items()}
         impulses[stage][0, cell, cell] = 1
-        peak = localize.gradcam_maps(total, impulses[stage], size=(256, 256))[0]
+        peak = localization.gradcam_maps(total, impulses[stage], size=(256, 256))[0]
         np.testing.assert_allclose(centre_of_mass(np.asarray(peak)), [strides[stage] * cell] * 2, atol=1e-3)
         seen = np.asarray(sensitivity(impulses))
         np.testing.assert_allclose(centre_of_mass(seen), centre_of_mass(np.asarray(peak)), atol=1.5)
@@ -314,10 +314,10 @@ def test_cells_of_a_residual_network_are_centred_where_gradcam_lays_them():
 
 def test_gradcam_needs_a_stage_of_the_input():
     with pytest.raises(ValueError, match=r"no stride .* makes \(8, 7\) cells of \(256, 256\) pixels"):
-        localize.gradcam_maps(total, jnp.ones((1, 8, 7, 1)), size=(256, 256))
+        localization.gradcam_maps(total, jnp.ones((1, 8, 7, 1)), size=(256, 256))
 
 
 @pytest.mark.parametrize("shape", [(2, 512), (2, 1, 1, 512)])
 def test_gradcam_needs_a_spatial_stage(shape):
     with pytest.raises(UserError, match="choose an earlier stage of the network or a larger input size"):
-        localize.gradcam_maps(lambda a: a.reshape(2, -1).sum(axis=1), jnp.ones(shape), size=(32, 32))
+        localization.gradcam_maps(lambda a: a.reshape(2, -1).sum(axis=1), jnp.ones(shape), size=(32, 32))
