@@ -159,15 +159,15 @@ def _summary(name: str, results: dict) -> str:
     return f"<h1>{html.escape(name)}</h1><div class=cards>{''.join(cards)}</div><p class=soft>{about}</p>"
 
 
-def _without_labels(figures: dict) -> str:
+def _without_labels(synthetic: dict) -> str:
     """How synthetic defects in held-out good images are found, in a sentence; empty where the results do not say."""
-    if not figures:
+    if not synthetic:
         return ""
-    if "reason" in figures:
-        found = f"n/a ({html.escape(figures['reason'])})"
+    if "reason" in synthetic:
+        found = f"n/a ({html.escape(synthetic['reason'])})"
     else:
         levels = ("image", "pixel")
-        found = ", ".join(f"{level} AUROC {_percent(figures[f'synthetic_{level}_auroc'])} %" for level in levels)
+        found = ", ".join(f"{level} AUROC {_percent(synthetic[f'synthetic_{level}_auroc'])} %" for level in levels)
     return f" Synthetic defects in held-out good images: {found}."
 
 
@@ -200,12 +200,12 @@ def _metric_table(results: dict) -> str:
 
 
 def _charts(results: dict, scores: TestScores, history: Sequence[dict], features: dict | None) -> str:
-    charts = []
+    drawn = []
     threshold = results.get("threshold", {})
     threshold = threshold.get("value") if "reason" not in threshold else None
     if len(scores.ids):
-        charts.append(("Image scores", figures.score_histogram(scores.labels, scores.image_scores, threshold)))
-        charts.append(
+        drawn.append(("Image scores", figures.score_histogram(scores.labels, scores.image_scores, threshold)))
+        drawn.append(
             ("Image scores by defect type", figures.score_strips(scores.defects, scores.image_scores, threshold))
         )
     curves = {}
@@ -217,24 +217,24 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict], features
         known, masks = metrics.known_masks(scores)
         pixels = metrics.rank_pixels(masks, scores.maps[known])
         curves["pixels"] = metrics.select(pixels, everything[known])
-        charts.append(("Pixel scores", figures.pixel_histogram(masks, scores.maps[known])))
+        drawn.append(("Pixel scores", figures.pixel_histogram(masks, scores.maps[known])))
     if curves:
-        charts.append(("ROC curves", figures.roc_chart(curves)))
+        drawn.append(("ROC curves", figures.roc_chart(curves)))
     if "pixels" in curves:
-        charts.append(("Per-region overlap", figures.pro_chart(curves["pixels"], limit=results["pro_limit"])))
+        drawn.append(("Per-region overlap", figures.pro_chart(curves["pixels"], limit=results["pro_limit"])))
     if features and (embedding := figures.tsne_chart(features)):
-        charts.append(("Features of the images (t-SNE)", embedding))
+        drawn.append(("Features of the images (t-SNE)", embedding))
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
     if losses:
-        charts.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
+        drawn.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
     names = ("step", "synthetic_image_auroc", "synthetic_pixel_auroc")
     if watched := [[row[name] for name in names] for row in history if names[1] in row]:
-        charts.append(("Synthetic defects while training", figures.synthetic_chart(*np.array(watched).T)))
+        drawn.append(("Synthetic defects while training", figures.synthetic_chart(*np.array(watched).T)))
     return (
         "<h2>Scores and curves</h2><div class=charts>"
         + "".join(
             f"<figure><figcaption>{title}</figcaption><img src='{_data_uri(svg, 'svg+xml')}' alt='{title}'></figure>"
-            for title, svg in charts
+            for title, svg in drawn
         )
         + "</div>"
     )

@@ -84,14 +84,14 @@ def write(tmp_path, scores, *, history=(), samples_png=None, features=None, part
 
 
 def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
-    samples = tmp_path / "samples.png"
-    cv2.imwrite(str(samples), np.zeros((8, 8, 3), np.uint8))
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
     history = [{"step": 10 * i, "loss": 1 / (i + 1)} for i in range(60)]
     features = {"good": np.eye(4), "defective": 2 * np.eye(4)}
-    page, _ = write(tmp_path, small_test_set(), history=history, samples_png=samples, features=features)
-    assert not page.tags & {"script", "link", "iframe"}
+    written, _ = write(tmp_path, small_test_set(), history=history, samples_png=picture, features=features)
+    assert not written.tags & {"script", "link", "iframe"}
     kinds = {"jpeg": 0, "png": 0, "svg+xml": 0}
-    for source in page.sources:
+    for source in written.sources:
         kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.+)", source).groups()
         data = base64.b64decode(data)
         kinds[kind] += 1
@@ -104,48 +104,48 @@ def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
 
 
 def test_report_shows_every_metric_and_where_it_comes_from(tmp_path):
-    page, results = write(tmp_path, small_test_set())
+    written, results = write(tmp_path, small_test_set())
     for values in (results, *results["by_defect"].values()):
         for number in (*values["image"].values(), *values["pixel"].values()):
-            assert f"{100 * number:.2f}" in page.texts
+            assert f"{100 * number:.2f}" in written.texts
     wall_time = "train 1,234 s, evaluate 8 s"
     for fact in ("abc123", "2 CPU cores", "2026-11-22", results["command"], "jax 0.10.2", wall_time):
-        assert fact in page.texts
-    assert '"epochs": 320' in page.text
-    assert "Training loss" not in page.texts and "What the network is taught" not in page.texts
+        assert fact in written.texts
+    assert '"epochs": 320' in written.text
+    assert "Training loss" not in written.texts and "What the network is taught" not in written.texts
 
 
 def test_report_says_why_a_metric_is_missing(tmp_path):
-    page, _ = write(tmp_path, small_test_set(masks=False))
-    assert page.texts.count("n/a") == 2 + 3 * 4  # two cards; three rows of four pixel-level metrics
-    assert " n/a: no ground-truth masks for the anomalous test images" in page.texts
-    assert "Per-region overlap" not in page.texts and "ROC curves" in page.texts
-    page, _ = write(tmp_path, small_test_set(crack=0, hole=0))
-    assert " n/a: no anomalous test images" in page.texts and "ROC curves" not in page.texts
+    written, _ = write(tmp_path, small_test_set(masks=False))
+    assert written.texts.count("n/a") == 2 + 3 * 4  # two cards; three rows of four pixel-level metrics
+    assert " n/a: no ground-truth masks for the anomalous test images" in written.texts
+    assert "Per-region overlap" not in written.texts and "ROC curves" in written.texts
+    written, _ = write(tmp_path, small_test_set(crack=0, hole=0))
+    assert " n/a: no anomalous test images" in written.texts and "ROC curves" not in written.texts
 
 
 def test_report_shows_what_the_threshold_does(tmp_path):
-    page, _ = write(tmp_path, small_test_set(),
+    written, _ = write(tmp_path, small_test_set(),
                     threshold={"value": 0.5, "false_alarm_rate": 0.25, "detection_rate": 0.875})
-    assert "threshold 0.5 calls 25.0 % of the good images and 87.5 % of the defective images defective." in page.text
-    page, _ = write(tmp_path, small_test_set(), threshold={"value": None, "reason": "nothing held out"})
-    assert "Decision threshold: n/a (nothing held out)." in page.text
+    assert "threshold 0.5 calls 25.0 % of the good images and 87.5 % of the defective images defective." in written.text
+    written, _ = write(tmp_path, small_test_set(), threshold={"value": None, "reason": "nothing held out"})
+    assert "Decision threshold: n/a (nothing held out)." in written.text
 
 
 def test_names_are_escaped(tmp_path):
     scores = small_test_set()
     defects = [defect.replace("hole", "<i>&") for defect in scores.defects]
     scores = scores._replace(ids=[f"<b>{i}" for i in scores.ids], defects=defects)
-    page, _ = write(tmp_path, scores)
-    assert "<b>test/good/000" in page.texts and "<i>&" in page.texts and not page.tags & {"i"}
+    written, _ = write(tmp_path, scores)
+    assert "<b>test/good/000" in written.texts and "<i>&" in written.texts and not written.tags & {"i"}
 
 
 def test_constant_scores_make_a_report_without_warnings(tmp_path):
     scores = small_test_set()
     scores = scores._replace(maps=np.zeros_like(scores.maps), image_scores=np.zeros_like(scores.image_scores))
     history = [{"step": 1, "loss": 0.0}, {"step": 2, "loss": float("nan")}, {"step": 3}]
-    page, _ = write(tmp_path, scores, history=history)
-    assert "Training loss" in page.texts
+    written, _ = write(tmp_path, scores, history=history)
+    assert "Training loss" in written.texts
 
 
 def test_report_that_cannot_be_written_names_the_path(tmp_path):
