@@ -18,13 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, memory, metrics, page, synthetic
+from jaxad import data, detector, errors, memory, metrics, synthetic
 from jaxad.data import levels, pipeline
 from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.record import Record
 from jaxad.errors import UserError, counted
 from jaxad.log import read_history
 from jaxad.methods.method import Scores
+from jaxad.reporting import html_report
 from jaxad.runtime import devices, disk, processes, provenance
 
 
@@ -85,7 +86,7 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
 
 def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
     """The terms of the score maps of the images that the report shows, by name and index; None where there are none."""
-    shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
+    shown = [i for _, _, indices in html_report.pick_examples(scores) for i in indices]
     parts = found.parts(scores.images[shown])
     return None if parts is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in parts.items()}
 
@@ -315,7 +316,7 @@ def _write(
             writer.writerow(["id", "label", "defect", "score"])
             writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
         samples = folder / "samples.png"
-        page.write_html(
+        html_report.write_html(
             folder / "report.html",
             results=results,
             scores=scores,

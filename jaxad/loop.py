@@ -16,13 +16,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, intake, methods, samples, synthetic, training
+from jaxad import data, intake, methods, synthetic, training
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
 from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
+from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
 from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.scoring.threshold import fit_threshold
@@ -69,7 +70,7 @@ class _Run:
     def show(self, images: pipeline.Images) -> None:
         """Writes a picture of what is taught, for the user to see."""
         if self.method.samples is not None and processes.lead():
-            samples.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
+            sample_grid.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
 
     def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
         """The first host examples of the stream."""

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import detector, errors, prediction_files
+from jaxad import detector, errors
 from jaxad.data import levels
 from jaxad.data.image import (
     NO_IMAGES,
@@ -35,8 +35,9 @@ from jaxad.data.image import (
 from jaxad.data.silence import pillow_silence
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
-from jaxad.figures import overlay
-from jaxad.prediction_files import COLUMNS, Request
+from jaxad.reporting import prediction_files
+from jaxad.reporting.charts import overlay
+from jaxad.reporting.prediction_files import COLUMNS, Request
 from jaxad.runtime import devices, disk, processes
 
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for

@@ -1,6 +1,6 @@
 """``python -m jaxad.report``: gathers results into Markdown tables, also inside a README, and into an HTML page.
 
-The flat layout has a row for each experiment and category, the papers' layout (`jaxad.tables`) the published numbers
+The flat layout has a row for each experiment and category, the papers' layout (`jaxad.reporting.tables`) the published numbers
 beside ours. Of files that ``python -m jaxad.benchmark`` or ``python -m jaxad.synthetic_anomalies`` wrote it makes the
 table of their figures.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad import published, tables
 from jaxad.config import recorded, refuse_empty
 from jaxad.errors import UserError, run
+from jaxad.reporting import published, tables
 from jaxad.runtime import disk
 
 # Values that change no result.

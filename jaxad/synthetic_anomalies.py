@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, metrics, report, samples, tables
+from jaxad import data, detector, errors, evaluate, metrics, report
 from jaxad.augment import shapes
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
@@ -33,6 +33,7 @@ from jaxad.data.image import (
 )
 from jaxad.data.record import Record
 from jaxad.errors import UserError
+from jaxad.reporting import sample_grid, tables
 from jaxad.runtime import devices, disk, provenance
 
 FILE, PICTURE = "synthetic_anomalies.json", "synthetic_anomalies.png"
@@ -242,7 +243,7 @@ def picture(made: Sequence[Record]) -> np.ndarray:
     each = [[record for record in made if record.defect == name][:_SHOWN] for name in COLUMNS]
     shown = [record for row in zip(*each, strict=True) for record in row]
     images, masks = (np.stack(arrays) for arrays in ([r.image for r in shown], [r.mask for r in shown]))
-    return samples.label_grid(images, masks, columns=len(COLUMNS), rows=_SHOWN)
+    return sample_grid.label_grid(images, masks, columns=len(COLUMNS), rows=_SHOWN)
 
 
 def run(workdir: Path, settings: ConfigDict, given: Source, *, command: str) -> dict:
@@ -277,7 +278,7 @@ def _run(workdir: Path, settings: ConfigDict, given: Source, command: str) -> di
         "settings": json.loads(settings.to_json()),
         **evaluate.origin([workdir], config, command=command),
     }
-    samples.write(workdir / PICTURE, picture(made))
+    sample_grid.write(workdir / PICTURE, picture(made))
     disk.write_json(workdir / FILE, results)
     return results
 

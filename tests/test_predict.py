@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import predict, prediction_files, train
+from jaxad import predict, train
 from jaxad.data.image import SUFFIXES, list_folder, read_image
 from jaxad.errors import UserError
+from jaxad.reporting import prediction_files
 from tests.parts import HEIGHT, ROOT, SPOT, WIDTH, baseline, command, part, refusal, write, write_parts
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from sklearn.manifold import TSNE
 
-from jaxad import figures, metrics, page, published, report, samples, tables
+from jaxad import metrics, report
 from jaxad.errors import UserError
+from jaxad.reporting import charts, html_report, published, sample_grid, tables
 from tests.parts import refusal
 
 ROOT = Path(report.__file__).parents[1]
@@ -79,7 +80,7 @@ def write(tmp_path, scores, *, history=(), samples_png=None, features=None, part
     path = tmp_path / "report.html"
     results = full_results(scores, **changes)
     pictures = {"samples_png": samples_png, "features": features, "parts": parts}
-    page.write_html(path, results=results, scores=scores, history=history, **pictures)
+    html_report.write_html(path, results=results, scores=scores, history=history, **pictures)
     return Page(path.read_text(encoding="utf-8")), results
 
 
@@ -151,13 +152,13 @@ def test_constant_scores_make_a_report_without_warnings(tmp_path):
 def test_report_that_cannot_be_written_names_the_path(tmp_path):
     scores = small_test_set()
     with pytest.raises(UserError, match="directory"):
-        page.write_html(tmp_path, results=full_results(scores), scores=scores, history=[])
+        html_report.write_html(tmp_path, results=full_results(scores), scores=scores, history=[])
 
 
 def test_examples_put_false_alarms_and_misses_first():
     scores = small_test_set(good=3, crack=4, hole=3)
     scores = scores._replace(image_scores=np.array([0.1, 0.9, 0.5, 0.2, 0.8, 0.6, 1.0, 0.3, 0.4, 0.7]))
-    groups = {title.split(",")[0]: indices for title, _, indices in page.pick_examples(scores, count=3)}
+    groups = {title.split(",")[0]: indices for title, _, indices in html_report.pick_examples(scores, count=3)}
     assert list(groups) == ["False alarms", "Misses", "Typical", "Best"]
     assert groups["False alarms"] == [1, 2, 0]
     assert groups["Misses"] == [3, 7, 8]
@@ -170,7 +171,7 @@ def test_examples_show_the_terms_of_their_maps(tmp_path):
     plain, _ = write(tmp_path, scores)
     assert {"score", "ground truth", "regression error"}.isdisjoint(plain.texts)
     assert "Image, ground truth outline, heatmap. All heatmaps share one colour scale." in plain.texts
-    shown = [i for _, _, indices in page.pick_examples(scores) for i in indices]
+    shown = [i for _, _, indices in html_report.pick_examples(scores) for i in indices]
     rng = np.random.default_rng(1)
     parts = {
         "regression error": {i: 9 - scores.maps[i] for i in shown},
@@ -181,7 +182,7 @@ def test_examples_show_the_terms_of_their_maps(tmp_path):
         assert made.texts.count(name) == len(shown)
     for name, maps in (("score", dict(enumerate(scores.maps))), *parts.items()):
         assert made.texts.count(name) == len(shown) + 1  # above its colour scale, too
-        low, high = (f"{limit:.3g}" for limit in figures.colour_limits(np.stack(list(maps.values()))))
+        low, high = (f"{limit:.3g}" for limit in charts.colour_limits(np.stack(list(maps.values()))))
         place = made.texts.index(name)
         assert made.texts[place + 1] == low and made.texts[place + 2].split(" (")[0] == high
         assert ("(logarithmic)" in made.texts[place + 2]) is (name == "<uncertainty>")
@@ -193,15 +194,15 @@ def test_overlay_of_a_low_map_is_nearly_grey_and_of_a_high_one_red():
     image = np.full((4, 5, 3), 100, np.uint8)
     map_ = np.zeros((4, 5), np.float32)
     map_[0, 0], map_[1, 1] = 1.0, 7.0
-    drawn = figures.overlay(image, map_, low=0.0, high=1.0)
+    drawn = charts.overlay(image, map_, low=0.0, high=1.0)
     assert drawn.dtype == np.uint8 and drawn.shape == image.shape
-    low, high = figures.heat(np.array([[0.0, 1.0]]), low=0.0, high=1.0)[0].astype(float)
+    low, high = charts.heat(np.array([[0.0, 1.0]]), low=0.0, high=1.0)[0].astype(float)
     np.testing.assert_array_equal(drawn[3, 3], np.round(0.85 * 100 + 0.15 * low))
     np.testing.assert_array_equal(drawn[0, 0], np.round(0.25 * 100 + 0.75 * high))
     np.testing.assert_array_equal(drawn[1, 1], drawn[0, 0])  # above the scale's end is the scale's end
     assert high[0] > 2 * high[2] and (image == 100).all()
     with pytest.raises(ValueError, match=r"\(4, 5\), its map \(5, 4\)"):
-        figures.overlay(image, map_.T, low=0.0, high=1.0)
+        charts.overlay(image, map_.T, low=0.0, high=1.0)
 
 
 def test_overlay_of_a_large_image_takes_little_memory_and_is_that_of_its_parts():
@@ -209,22 +210,22 @@ def test_overlay_of_a_large_image_takes_little_memory_and_is_that_of_its_parts()
     image, map_ = rng.integers(0, 256, (2000, 1500, 1), np.uint8), rng.random((2000, 1500), np.float32)
     map_[500:900, :9] = np.nan
     tracemalloc.start()
-    drawn = figures.overlay(image, map_, low=0.1, high=0.9)
+    drawn = charts.overlay(image, map_, low=0.1, high=0.9)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert drawn.nbytes <= peak < 4 * drawn.nbytes
     for rows in (slice(0, 7), slice(800, 1000), slice(1999, 2000)):
-        np.testing.assert_array_equal(figures.overlay(image[rows], map_[rows], low=0.1, high=0.9), drawn[rows])
+        np.testing.assert_array_equal(charts.overlay(image[rows], map_[rows], low=0.1, high=0.9), drawn[rows])
 
 
 def test_outline_surrounds_the_mask_without_covering_it():
     image, mask = np.zeros((128, 128, 3), np.uint8), np.zeros((128, 128), np.uint8)
     mask[40:60, 40:60] = 1
-    drawn = figures.outline(image, mask, (255, 0, 0)).any(-1)
+    drawn = charts.outline(image, mask, (255, 0, 0)).any(-1)
     assert not drawn[mask == 1].any() and drawn.sum() == 4 * 20  # one pixel wide, corners open
     assert drawn[39, 40:60].all() and drawn[40:60, 60].all() and not image.any()
     map_ = np.zeros((128, 128), np.float32)
-    white = figures.overlay(image, map_, low=0, high=1, mask=mask) == 255
+    white = charts.overlay(image, map_, low=0, high=1, mask=mask) == 255
     np.testing.assert_array_equal(white.all(-1), drawn)
 
 
@@ -233,9 +234,9 @@ def test_grey_images_are_drawn_as_their_rgb_version():
     grey, map_, mask = rng.integers(0, 256, (32, 24, 1), np.uint8), rng.random((32, 24)), rng.random((32, 24)) > 0.9
     rgb = np.concatenate([grey] * 3, axis=2)
     for one, other in (
-        (figures.outline(grey, mask), figures.outline(rgb, mask)),
-        *((figures.overlay(x, map_, low=0, high=1, mask=mask) for x in (grey, rgb)),),
-        *((samples.label_grid(x[None], map_[None]) for x in (grey, rgb)),),
+        (charts.outline(grey, mask), charts.outline(rgb, mask)),
+        *((charts.overlay(x, map_, low=0, high=1, mask=mask) for x in (grey, rgb)),),
+        *((sample_grid.label_grid(x[None], map_[None]) for x in (grey, rgb)),),
     ):
         np.testing.assert_array_equal(one, other)
         assert one.shape[2] == 3
@@ -244,13 +245,13 @@ def test_grey_images_are_drawn_as_their_rgb_version():
 def test_colour_limits_ignore_one_extreme_image():
     maps = np.random.default_rng(0).random((300, 16, 16)).astype(np.float32)
     maps[0] = 1e6
-    low, high = figures.colour_limits(maps)
+    low, high = charts.colour_limits(maps)
     assert low == pytest.approx(0.5, abs=0.02) and 0.9 < high < 1
 
 
 def test_scores_of_far_outliers_are_drawn_on_a_logarithmic_axis():
     scores, labels = np.array([1.0, 1.5, 2.0, 3.0, 1e6]), np.array([0, 0, 0, 1, 1])
-    for draw in (figures.score_histogram, lambda labels, *rest: figures.score_strips(list("aaabb"), *rest)):
+    for draw in (charts.score_histogram, lambda labels, *rest: charts.score_strips(list("aaabb"), *rest)):
         assert b"mathdefault{10^" in draw(labels, scores, 2.5)
         assert b"mathdefault{10^" not in draw(labels, np.log(scores) - 1, 2.5)  # one is negative
         assert b"mathdefault{10^" not in draw(labels, scores.clip(max=150), 2.5)
@@ -258,11 +259,11 @@ def test_scores_of_far_outliers_are_drawn_on_a_logarithmic_axis():
 
 
 def test_heatmaps_of_far_outliers_are_logarithmic():
-    levels = figures.heat(np.array([[1.0, 10.0, 1e2, 1e3, 1e4]]), low=1.0, high=1e4)
-    np.testing.assert_array_equal(levels, figures.heat(np.linspace(0, 1, 5)[None], low=0.0, high=1.0))
-    np.testing.assert_array_equal(figures.heat(np.array([[0.0, -3.0]]), low=1.0, high=1e4)[0], levels[0, [0, 0]])
+    levels = charts.heat(np.array([[1.0, 10.0, 1e2, 1e3, 1e4]]), low=1.0, high=1e4)
+    np.testing.assert_array_equal(levels, charts.heat(np.linspace(0, 1, 5)[None], low=0.0, high=1.0))
+    np.testing.assert_array_equal(charts.heat(np.array([[0.0, -3.0]]), low=1.0, high=1e4)[0], levels[0, [0, 0]])
     masks, maps = [np.eye(8)], np.geomspace(0.5, 1e5, 64).reshape(1, 8, 8)
-    assert b"mathdefault{10^{4}}" in figures.pixel_histogram(masks, maps)
+    assert b"mathdefault{10^{4}}" in charts.pixel_histogram(masks, maps)
 
 
 def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
@@ -271,15 +272,15 @@ def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
     monkeypatch.setattr(TSNE, "fit_transform", lambda self, x: drawn.append(fit(self, x)) or drawn[-1])
     kinds = {"good": 0, "defective": 30, "CutPaste": -30}
     features = {kind: rng.normal(place, 1, (401 if place else 12, 8)) for kind, place in kinds.items()}
-    svg = figures.tsne_chart(features)
-    assert svg == figures.tsne_chart(features)
+    svg = charts.tsne_chart(features)
+    assert svg == charts.tsne_chart(features)
     for name in ("good (12)", "defective (134)", "CutPaste (134)"):  # of 401 every third
         assert f"<!-- {name} -->".encode() in svg
     groups = np.split(drawn[0], [12, 146])
     centres = np.stack([group.mean(0) for group in groups])
     for number, group in enumerate(groups):
         assert (np.linalg.norm(group[:, None] - centres, axis=-1).argmin(1) == number).all()
-    assert figures.tsne_chart({"good": np.eye(4), "defective": np.empty((0, 4))}) is None
+    assert charts.tsne_chart({"good": np.eye(4), "defective": np.empty((0, 4))}) is None
 
 
 def test_no_window_system_is_touched():

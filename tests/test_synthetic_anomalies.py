@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from jaxad import benchmark, published, report, train
+from jaxad import benchmark, report, train
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import synthetic_anomalies as anomalies
 from jaxad.augment import shapes
 from jaxad.data.record import Record
 from jaxad.errors import UserError
+from jaxad.reporting import published
 from jaxad.runtime import disk
 from tests.data.test_tfds import classes, needs_tfds, picture  # noqa: F401  a fixture
 from tests.parts import ROOT, SIZE, baseline, command, part, refusal, write, write_parts

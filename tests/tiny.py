@@ -19,8 +19,8 @@ from jaxad import errors, evaluate, methods, predict, train
 from jaxad.methods import nsa
 from jaxad.methods.method import Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
+from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime.devices import AXIS
-from jaxad.samples import label_grid
 
 
 class Network(nn.Module):

@@ -19,13 +19,13 @@ from ml_collections import ConfigDict
 
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
-from jaxad.augment.grid import augmentation_grid
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
 from jaxad.models.cpu import sums
+from jaxad.reporting.augmentation_grid import augmentation_grid
 from jaxad.runtime import devices
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization

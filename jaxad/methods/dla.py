@@ -17,7 +17,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad.augment.dla import local, views
-from jaxad.augment.grid import local_grid
 from jaxad.errors import UserError
 from jaxad.methods.method import (
     Method,
@@ -32,6 +31,7 @@ from jaxad.methods.method import (
 from jaxad.models import siamese_loss
 from jaxad.models.resnet import PLACES, Thinning
 from jaxad.models.siamese import SiameseNetwork
+from jaxad.reporting.augmentation_grid import local_grid
 from jaxad.runtime import devices
 from jaxad.scoring import localization
 

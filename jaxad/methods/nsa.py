@@ -20,9 +20,9 @@ from jaxad.errors import UserError
 from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
 from jaxad.models.cpu import sums
 from jaxad.models.encoder_decoder import EncoderDecoder
+from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
 from jaxad.runtime.devices import AXIS
-from jaxad.samples import label_grid
 
 STRIDE = 32  # of the encoder's last stage
 PLACES = ("device", "host")  # of the synthesis

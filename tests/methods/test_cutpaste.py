@@ -20,13 +20,13 @@ from jaxad import detector as detectors
 from jaxad import evaluate, methods, predict, report, train, training
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
-from jaxad.augment.grid import AUGMENTATIONS
 from jaxad.errors import UserError
 from jaxad.log import read_history
 from jaxad.methods import cutpaste
 from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
+from jaxad.reporting.augmentation_grid import AUGMENTATIONS
 from jaxad.runtime import devices
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization

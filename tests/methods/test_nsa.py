@@ -17,8 +17,8 @@ from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
 from jaxad.log import Log, read_history
 from jaxad.methods import nsa
+from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
-from jaxad.samples import label_grid
 from tests.augment.quick import quick_jit
 from tests.parts import NSA, ROOT
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxad import figures
+from jaxad.reporting import charts
 from jaxad.scoring.region import Region
 
 
@@ -52,5 +52,5 @@ def test_something_is_judged_of_any_image(shape):
 
 def test_what_is_not_judged_is_dark():
     image = np.full((32, 32, 3), 100, np.uint8)
-    drawn = figures.overlay(image, Region(32, 24).map_at(np.zeros((32, 32), np.float32), (32, 32)), low=0, high=1)
+    drawn = charts.overlay(image, Region(32, 24).map_at(np.zeros((32, 32), np.float32), (32, 32)), low=0, high=1)
     assert (drawn[:4] == 50).all() and not (drawn[4:28, 4:28] == 50).all(-1).any()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxad.augment import grid
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste import proxy_tasks
 from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
 from jaxad.errors import UserError
+from jaxad.reporting import augmentation_grid
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 
@@ -160,24 +160,24 @@ def test_bad_input_is_refused():
 def test_a_name_means_one_class_in_every_task():
     for task in proxy_tasks.PROXIES.values():
         assert next(iter(task)) == "normal"
-        assert all(grid.AUGMENTATIONS[name] is make for name, make in task.items())
+        assert all(augmentation_grid.AUGMENTATIONS[name] is make for name, make in task.items())
 
 
 def test_grid_leaves_out_what_does_not_fit():
     options = Options(area=(0.1, 0.9), side=256)  # patches and scars larger than the images
-    picture = grid.augmentation_grid(jax.random.key(0), np.uint8(255 * pictures(1, 24)), options=options)
+    picture = augmentation_grid.augmentation_grid(jax.random.key(0), np.uint8(255 * pictures(1, 24)), options=options)
     assert picture.shape[1] == 28 * len(["normal", "three rotations"] + 2 * ["more"] + ["colour jitter", "translation"])
 
 
 def test_grid_has_a_column_for_every_augmentation():
     images = np.uint8(255 * pictures(2, 64))
-    picture = grid.augmentation_grid(jax.random.key(0), images, options=Options())
-    assert picture.shape == (14 + 2 * 64 + 3 * 4, len(grid.AUGMENTATIONS) * 68, 3) and picture.dtype == np.uint8
-    cells = picture.reshape(picture.shape[0], len(grid.AUGMENTATIONS), 68, 3)
+    picture = augmentation_grid.augmentation_grid(jax.random.key(0), images, options=Options())
+    assert picture.shape == (14 + 2 * 64 + 3 * 4, len(augmentation_grid.AUGMENTATIONS) * 68, 3) and picture.dtype == np.uint8
+    cells = picture.reshape(picture.shape[0], len(augmentation_grid.AUGMENTATIONS), 68, 3)
     np.testing.assert_array_equal(cells[18:82, 0, :64], images[0])
     np.testing.assert_array_equal(cells[86:150, 0, :64], images[1])
-    turned = list(grid.AUGMENTATIONS).index("rotation 90")
+    turned = list(augmentation_grid.AUGMENTATIONS).index("rotation 90")
     np.testing.assert_array_equal(cells[18:82, turned, :64], np.rot90(images[0]))
-    for column in range(1, len(grid.AUGMENTATIONS)):
+    for column in range(1, len(augmentation_grid.AUGMENTATIONS)):
         assert (cells[18:82, column, :64] != images[0]).any()
     assert (cells[:14] < 128).any(axis=(0, 2, 3)).all()  # every column has its name

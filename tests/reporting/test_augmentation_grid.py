@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad.augment import grid
 from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
 from jaxad.augment.dla.views import ViewOptions, global_views
+from jaxad.reporting import augmentation_grid
 from tests.augment.quick import quick_jit
 
 COUNT, HEIGHT, WIDTH = 6, 64, 72
@@ -32,8 +32,8 @@ def cells(picture, rows):
 @pytest.fixture
 def names(monkeypatch):
     """The labels, in the order in which they are drawn."""
-    drawn, label = [], grid._label
-    monkeypatch.setattr(grid, "_label", lambda name, width: drawn.append(name) or label(name, width))
+    drawn, label = [], augmentation_grid._label
+    monkeypatch.setattr(augmentation_grid, "_label", lambda name, width: drawn.append(name) or label(name, width))
     return drawn
 
 
@@ -62,7 +62,7 @@ def same(tile, image):
 @pytest.mark.parametrize(("mode", "view"), [("dynamic", ViewOptions()), ("static", None), ("permutation", None)])
 def test_every_tile_is_what_its_label_says(names, mode, view):
     images, local = pictures(), LocalOptions(mode=mode)
-    made = grid.local_grid(jax.random.key(5), images, view=view, local=local)
+    made = augmentation_grid.local_grid(jax.random.key(5), images, view=view, local=local)
     tiles, labels = cells(made, rows=COUNT)
     kinds = list(LOCAL) if mode != "permutation" else ["permutation"]
     first = ["image", "view", "view'"] if view else ["image"]
@@ -84,7 +84,7 @@ def test_every_tile_is_what_its_label_says(names, mode, view):
 
 def test_the_frame_lies_around_the_rectangle():
     images = pictures()
-    made = grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=LocalOptions())  # compiled above
+    made = augmentation_grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=LocalOptions())  # compiled above
     tiles, _ = cells(made, rows=COUNT)
     for tile, image, (_, found) in zip(tiles[:, 0], images, expected(images, LocalOptions()), strict=True):
         inside, (top, left, height, width) = np.zeros((HEIGHT, WIDTH), np.uint8), map(int, found.box)
@@ -96,9 +96,9 @@ def test_the_frame_lies_around_the_rectangle():
 
 def test_what_the_objective_does_not_use_is_left_out(names):
     images = pictures(1)
-    tiles, _ = cells(grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=None), rows=1)
+    tiles, _ = cells(augmentation_grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=None), rows=1)
     assert names == ["image", "view", "view'"]
     np.testing.assert_array_equal(tiles[0, 0], images[0])  # no rectangle without a local augmentation
     names.clear()
-    cells(grid.local_grid(jax.random.key(5), images, view=None, local=LocalOptions(mode="grey")), rows=1)
+    cells(augmentation_grid.local_grid(jax.random.key(5), images, view=None, local=LocalOptions(mode="grey")), rows=1)
     assert names == ["image", "grey 1.00", "negative sample"]

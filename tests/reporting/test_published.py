@@ -7,8 +7,8 @@ from importlib import resources
 
 import pytest
 
-from jaxad import published
 from jaxad.data.folder import OBJECTS, TEXTURES
+from jaxad.reporting import published
 from tests.parts import ROOT
 from tests.shared import SHARED, needs_shared
 

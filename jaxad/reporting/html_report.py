@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxad import figures, metrics
+from jaxad import metrics
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
+from jaxad.reporting import charts
+from jaxad.reporting.sample_grid import rgb
 from jaxad.runtime import disk
-from jaxad.samples import rgb
 from jaxad.scoring.region import Region
 
 COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
@@ -204,9 +205,9 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict], features
     threshold = results.get("threshold", {})
     threshold = threshold.get("value") if "reason" not in threshold else None
     if len(scores.ids):
-        drawn.append(("Image scores", figures.score_histogram(scores.labels, scores.image_scores, threshold)))
+        drawn.append(("Image scores", charts.score_histogram(scores.labels, scores.image_scores, threshold)))
         drawn.append(
-            ("Image scores by defect type", figures.score_strips(scores.defects, scores.image_scores, threshold))
+            ("Image scores by defect type", charts.score_strips(scores.defects, scores.image_scores, threshold))
         )
     curves = {}
     everything = np.ones(len(scores.ids), bool)
@@ -217,19 +218,19 @@ def _charts(results: dict, scores: TestScores, history: Sequence[dict], features
         known, masks = metrics.known_masks(scores)
         pixels = metrics.rank_pixels(masks, scores.maps[known])
         curves["pixels"] = metrics.select(pixels, everything[known])
-        drawn.append(("Pixel scores", figures.pixel_histogram(masks, scores.maps[known])))
+        drawn.append(("Pixel scores", charts.pixel_histogram(masks, scores.maps[known])))
     if curves:
-        drawn.append(("ROC curves", figures.roc_chart(curves)))
+        drawn.append(("ROC curves", charts.roc_chart(curves)))
     if "pixels" in curves:
-        drawn.append(("Per-region overlap", figures.pro_chart(curves["pixels"], limit=results["pro_limit"])))
-    if features and (embedding := figures.tsne_chart(features)):
+        drawn.append(("Per-region overlap", charts.pro_chart(curves["pixels"], limit=results["pro_limit"])))
+    if features and (embedding := charts.tsne_chart(features)):
         drawn.append(("Features of the images (t-SNE)", embedding))
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row and math.isfinite(row["loss"])]
     if losses:
-        drawn.append(("Training loss", figures.loss_chart(*np.array(losses).T)))
+        drawn.append(("Training loss", charts.loss_chart(*np.array(losses).T)))
     names = ("step", "synthetic_image_auroc", "synthetic_pixel_auroc")
     if watched := [[row[name] for name in names] for row in history if names[1] in row]:
-        drawn.append(("Synthetic defects while training", figures.synthetic_chart(*np.array(watched).T)))
+        drawn.append(("Synthetic defects while training", charts.synthetic_chart(*np.array(watched).T)))
     return (
         "<h2>Scores and curves</h2><div class=charts>"
         + "".join(
@@ -276,11 +277,11 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], setti
     if not len(scores.ids):
         return ""
     region, sigma = Region(scores.maps.shape[1], settings.get("crop", 0)), settings.get("heatmap_sigma", 0)
-    limits = {"score": figures.colour_limits(region.inside(scores.maps))}
+    limits = {"score": charts.colour_limits(region.inside(scores.maps))}
     limits |= {
-        name: figures.colour_limits(region.inside(np.stack(list(maps.values())))) for name, maps in terms.items()
+        name: charts.colour_limits(region.inside(np.stack(list(maps.values())))) for name, maps in terms.items()
     }
-    scale = "one logarithmic colour scale" if figures.logarithmic(*limits["score"]) else "one colour scale"
+    scale = "one logarithmic colour scale" if charts.logarithmic(*limits["score"]) else "one colour scale"
     about = f"heatmap. All heatmaps share {scale}"
     if terms:
         about = (
@@ -294,8 +295,8 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], setti
     body = [f"<h2>Examples</h2><p class=soft>Image, ground truth outline, {about}.</p>"]
     for name, (low, high) in limits.items():
         start = f"<span>{html.escape(name)}</span><span>{low:.3g}</span>" if terms else f"{low:.3g}"
-        note = " (logarithmic)" if terms and figures.logarithmic(low, high) else ""
-        bar = _picture(figures.colour_bar(), "colour scale")
+        note = " (logarithmic)" if terms and charts.logarithmic(low, high) else ""
+        bar = _picture(charts.colour_bar(), "colour scale")
         body.append(f"<div class=scale>{start}{bar}{high:.3g}{note}</div>")
     for title, explanation, indices in pick_examples(scores):
         cards = "".join(_example(scores, terms, i, limits, region, sigma) for i in indices)
@@ -314,7 +315,7 @@ def _example(
 ) -> str:
     image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
     if mask is not None and mask.any():
-        truth = _picture(figures.outline(image, mask), "ground truth outline")
+        truth = _picture(charts.outline(image, mask), "ground truth outline")
     else:
         truth = f"<div>{'good: nothing to outline' if label == 0 else 'no ground-truth mask'}</div>"
         mask = None
@@ -330,7 +331,7 @@ def _example(
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"
         map = region.map_at(map, map.shape, sigma=sigma)
-        tiles[name] = _picture(figures.overlay(image, map, low=low, high=high, mask=mask), alt)
+        tiles[name] = _picture(charts.overlay(image, map, low=low, high=high, mask=mask), alt)
     if terms:  # only then a heatmap can be taken for another one
         tiles = {k: f"<figure>{tile}<figcaption>{html.escape(k)}</figcaption></figure>" for k, tile in tiles.items()}
     classes = "'tiles terms'" if terms else "tiles"

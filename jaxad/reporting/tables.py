@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxad import published
 from jaxad.data.folder import OBJECTS, TEXTURES
 from jaxad.errors import UserError
-from jaxad.page import CSS
+from jaxad.reporting import published
+from jaxad.reporting.html_report import CSS
 
 METRICS = {"image.auroc": "Image AUROC, %", "pixel.auroc": "Pixel AUROC, %", "pixel.aupro": "AU-PRO, %"}
 REPLICATES = 2000

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxad import metrics
-from jaxad.samples import rgb
+from jaxad.reporting.sample_grid import rgb
 
 GOOD, DEFECTIVE, NEUTRAL = "#2b6cb0", "#d9541e", "#4a5568"
 CHANGED = ("#2f855a", "#d69e2e", "#805ad5", "#718096")  # good images as a proxy task changes them

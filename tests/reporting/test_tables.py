@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxad import published, report, tables
+from jaxad import report
 from jaxad.data.folder import OBJECTS, TEXTURES
 from jaxad.errors import UserError
+from jaxad.reporting import published, tables
 
 SIZES = published.test_set_sizes()
 
