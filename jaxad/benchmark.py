@@ -4,7 +4,7 @@ Every figure is in images/s, and as a fraction of the matrix-product peak of the
 product and the work are timed in turn, so a machine whose speed drifts gives an honest ratio. The operations of the
 work are those of its layers in their direct form (`jaxad.models.flops`), however they are computed: Winograd's form,
 or a border of zeros left out, takes fewer than are counted. The training step is timed alone, on examples that are made
-already; the loop is the whole of it as `jaxad.loop` runs it.
+already; the loop is the whole of it as `jaxad.training.loop` runs it.
 """
 
 import argparse
@@ -24,12 +24,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, methods, metrics, report, training
+from jaxad import data, detector, errors, evaluate, methods, metrics, report
 from jaxad.data import binding, levels, pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method
 from jaxad.models import flops
 from jaxad.runtime import devices, disk, provenance
+from jaxad.training import step as training
 
 _SAMPLE_S = 0.1  # what is faster is called several times for one sample
 _ENOUGH_S = 30.0  # no further sample of a figure after so long

@@ -19,11 +19,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import memory, methods
+from jaxad import methods
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded, resize_image
 from jaxad.errors import UserError, first_line, other_version
+from jaxad.methods import memory
 from jaxad.methods.method import Scores
 from jaxad.runtime import checkpoint, devices, disk
 from jaxad.runtime.fork_guard import refuse_forked

@@ -18,15 +18,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, memory, metrics, synthetic
+from jaxad import data, detector, errors, metrics
 from jaxad.data import levels, pipeline
 from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.record import Record
 from jaxad.errors import UserError, counted
-from jaxad.log import read_history
+from jaxad.methods import memory
 from jaxad.methods.method import Scores
 from jaxad.reporting import html_report
 from jaxad.runtime import devices, disk, processes, provenance
+from jaxad.training import synthetic_validation
+from jaxad.training.log import read_history
 
 
 def category_of(config: ConfigDict) -> str:
@@ -129,7 +131,7 @@ def _evaluate(found: detector.Detector, workdir: Path, command: str | None) -> d
     scores = score_test_set(found)
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
     results["threshold"] = threshold_results(found, scores)
-    results["synthetic"] = synthetic.read(workdir, found.config)
+    results["synthetic"] = synthetic_validation.read(workdir, found.config)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     results |= origin([workdir], found.config, command=command) | _wall_time([workdir], start=start)
@@ -205,7 +207,7 @@ def evaluate_ensemble(
     scores = scores._replace(image_scores=image / len(members), maps=maps / np.float32(len(members)))
     results = metrics.evaluate(scores, pro_limit=settings[0].evaluate.pro_limit)
     results["threshold"] = {"value": None, "reason": "members' thresholds hold for their own scores, not for the mean"}
-    results["synthetic"] = synthetic.unknown("measured of each member alone, at the end of its training")
+    results["synthetic"] = synthetic_validation.unknown("measured of each member alone, at the end of its training")
     typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
     command = provenance.command("jaxad.evaluate", typed + [f"--config.{k}={v}" for k, v in (overrides or {}).items()])
     results |= origin(workdirs, settings[0], command=command) | _wall_time(workdirs, start=start)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import config as configs
-from jaxad import data, errors, evaluate, loop
+from jaxad import data, errors, evaluate
 from jaxad.runtime import devices, processes, provenance
+from jaxad.training import loop
 
 
 def main(argv: list[str] | None = None) -> None:

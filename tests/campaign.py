@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from jaxad.data.demo import source as demo
-from jaxad.log import read_history
 from jaxad.runtime import checkpoint
+from jaxad.training.log import read_history
 from tests.parts import NSA, ROOT, write, write_fabric
 
 DEADLINE = 300  # seconds; a command that hangs is a failure

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxad import errors, training
+from jaxad import errors
 from jaxad.data.demo import source as demo
-from jaxad.log import Log
 from jaxad.runtime import devices
+from jaxad.training import step as training
+from jaxad.training.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = f"{ROOT}/experiments/baseline_mean.py"

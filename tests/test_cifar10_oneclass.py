@@ -12,9 +12,9 @@ from jaxad import config as configs
 from jaxad import data, evaluate, methods, sweep, train
 from jaxad.augment.cutpaste.proxy_tasks import classes as proxy_classes
 from jaxad.data import tfds
-from jaxad.log import read_history
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.runtime import devices
+from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled
 from tests.data.test_tfds import classes, needs_tfds  # noqa: F401  a fixture
 from tests.methods.test_cutpaste import SmallEncoder

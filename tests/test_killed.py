@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad.log import read_history
 from jaxad.runtime import checkpoint
+from jaxad.training.log import read_history
 from tests.parts import NSA, ROOT, write_fabric
 
 KILLS = 5

@@ -22,7 +22,7 @@ from jaxad import config as configs
 from jaxad import engines, report, sweep, train
 from jaxad.data.demo import source as demo
 from jaxad.errors import Stopped, UserError
-from jaxad.log import read_history
+from jaxad.training.log import read_history
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts
 
 DEADLINE = 600  # seconds; a sweep that hangs must not hang the suite

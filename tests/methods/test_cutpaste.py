@@ -17,11 +17,10 @@ from sklearn.covariance import LedoitWolf
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, methods, predict, report, train, training
+from jaxad import evaluate, methods, predict, report, train
 from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.errors import UserError
-from jaxad.log import read_history
 from jaxad.methods import cutpaste
 from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
@@ -30,6 +29,8 @@ from jaxad.reporting.augmentation_grid import AUGMENTATIONS
 from jaxad.runtime import devices
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization
+from jaxad.training import step as training
+from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 

@@ -16,10 +16,9 @@ from jax.typing import DTypeLike
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, methods, predict, report, train, training
+from jaxad import evaluate, methods, predict, report, train
 from jaxad.augment.dla import local, views
 from jaxad.errors import UserError
-from jaxad.log import read_history
 from jaxad.methods import dla
 from jaxad.methods.method import options_of
 from jaxad.models import siamese
@@ -27,6 +26,8 @@ from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import Thinning
 from jaxad.runtime import devices
 from jaxad.scoring import localization
+from jaxad.training import step as training
+from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled, quick_jit
 from tests.parts import ROOT, command, one_step, write_parts
 

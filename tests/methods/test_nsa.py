@@ -15,10 +15,10 @@ from jaxad.augment.nsa import device, host_views, views
 from jaxad.augment.nsa import host as on_host
 from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
-from jaxad.log import Log, read_history
 from jaxad.methods import nsa
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
+from jaxad.training.log import Log, read_history
 from tests.augment.quick import quick_jit
 from tests.parts import NSA, ROOT
 

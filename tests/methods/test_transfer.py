@@ -11,7 +11,7 @@ import pytest
 from jax.typing import DTypeLike
 
 from jaxad import config as configs
-from jaxad import evaluate, loop, methods, train, training
+from jaxad import evaluate, methods, train
 from jaxad.errors import UserError
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
@@ -20,6 +20,8 @@ from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization
+from jaxad.training import loop
+from jaxad.training import step as training
 from tests.augment.quick import quick_compiled
 from tests.parts import ROOT, command, interrupted, part, write_parts
 

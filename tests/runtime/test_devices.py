@@ -19,7 +19,7 @@ from jaxad.methods.method import Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
 from jaxad.runtime import devices
-from jaxad.training import Shared, TrainState, init_state, make_step, pack, unpack
+from jaxad.training.step import Shared, TrainState, init_state, make_step, pack, unpack
 from tests import tiny
 from tests.parts import ROOT, one_step
 

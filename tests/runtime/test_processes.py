@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from jaxad import evaluate, predict, train
-from jaxad.log import read_history
 from jaxad.runtime import checkpoint, processes
+from jaxad.training.log import read_history
 from tests.parts import NSA, ROOT, SIZE, baseline, command, part, refusal, write, write_parts
 
 STEPS, EVERY = 60, 2

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from jaxad import config as configs
-from jaxad import data, detector, loop, methods, synthetic, training
+from jaxad import data, detector, methods
 from jaxad.data import pipeline
 from jaxad.errors import UserError
-from jaxad.log import read_history
 from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
+from jaxad.training import loop, synthetic_validation
+from jaxad.training import step as training
+from jaxad.training.log import read_history
 from tests import tiny
 from tests.parts import NSA, interrupt, interrupted, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
@@ -117,9 +119,9 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
         step, kept = checkpoints.restore(devices.replicate(state, devices.make_mesh()))
     assert step == 6
-    made = synthetic.make(good[0].stack(), good[1])
+    made = synthetic_validation.make(good[0].stack(), good[1])
     alone = detector.Detector(config, {"params": kept.params, "batch_stats": kept.batch_stats}, None)
-    figures = synthetic.measure(alone.score(made.images), made)
+    figures = synthetic_validation.measure(alone.score(made.images), made)
     assert {name: value for name, value in watched[6].items() if name in figures} == pytest.approx(figures, abs=1e-6)
     assert len(figures) >= 4
 
@@ -171,7 +173,7 @@ def test_complete_run_leaves_its_records(complete) -> None:
     assert rows[-1]["seconds"] > rows[0]["seconds"] > 0
     assert list((complete / "tensorboard").glob("events.out.tfevents.*"))
     assert cv2.imread(str(complete / "samples.png")).shape == (4 * 68, 4 * (2 * 64 + 4), 3)  # 4 a row
-    assert json.loads((complete / "provenance.json").read_text())[0]["command"] == "jaxad.loop.train"
+    assert json.loads((complete / "provenance.json").read_text())[0]["command"] == "jaxad.training.loop.train"
 
 
 def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, config_of) -> None:

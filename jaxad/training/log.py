@@ -79,7 +79,7 @@ class Log:
         self._warned = warning is not None
 
     def add_synthetic(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
-        """Takes what `jaxad.synthetic.measure` says after a step, as a row of its own.
+        """Takes what `jaxad.training.synthetic_validation.measure` says after a step, as a row of its own.
 
         The time that this takes is no part of the training's speed.
         """

@@ -10,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import memory, training
 from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
+from jaxad.methods import memory
 from jaxad.methods.method import Method
 from jaxad.runtime import disk, processes
+from jaxad.training import step as training
 
 
 def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
@@ -86,7 +87,7 @@ def take_in(
 
 
 def check_sizes(config: ConfigDict, method: Method, *, seeds: int) -> None:
-    """Refuses images that no memory can hold, before they are looked for; see `jaxad.memory`."""
+    """Refuses images that no memory can hold, before they are looked for; see `jaxad.methods.memory`."""
     memory.check_training(config, method, seeds=seeds)
     memory.check_scoring(config)
 

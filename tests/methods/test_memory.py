@@ -6,7 +6,8 @@ import resource
 import pytest
 
 from jaxad import config as configs
-from jaxad import detector, evaluate, memory, methods, predict, train
+from jaxad import detector, evaluate, methods, predict, train
+from jaxad.methods import memory
 from tests.parts import BASELINE, NSA, baseline, command, refusal, write_parts
 
 

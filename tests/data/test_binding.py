@@ -14,8 +14,8 @@ import pytest
 
 from jaxad import evaluate, synthetic_anomalies, train
 from jaxad.data import binding
-from jaxad.log import read_history
 from jaxad.runtime import checkpoint
+from jaxad.training.log import read_history
 from tests.parts import NSA, command, interrupted, part, refusal, sentence, write, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
 

@@ -16,18 +16,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, intake, methods, synthetic, training
+from jaxad import data, methods
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
-from jaxad.log import Log, NoLog
 from jaxad.methods.method import Method
 from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
 from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.scoring.threshold import fit_threshold
-from jaxad.training import Plan, TrainState
+from jaxad.training import intake, synthetic_validation
+from jaxad.training import step as training
+from jaxad.training.log import Log, NoLog
+from jaxad.training.step import Plan, TrainState
 
 _SHOWN = 16  # examples in the picture of what is taught
 
@@ -90,11 +92,11 @@ class _Run:
         return pipeline.Images(self.source, numbers, size=self.config.score.size, cache_bytes=0)
 
     @functools.cached_property
-    def _made(self) -> synthetic.SyntheticSet | None:
+    def _made(self) -> synthetic_validation.SyntheticSet | None:
         if not len(self.held):
             return None
         given = self._good(self.held).stack(), self._good(self.fitted)
-        return synthetic.make(*given, crop=self.config.evaluate.crop)
+        return synthetic_validation.make(*given, crop=self.config.evaluate.crop)
 
     @property
     def watched(self) -> bool:
@@ -114,7 +116,7 @@ class _Run:
 
     def measure(self, detector: Detector) -> dict[str, float]:
         """How well it finds synthetic defects in good images that were held out."""
-        return synthetic.measure(detector.score(self._made.images), self._made)
+        return synthetic_validation.measure(detector.score(self._made.images), self._made)
 
     def finish(self, variables: dict[str, Any]) -> Detector:
         """Makes the complete detector and writes it to the workdir."""
@@ -128,7 +130,7 @@ class _Run:
         if processes.lead():
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
-                synthetic.write(self.workdir, self.measure(detector))
+                synthetic_validation.write(self.workdir, self.measure(detector))
             detector.save(self.workdir)  # last: where it is, all is there
         processes.wait()
         return detector
@@ -303,7 +305,7 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.loop.train", restart: bool = False
+    config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.training.loop.train", restart: bool = False
 ) -> Detector:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxad.errors import UserError
-from jaxad.log import Log, read_history
+from jaxad.training.log import Log, read_history
 
 CONFIG = ConfigDict({"batch": 4, "log_every": 3})
 
@@ -53,7 +53,7 @@ def test_rows_average_the_steps_since_the_last_and_the_end_is_logged(tmp_path: P
 
 def test_synthetic_figures_have_a_row_of_their_own_and_cost_no_speed(tmp_path: Path, monkeypatch, capsys) -> None:
     clock = iter(range(0, 1000, 10))  # every look at the clock is ten seconds after the last
-    monkeypatch.setattr("jaxad.log.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("jaxad.training.log.time.perf_counter", lambda: next(clock))
     log = Log(tmp_path, CONFIG, start=0, steps=8, per_epoch=2)
     figures = {"synthetic_image_auroc": 0.75, "synthetic_pixel_auroc": 0.5, "synthetic_pixel_auroc_scar": 0.25}
     for step in range(1, 4):
@@ -111,7 +111,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line) -> None:
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events"])
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path: Path, monkeypatch, name) -> None:
     """Nobody writes in another thread, for which the training would wait for ever."""
-    monkeypatch.setattr("jaxad.log._FLUSH_S", 0)
+    monkeypatch.setattr("jaxad.training.log._FLUSH_S", 0)
     log = Log(tmp_path, ConfigDict({"batch": 4, "log_every": 1}), start=0, steps=100, per_epoch=2)
     if name == "events":
         log._events._py_recordio_writer._writer.close()
