@@ -21,12 +21,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import engines, errors, evaluate, report
+from jaxad import errors, evaluate, report
 from jaxad.data import tfds
 from jaxad.data.demo import source as demo
-from jaxad.engines import Run
 from jaxad.errors import UserError, counted
 from jaxad.runtime import disk, provenance
+from jaxad.sweep import launchers
+from jaxad.sweep.launchers import Run
 
 _OF_THE_SWEEP = ("seed", "category", "data.category")  # keys that every run has its own value of
 
@@ -209,12 +210,12 @@ def _engine(flags: argparse.Namespace) -> Callable[[Sequence[Run]], Iterator[Run
     if flags.engine == "ray":
         devices = _number("--devices_per_run", flags.devices_per_run or "1", whole=False)
         address = flags.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
-        return functools.partial(engines.on_ray, address=address, devices=devices)
+        return functools.partial(launchers.on_ray, address=address, devices=devices)
     if flags.vmap_seeds and flags.processes is not None:
         raise UserError("--vmap_seeds is one program in this process; leave out --processes")
     if flags.processes is None:
-        return functools.partial(engines.in_this_process, vmap_seeds=flags.vmap_seeds)
-    return functools.partial(engines.side_by_side, processes=_number("--processes", flags.processes, whole=True))
+        return functools.partial(launchers.in_this_process, vmap_seeds=flags.vmap_seeds)
+    return functools.partial(launchers.side_by_side, processes=_number("--processes", flags.processes, whole=True))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, evaluate, metrics, report
-from jaxad.augment import shapes
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
 from jaxad.data.image import (
@@ -35,6 +34,7 @@ from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.reporting import sample_grid, tables
 from jaxad.runtime import devices, disk, provenance
+from jaxad.synthetic_anomalies import shapes
 
 FILE, PICTURE = "synthetic_anomalies.json", "synthetic_anomalies.png"
 SETTINGS = ("seed", "size", "digits", "mnist_root", "natural_root", "data_root")
@@ -55,7 +55,7 @@ class Source(NamedTuple):
     """What anomalies are made of.
 
     Attributes:
-      shapes: ``(rng, side) -> mask`` by name, see `jaxad.augment.shapes`.
+      shapes: ``(rng, side) -> mask`` by name, see `jaxad.synthetic_anomalies.shapes`.
       photos: uint8 (h, w, 3) natural images of any size.
     """
 

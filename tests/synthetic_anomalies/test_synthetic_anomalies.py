@@ -12,12 +12,12 @@ from sklearn.datasets import load_digits, load_sample_image
 from jaxad import benchmark, report, train
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import synthetic_anomalies as anomalies
-from jaxad.augment import shapes
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.reporting import published
 from jaxad.runtime import disk
+from jaxad.synthetic_anomalies import __main__ as anomalies
+from jaxad.synthetic_anomalies import shapes
 from tests.data.test_tfds import classes, needs_tfds, picture  # noqa: F401  a fixture
 from tests.parts import ROOT, SIZE, baseline, command, part, refusal, write, write_parts
 from tests.shared import SHARED, needs_shared

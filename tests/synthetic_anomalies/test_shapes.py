@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from jaxad.augment import shapes
 from jaxad.errors import UserError
+from jaxad.synthetic_anomalies import shapes
 
 SIDE = 256
 GLYPHS = np.zeros((2, 8, 8))

@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 
 from jaxad import config as configs
-from jaxad import engines, report, sweep, train
+from jaxad import report, train
 from jaxad.data.demo import source as demo
 from jaxad.errors import Stopped, UserError
+from jaxad.sweep import __main__ as sweep
+from jaxad.sweep import launchers
 from jaxad.training.log import read_history
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts
 
@@ -388,18 +390,18 @@ def test_ray_cannot_be_reached(tmp_path, capsys, monkeypatch, scheme):
     ([{"CPU": 2}, {"CPU": 2}], 2, {"num_cpus": 2}),
 ])  # fmt: skip
 def test_a_run_takes_what_the_cluster_has(nodes, devices, needs):
-    assert engines._needs(nodes, devices) == needs
+    assert launchers._needs(nodes, devices) == needs
 
 
 @pytest.mark.parametrize("nodes, words", [([{"GPU": 2}, {"GPU": 2}], "more than 2 GPU"), ([{}], "more than 0 CPU")])
 def test_a_run_takes_its_devices_from_one_host(nodes, words):
     with pytest.raises(UserError, match=f"--devices_per_run is 4, but no host of the Ray cluster has {words}"):
-        engines._needs(nodes, 4)
+        launchers._needs(nodes, 4)
 
 
 def test_a_run_takes_as_many_tpu_chips_as_ray_can_give():
     with pytest.raises(UserError, match="--devices_per_run is 3; Ray gives a run 1, 2, 4 or 8 TPU chips"):
-        engines._needs([{"TPU": 4}], 3)
+        launchers._needs([{"TPU": 4}], 3)
 
 
 def test_a_run_of_a_sweep_is_alone_where_the_environment_names_other_processes(tmp_path, monkeypatch):
@@ -417,7 +419,7 @@ def test_what_becomes_of_the_tasks_of_ray(tmp_path, capsys, monkeypatch, trainin
             task()
 
     def remote(**options):
-        assert options == {"max_retries": engines._RETRIES, "max_calls": 1, "num_cpus": 2}
+        assert options == {"max_retries": launchers._RETRIES, "max_calls": 1, "num_cpus": 2}
         return lambda task: types.SimpleNamespace(remote=functools.partial(functools.partial, task))
 
     fake = types.ModuleType("ray")
@@ -428,7 +430,7 @@ def test_what_becomes_of_the_tasks_of_ray(tmp_path, capsys, monkeypatch, trainin
     fake.exceptions = types.SimpleNamespace(RayError=RuntimeError)
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(engines, "_SHARING", 0)
+    monkeypatch.setattr(launchers, "_SHARING", 0)
     trainings(lambda workdir: print("trained") or results_for(workdir))
     flags = arguments(tmp_path, "--engine=ray", "--devices_per_run=2", categories="nut", seeds=3)
     assert command(sweep.main, *flags) == 1
