@@ -379,7 +379,8 @@ def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> 
         raise UserError("the results of one workdir are written into it; --output is for several workdirs")
     (workdir,) = flags.workdir
     detector.read_config(workdir, overrides)  # refuses what is no workdir, where a lock would make one
-    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():  # nobody trains another detector meanwhile
+    # Locked, so that nobody trains another detector meanwhile.
+    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():
         evaluate(detector.load(workdir, overrides), workdir, command=command)
 
 

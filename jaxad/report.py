@@ -1,8 +1,8 @@
 """``python -m jaxad.report``: gathers results into Markdown tables, also inside a README, and into an HTML page.
 
-The flat layout has a row for each experiment and category, the papers' layout (`jaxad.reporting.tables`) the published numbers
-beside ours. Of files that ``python -m jaxad.benchmark`` or ``python -m jaxad.synthetic_anomalies`` wrote it makes the
-table of their figures.
+The flat layout has a row for each experiment and category, the papers' layout (`jaxad.reporting.tables`) the published
+numbers beside ours. Of files that ``python -m jaxad.benchmark`` or ``python -m jaxad.synthetic_anomalies`` wrote
+it makes the table of their figures.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The structure of the source: who imports whom, where randomness comes from, docstrings and sizes."""
+"""The structure of the source: who imports whom, where randomness comes from, docstrings and lengths of functions."""
 
 import ast
 import importlib
@@ -13,26 +13,20 @@ from tests.parts import ROOT
 
 # From left to right; a unit imports itself and what lies to its left. Within a unit imports are free.
 ORDER = (
-    ("errors", "xla_flags"),
-    ("guarded_config", "config_values", "fork_guard", "threshold"),
-    ("config", "disk", "hosts", "stopping", "parallel", "checkpoint", "provenance", "log", "samples", "published"),
+    ("errors",),
+    ("runtime",),
+    ("config", "config_values", "guarded_config", "metrics"),
     ("data",),
     ("augment",),
     ("models",),
-    ("mixture",),
-    ("density", "localize", "similarity", "region"),
+    ("scoring",),
+    ("reporting",),
     ("methods",),
-    ("memory",),
     ("detector",),
-    ("metrics",),
-    ("synthetic",),
-    ("training", "intake"),
-    ("loop",),
-    ("figures",),
-    ("page", "tables", "report", "prediction_files"),
-    ("evaluate", "predict", "synthetic_anomalies"),
-    ("train", "benchmark"),
-    ("engines", "sweep"),
+    ("training",),
+    ("evaluate", "predict", "report"),
+    ("train", "benchmark", "synthetic_anomalies"),
+    ("sweep",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))
@@ -164,8 +158,7 @@ def body_lines(function):
 
 
 @each_module
-def test_files_and_functions_fit_a_screen(file):
-    assert len(file.read_text().splitlines()) < 400
+def test_functions_fit_a_screen(file):
     for node in ast.walk(MODULES[file]):
         if isinstance(node, FUNCTIONS):
             assert body_lines(node) <= 60, f"{node.name} is too long"
@@ -174,7 +167,7 @@ def test_files_and_functions_fit_a_screen(file):
 def test_data_workers_need_no_jax():
     # Worker processes import these again; starting JAX in each would cost seconds and, on a GPU, its memory. Grain
     # looks for JAX on its own when it is there, so it is kept from finding it.
-    names = ("augment.nsa", "augment.views", "data.demo", "data.folder", "data.pipeline")
+    names = ("augment.nsa.host", "augment.nsa.host_views", "data.demo.source", "data.folder", "data.pipeline")
     modules = [f"jaxad.{name}" for name in names]
     code = (
         "import sys, importlib; sys.modules['grain'] = type(sys)('grain'); "
@@ -186,5 +179,6 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    for name in ("train", "evaluate", "predict", "report", "benchmark", "sweep"):
+    names = ("train", "evaluate", "predict", "report", "benchmark")
+    for name in (*names, "sweep.__main__", "synthetic_anomalies.__main__"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

@@ -1,0 +1,1 @@
+"""Augmentations as pure functions of one image, vectorized by ``jax.vmap``: one folder a paper."""

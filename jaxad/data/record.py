@@ -14,8 +14,8 @@ class Record(NamedTuple):
       image: uint8 (h, w, 3), RGB, or (h, w, 1), grey.
       label: 0 for a good part, 1 for a defective one.
       mask: uint8 (h, w), 1 on defective pixels; None where the pixel truth is unknown.
-      id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by `jaxad.runtime.disk.escaped`,
-        so that any table, page or picture can hold it.
+      id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by
+        `jaxad.runtime.disk.escaped`, so that any table, page or picture can hold it.
       defect: ``good`` or the defect type, likewise.
     """
 

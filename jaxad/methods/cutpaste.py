@@ -2,8 +2,9 @@
 good images look like (Li et al., CVPR 2021).
 
 Whole images are scored by how unlikely their pooled features are under the density (Equation 2), and localised by
-GradCAM; or a network trained on crops scores the patches of a grid. The proxy task is one of `jaxad.augment.cutpaste.proxy_tasks`,
-so the paper's baselines (rotation, Cutout, Scar, Confetti) are this method as well.
+GradCAM; or a network trained on crops scores the patches of a grid. The proxy task is one of
+`jaxad.augment.cutpaste.proxy_tasks`, so the paper's baselines (rotation, Cutout, Scar, Confetti) are this method as
+well.
 """
 
 import functools

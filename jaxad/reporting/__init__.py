@@ -1,0 +1,1 @@
+"""What users see of results: report.html, charts, sample grids, heatmap files and tables."""

@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 
 def _content() -> dict:
-    return json.loads(resources.files("jaxad").joinpath("published.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files("jaxad.reporting").joinpath("published.json").read_text(encoding="utf-8"))
 
 
 @functools.cache

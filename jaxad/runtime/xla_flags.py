@@ -4,7 +4,8 @@ XLA's CPU backend hands dots, convolutions and reductions to YNNPACK. What it is
 release, since neither its numbers nor its speed are the same in all:
 
 - jaxlib 0.10, the last for Python 3.11: nothing. Whatever YNNPACK takes, rows of small products whose squares are
-  summed can be wrong (see `jaxad.runtime.devices.check_numbers`). What it adds faster than XLA, `jaxad.models.cpu.sums` adds fast.
+  summed can be wrong (see `jaxad.runtime.devices.check_numbers`). What it adds faster than XLA,
+  `jaxad.models.cpu.sums` adds fast.
 - jaxlib 0.12: dots alone. Numbers are right, but by default the gradient of a convolution's kernel, itself a
   convolution with a kernel as large as the image, takes so long that a whole training step takes twice the time.
 

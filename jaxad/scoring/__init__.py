@@ -1,0 +1,1 @@
+"""From features and maps to scores: densities, localization, the judged region, thresholds."""

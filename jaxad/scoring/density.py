@@ -278,7 +278,8 @@ def kernel_score(density: KernelDensity | dict, features: jax.Array) -> jax.Arra
     def score(points, bandwidth, x):
         # Differences, not |x|^2 + |p|^2 - 2 x p: that cancels for neighbours, which are what counts here.
         squares = (((x[:, None] - points) / bandwidth) ** 2).sum(axis=-1)
-        return np.log(n) + d * (0.5 * gaussian_mixture.LOG_2PI + jnp.log(bandwidth)) - jax.nn.logsumexp(-0.5 * squares, axis=-1)
+        constant = np.log(n) + d * (0.5 * gaussian_mixture.LOG_2PI + jnp.log(bandwidth))
+        return constant - jax.nn.logsumexp(-0.5 * squares, axis=-1)
 
     return _score(score, density, features, locations=density.points.ndim - 2)
 

@@ -1,0 +1,1 @@
+"""``python -m jaxad.sweep``: many categories and seeds."""

@@ -1,0 +1,1 @@
+"""``python -m jaxad.synthetic_anomalies``: a detector against shapes that no training makes."""

@@ -2,8 +2,9 @@
 
 Digits, squares, ellipses and hearts are pasted on the good images of a test set, filled with one random colour or with
 a patch of a natural image, and scored against the images as they are. No training makes such shapes on purpose, which
-is what the figures are for: how far a detector carries beyond what it was taught. (`jaxad.training.synthetic_validation` is another thing:
-defects on held-out training images, to compare settings while no test image may be looked at.)
+is what the figures are for: how far a detector carries beyond what it was taught.
+(`jaxad.training.synthetic_validation` is another thing: defects on held-out training images, to compare settings while
+no test image may be looked at.)
 """
 
 import argparse

@@ -84,7 +84,8 @@ def test_every_tile_is_what_its_label_says(names, mode, view):
 
 def test_the_frame_lies_around_the_rectangle():
     images = pictures()
-    made = augmentation_grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=LocalOptions())  # compiled above
+    # compiled above
+    made = augmentation_grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=LocalOptions())
     tiles, _ = cells(made, rows=COUNT)
     for tile, image, (_, found) in zip(tiles[:, 0], images, expected(images, LocalOptions()), strict=True):
         inside, (top, left, height, width) = np.zeros((HEIGHT, WIDTH), np.uint8), map(int, found.box)

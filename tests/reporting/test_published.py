@@ -158,7 +158,7 @@ def test_the_size_of_bottles_test_set_is_that_of_its_folder():
 
 
 def test_the_data_are_numbers_and_names():
-    text = resources.files("jaxad").joinpath("published.json").read_text(encoding="utf-8")
+    text = resources.files("jaxad.reporting").joinpath("published.json").read_text(encoding="utf-8")
     assert all(len(found) <= 45 for found in re.findall(r'"([^"]*)"', json.dumps(json.loads(text))))
 
 

@@ -83,7 +83,11 @@ def test_dense_features_stream():
 
     def temporary(chunk):
         extract = functools.partial(
-            localization.dense_features, lambda x: jnp.sort(x, axis=1).mean(axis=(1, 2)), patch=32, stride=2, chunk=chunk
+            localization.dense_features,
+            lambda x: jnp.sort(x, axis=1).mean(axis=(1, 2)),
+            patch=32,
+            stride=2,
+            chunk=chunk,
         )
         return jax.jit(extract).lower(images).compile().memory_analysis().temp_size_in_bytes
 

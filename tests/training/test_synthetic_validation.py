@@ -14,7 +14,7 @@ from jaxad import data, evaluate, train
 from jaxad.data import pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
-from jaxad.training import synthetic_validation
+from jaxad.training import synthetic_validation as defects
 from tests.parts import baseline, command, refusal, write_parts
 
 SIDE = 64
@@ -42,7 +42,7 @@ def others():
 
 @pytest.fixture(scope="module")
 def made(good, others):
-    return synthetic_validation.make(good, others)
+    return defects.make(good, others)
 
 
 def of_kind(made, kind):
@@ -79,7 +79,7 @@ def test_masks_mark_what_was_changed(made, good, kind):
     ("kind", "longest", "largest"), [("blend", 0.35, 0.1225), ("patch", 0.25, 0.0625), ("scar", 0.26, 0.016)]
 )
 def test_defects_are_small_to_medium(kind, longest, largest):
-    made = synthetic_validation.make(texture(30, seed=2), texture(3, seed=3))
+    made = defects.make(texture(30, seed=2), texture(3, seed=3))
     areas = []
     for mask in made.masks[of_kind(made, kind)]:
         rows, columns = np.nonzero(mask)
@@ -97,25 +97,25 @@ def test_defects_of_different_images_lie_at_different_places(made):
 
 def test_the_same_images_give_the_same_set(made, good, others):
     np.random.seed(7)  # no global state takes part
-    assert_same(synthetic_validation.make(good.copy(), list(others)), made)
+    assert_same(defects.make(good.copy(), list(others)), made)
 
 
 def test_images_do_not_depend_on_those_after_them(made, good, others):
     changed = good.copy()
     changed[3:] = 255 - changed[3:]
     first = np.concatenate([kind * 5 + np.arange(3) for kind in range(4)])
-    assert_same(synthetic_validation.make(good[:3], others), made, first)
-    np.testing.assert_array_equal(synthetic_validation.make(changed, others).images[first], made.images[first])
+    assert_same(defects.make(good[:3], others), made, first)
+    np.testing.assert_array_equal(defects.make(changed, others).images[first], made.images[first])
 
 
 def test_one_image_is_enough(good, others):
-    assert synthetic_validation.make(good[:1], others[:1]).kinds == ["good", *KINDS]
+    assert defects.make(good[:1], others[:1]).kinds == ["good", *KINDS]
 
 
 def test_grey_images_are_colour_images_with_one_channel(good, others):
     grey, grey_others = good[..., :1], others[..., :1]
-    found = synthetic_validation.make(grey, grey_others)
-    colour = synthetic_validation.make(np.repeat(grey, 3, axis=3), np.repeat(grey_others, 3, axis=3))
+    found = defects.make(grey, grey_others)
+    colour = defects.make(np.repeat(grey, 3, axis=3), np.repeat(grey_others, 3, axis=3))
     assert found.images.shape == (20, SIDE, SIDE, 1)
     np.testing.assert_array_equal(found.masks, colour.masks)
     np.testing.assert_array_equal(np.repeat(found.images, 3, axis=3), colour.images)
@@ -123,34 +123,34 @@ def test_grey_images_are_colour_images_with_one_channel(good, others):
 
 @pytest.mark.parametrize(("side", "fewest"), [(48, 6), (32, 3)])
 def test_small_images(side, fewest):
-    kinds = synthetic_validation.make(texture(6, side=side), texture(2, side=side, seed=1)).kinds
+    kinds = defects.make(texture(6, side=side), texture(2, side=side, seed=1)).kinds
     assert [kinds.count(kind) for kind in ("good", "patch", "scar")] == [6, 6, 6]
     assert fewest <= kinds.count("blend") <= 6  # at 32 nearly all patches are too narrow for OpenCV's blending
 
 
 def test_of_many_images_evenly_spaced_ones_are_used():
-    many = texture(2 * synthetic_validation.MOST, side=32)
-    used = synthetic_validation.make(many, many[:2]).images[: synthetic_validation.MOST]
+    many = texture(2 * defects.MOST, side=32)
+    used = defects.make(many, many[:2]).images[: defects.MOST]
     numbers = [int(np.flatnonzero((many == image).all((1, 2, 3)))[0]) for image in used]
-    assert (numbers[0], numbers[-1]) == (0, 2 * synthetic_validation.MOST - 1) and set(np.diff(numbers)) == {2, 3}
+    assert (numbers[0], numbers[-1]) == (0, 2 * defects.MOST - 1) and set(np.diff(numbers)) == {2, 3}
 
 
 def test_blank_images_hold_no_defect(good, others):
     black = np.zeros_like(good[:2])
-    blank = synthetic_validation.make(black, black)
+    blank = defects.make(black, black)
     assert blank.kinds == ["good", "good"] and not blank.masks.any()
     flat = Scores(np.zeros(2, np.float32), np.zeros((2, SIDE, SIDE), np.float32))
-    assert synthetic_validation.measure(flat, blank) == {}
+    assert defects.measure(flat, blank) == {}
     # Something of another image shows in a blank one, its own black does not.
-    mixed = synthetic_validation.make(np.concatenate([good[:1], black[:1]]), others)
+    mixed = defects.make(np.concatenate([good[:1], black[:1]]), others)
     assert mixed.kinds == ["good", "good", "blend", "blend", "patch", "scar"]
 
 
 def test_no_images_and_no_others_are_refused(good):
     with pytest.raises(ValueError, match="not 0 and 5"):
-        synthetic_validation.make(good[:0], good)
+        defects.make(good[:0], good)
     with pytest.raises(ValueError, match="not 5 and 0"):
-        synthetic_validation.make(good, [])
+        defects.make(good, [])
 
 
 def coordinates(side: int) -> np.ndarray:
@@ -163,7 +163,7 @@ def coordinates(side: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_paste_by_hand(seed, turned):
     image = coordinates(40)
-    pasted = synthetic_validation.paste(np.random.default_rng(seed), image, size=(9, 6), angle=math.pi / 2 if turned else 0.0)
+    pasted = defects.paste(np.random.default_rng(seed), image, size=(9, 6), angle=math.pi / 2 if turned else 0.0)
     rows, columns = np.nonzero((pasted != image).any(axis=2))
     factor = pasted[rows[0], columns[0], 2] / 200
     assert 0.9 <= factor <= 1.1 and factor != 1
@@ -180,23 +180,23 @@ def test_places_of_pastes_reach_every_border():
     hit = np.zeros((40, 40), bool)
     for seed in range(300):
         angle = np.random.default_rng(seed).uniform(0, math.pi)
-        hit |= (synthetic_validation.paste(np.random.default_rng(seed), image, size=(8, 8), angle=angle) != image).any(axis=2)
+        hit |= (defects.paste(np.random.default_rng(seed), image, size=(8, 8), angle=angle) != image).any(axis=2)
     assert hit[0].any() and hit[-1].any() and hit[:, 0].any() and hit[:, -1].any() and hit[3:-3, 3:-3].all()
 
 
 def test_a_perfect_map_gives_1_and_a_constant_one_a_half(made):
     maps = made.masks.astype(np.float32)
-    assert synthetic_validation.measure(Scores(maps.max((1, 2)), maps), made) == dict.fromkeys(NAMES, 1.0)
+    assert defects.measure(Scores(maps.max((1, 2)), maps), made) == dict.fromkeys(NAMES, 1.0)
     flat = np.zeros_like(maps)
-    assert synthetic_validation.measure(Scores(flat[:, 0, 0], flat), made) == dict.fromkeys(NAMES, 0.5)
-    assert synthetic_validation.measure(Scores(-maps.max((1, 2)), -maps), made) == dict.fromkeys(NAMES, 0.0)
+    assert defects.measure(Scores(flat[:, 0, 0], flat), made) == dict.fromkeys(NAMES, 0.5)
+    assert defects.measure(Scores(-maps.max((1, 2)), -maps), made) == dict.fromkeys(NAMES, 0.0)
 
 
 def test_figures_are_those_of_scikit_learn(made):
     rng = np.random.default_rng(0)
     maps = (rng.normal(size=made.masks.shape) + made.masks).astype(np.float32)
     image = (rng.normal(size=len(maps)) + made.labels).astype(np.float32)
-    found = synthetic_validation.measure(Scores(image, maps), made)
+    found = defects.measure(Scores(image, maps), made)
     assert set(found) == NAMES
     kinds = np.array(made.kinds)
     for kind in ("", *KINDS):
@@ -212,7 +212,7 @@ def test_scores_that_are_not_finite_are_refused(made):
     maps = made.masks.astype(np.float32)
     maps[11, 0, 0] = np.nan
     with pytest.raises(UserError, match=r"number 11 of the synthetic set \(patch\).*not finite"):
-        synthetic_validation.measure(Scores(np.zeros(len(maps), np.float32), maps), made)
+        defects.measure(Scores(np.zeros(len(maps), np.float32), maps), made)
 
 
 @pytest.fixture(scope="module")
@@ -225,9 +225,9 @@ def run(tmp_path_factory):
     source = data.load(detector.config).train
     fitted, held = pipeline.split_holdout(len(source), holdout=0.3, seed=0)
     images = [np.stack([pipeline.resized(source[int(i)], 32).image for i in part]) for part in (held, fitted)]
-    made = synthetic_validation.make(*images)
-    figures = synthetic_validation.measure(detector.score(made.images), made)
-    synthetic_validation.write(folder / "work", figures)
+    made = defects.make(*images)
+    figures = defects.measure(detector.score(made.images), made)
+    defects.write(folder / "work", figures)
     return folder, figures
 
 

@@ -1,0 +1,1 @@
+"""The embedded demo: rendered parts with rendered defects."""

@@ -172,8 +172,9 @@ def test_grid_leaves_out_what_does_not_fit():
 def test_grid_has_a_column_for_every_augmentation():
     images = np.uint8(255 * pictures(2, 64))
     picture = augmentation_grid.augmentation_grid(jax.random.key(0), images, options=Options())
-    assert picture.shape == (14 + 2 * 64 + 3 * 4, len(augmentation_grid.AUGMENTATIONS) * 68, 3) and picture.dtype == np.uint8
-    cells = picture.reshape(picture.shape[0], len(augmentation_grid.AUGMENTATIONS), 68, 3)
+    columns = len(augmentation_grid.AUGMENTATIONS)
+    assert picture.shape == (14 + 2 * 64 + 3 * 4, columns * 68, 3) and picture.dtype == np.uint8
+    cells = picture.reshape(picture.shape[0], columns, 68, 3)
     np.testing.assert_array_equal(cells[18:82, 0, :64], images[0])
     np.testing.assert_array_equal(cells[86:150, 0, :64], images[1])
     turned = list(augmentation_grid.AUGMENTATIONS).index("rotation 90")

@@ -107,4 +107,5 @@ def test_random_view_is_determined_by_the_seed_and_owns_its_memory():
 
 def test_random_view_larger_than_the_image_is_refused():
     with pytest.raises(UserError, match="224x224"):
-        host_views.random_view(np.random.default_rng(0), numbered(200, 256), rotation=0, center_crop=0, crop=224, flip=False)
+        rng = np.random.default_rng(0)
+        host_views.random_view(rng, numbered(200, 256), rotation=0, center_crop=0, crop=224, flip=False)
