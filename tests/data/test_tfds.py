@@ -20,8 +20,8 @@ from jaxad.data.image import to_grey
 from jaxad.errors import UserError
 from tests import parts
 from tests.parts import BASELINE, ROOT, command, refusal, write, write_parts
+from tests.runtime.test_disk import no_space
 from tests.shared import SHARED, needs_shared
-from tests.test_disk import no_space
 
 # While it is imported, imports elsewhere are lazy, those of pytest's report on other tests' garbage included.
 gc.collect()

@@ -175,7 +175,7 @@ def test_the_lock_of_this_process(tmp_path):
 
 def test_a_forked_process_does_not_hold_the_lock(tmp_path):
     with disk.locked(tmp_path):
-        program = "import os, sys; from jaxad import disk; from tests.test_disk import refusal\n"
+        program = "import os, sys; from jaxad import disk; from tests.runtime.test_disk import refusal\n"
         program += "with disk.locked(sys.argv[1]):\n"
         program += " if not os.fork(): os._exit(refusal(sys.argv[1]) is not None)\n"
         program += " sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"

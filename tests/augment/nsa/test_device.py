@@ -14,9 +14,9 @@ from jaxad.augment.boxes import Box
 from jaxad.augment.nsa import device, host, host_labels, sampling
 from jaxad.augment.nsa.settings import Synthesis, settings
 from jaxad.errors import UserError
+from tests.augment.nsa.test_host import disc, noise
+from tests.augment.nsa.test_statistics import bottle_crop, named, tile_crop
 from tests.augment.quick import quick_jit
-from tests.augment.test_nsa import disc, noise
-from tests.augment.test_nsa_statistics import bottle_crop, named, tile_crop
 from tests.shared import SHARED, needs_shared
 
 COUNT = 24
