@@ -14,6 +14,7 @@ from jaxad.errors import UserError
 _DARK, _BRIGHT = 0.25, 0.75
 _REACH = 17  # pixels: an edge is blurred within a JPEG's blocks of 8 pixels, to both sides
 _NOISE = 0.1  # share of white within which a JPEG's values lie around black and white, but for the edges
+_MOST = 0.9  # share of an image; a mask that marks more may have black and white the wrong way round
 _KINDS = 4  # different values near black, and near white, that show a JPEG's noise
 
 
@@ -48,7 +49,7 @@ def read_mask_of(
     A mask without an EXIF orientation was drawn either on the upright image or on the pixels as they are stored. Where
     the two differ in size, the mask's size tells; elsewhere nothing does, and the mask is refused.
 
-    A mask that marks no pixel, or all, is used as it is, with a logged warning.
+    A mask that marks no pixel, or nearly all, is used as it is, with a logged warning.
 
     Raises:
       UserError: As in `read_mask`; or the mask does not lie on the image in one way only.
@@ -72,8 +73,8 @@ def read_mask_of(
     if not mask.any():
         # Published sets have such masks (four of the magnetic tiles), so this is no error.
         logging.warning("mask '%s' marks no pixel of its defective image; it is used as it is", path)
-    elif mask.all():
-        logging.warning("mask '%s' marks every pixel of its defective image; it is used as it is", path)
+    elif (share := mask.mean()) > _MOST:
+        logging.warning("mask '%s' marks %.0f %% of its defective image; invert it if that is good", path, 100 * share)
     return mask
 
 
