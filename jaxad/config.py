@@ -295,11 +295,20 @@ def read(workdir: Path) -> ConfigDict:
     return completed(guarded(config, str(path), _OTHER_VERSION))
 
 
+def is_workdir(folder: Path) -> bool:
+    """Whether a training, of whatever version of jaxad, has written the config.json of a folder."""
+    try:
+        values = disk.read_json(Path(folder) / "config.json", "")
+    except (OSError, UserError):
+        return False
+    return all(isinstance(values.get(key), str) for key in ("experiment", "method"))
+
+
 def refuse_foreign(workdir: Path) -> None:
     """Refuses a workdir's config.json that no training wrote, of whatever version of jaxad, with a UserError."""
     path = Path(workdir) / "config.json"
-    values = disk.read_json(path, "restore it or choose another --workdir")
-    if not all(isinstance(values.get(key), str) for key in ("experiment", "method")):
+    disk.read_json(path, "restore it or choose another --workdir")
+    if not is_workdir(workdir):
         raise UserError(f"{path} was not written by a training; choose another --workdir")
 
 

@@ -12,7 +12,7 @@ class UserError(Exception):
     """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do."""
 
 
-RETRAIN = "train anew, with --restart or into another --workdir"
+RETRAIN = "train anew, with jaxad.train --restart or into another --workdir"
 
 
 def other_version(what: str, why: str, remedy: str = RETRAIN) -> UserError:

@@ -96,7 +96,10 @@ def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
-        reason = "no good images were held out, or config.score or config.evaluate.crop is not what it was fitted with"
+        reason = (
+            "no good images were held out, or config.score, config.evaluate.crop or the white level is not what it was "
+            "fitted with"
+        )
         return {"value": None, "reason": reason}
     called = scores.image_scores > found.threshold
     rates = {
@@ -232,6 +235,13 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
             "found with the trained value; evaluate the workdirs one by one"
         )
     settings = [detector.read_config(workdir, overrides) for workdir in workdirs]
+    for workdir, config in zip(workdirs, settings, strict=True):
+        trained = detector.read_white_level(workdir)
+        if (level := configs.white_level(config) or trained) != trained:
+            raise UserError(
+                f"config.data.white_level={level} cannot be set for an ensemble, whose scores are normalised by what "
+                f"the training of {workdir} found with {trained}; evaluate the workdirs one by one"
+            )
     disk.refuse_nul(output)
     if (output / "config.json").exists():
         raise UserError(f"{output} is the workdir of a training; choose another --output for the ensemble")

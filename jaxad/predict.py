@@ -25,6 +25,7 @@ from jaxad.data import levels
 from jaxad.data.image import (
     NO_IMAGES,
     SUFFIXES,
+    UNREAD_SUFFIXES,
     decode,
     list_folder,
     passed_over,
@@ -319,7 +320,7 @@ def _run(flags: argparse.Namespace) -> int:
     found = detector.load(flags.workdir, largest)
     output = Path(flags.output or Path(flags.workdir) / "predictions")
     disk.refuse_nul(output)
-    paths, others, trained = prediction_files.walk(flags.paths, list_folder, SUFFIXES)
+    paths, others, trained = prediction_files.walk(flags.paths, list_folder, (*SUFFIXES, *UNREAD_SUFFIXES))
     if others:
         print(passed_over(others, NO_IMAGES))
     if trained:

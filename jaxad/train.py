@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxad import config as configs
 from jaxad import data, errors, evaluate
 from jaxad.runtime import devices, processes, provenance
-from jaxad.training import loop
+from jaxad.training import loop, synthetic_validation
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,6 +48,7 @@ def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: S
             if len(data.load(detector.config).test):
                 evaluate.evaluate(detector, workdir)
             else:
+                print(synthetic_validation.summary(synthetic_validation.read(workdir, detector.config)))
                 command = f"python -m jaxad.predict --workdir {workdir} PATH..."
                 print(f"there are no test images; score images with: {command}")
 

@@ -273,8 +273,8 @@ def test_a_workdir_of_another_config(capsys, copy, fitted):
     before = (copy / "results.json").read_bytes()
     message = refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3, seed=7))
     assert message == (
-        f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir, or add --restart, "
-        f"which deletes the training in {copy} and begins it anew"
+        f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir, or add --restart to "
+        f"jaxad.train, which deletes the training in {copy} and begins it anew"
     )
     assert (copy / "results.json").read_bytes() == before
 

@@ -228,7 +228,7 @@ def test_calls_are_waited_for_in_order(monkeypatch):
 
 def test_the_peak_counts_all_devices():
     """Matrices of each device are as large as the numbers say, and the fastest side is taken."""
-    found = benchmark.Yardstick(benchmark.parallel.make_mesh(), np.dtype(np.float32), 1)
+    found = benchmark.Yardstick(benchmark.devices.make_mesh(), np.dtype(np.float32), 1)
     call, operations, _ = found._product
     product = call()
     side = product.shape[-1]

@@ -373,8 +373,8 @@ def edited(workdir, change):
 
 
 OTHER_VERSION = (
-    "it was written by another version of jaxad, or edited: restore it, or train anew, with --restart or into another "
-    "--workdir"
+    "it was written by another version of jaxad, or edited: restore it, or train anew, with jaxad.train --restart or "
+    "into another --workdir"
 )
 
 

@@ -100,8 +100,8 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
         return {"red": images[..., 0]}
 
     monkeypatch.setattr(found, "parts", parts)
-    monkeypatch.setattr(evaluate.page, "write_html", lambda path, **given: drawn.append(given["parts"]))
-    monkeypatch.setattr(evaluate.page, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
+    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, **given: drawn.append(given["parts"]))
+    monkeypatch.setattr(evaluate.html_report, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
     shutil.copytree(run / "work", tmp_path / "work")
     evaluate.evaluate(found, tmp_path / "work")
     (images,), (made,) = asked, drawn
@@ -119,7 +119,7 @@ def test_results_are_there_once_the_evaluation_is_complete(run, tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.page, "write_html", killed)
+        patch.setattr(evaluate.html_report, "write_html", killed)
         assert command(evaluate.main, "--workdir", tmp_path / "work") == 130
     assert not (tmp_path / "work" / "results.json").exists()
     assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
@@ -204,10 +204,12 @@ def test_without_test_images_training_says_what_to_do(tmp_path, capsys):
     for part in ("test", "ground_truth"):
         shutil.rmtree(tmp_path / "sets" / "nut" / part)
     workdir = tmp_path / "work"
-    assert command(train.main, *baseline(tmp_path / "sets", workdir)) == 0
-    assert f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir}" in (
-        capsys.readouterr().out
-    )
+    assert command(train.main, *baseline(tmp_path / "sets", workdir, data__holdout=0.3)) == 0
+    figures = json.loads((workdir / "synthetic.json").read_text())
+    image, pixel = (f"{100 * figures[f'synthetic_{level}_auroc']:.2f}" for level in ("image", "pixel"))
+    printed = capsys.readouterr().out
+    assert f"synthetic defects in held-out good images: image AUROC {image}, pixel AUROC {pixel}\n" in printed
+    assert f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir}" in printed
     assert jaxad.load(workdir).density and not (workdir / "results.json").exists()
     assert command(evaluate.main, "--workdir", workdir) == 2
     assert "there are no test images; set config.data.test" in capsys.readouterr().err
@@ -285,7 +287,7 @@ def test_good_scores_are_those_of_the_held_out_images(members):
 def test_an_ensemble_is_the_mean_of_normalised_scores(members, tmp_path, monkeypatch):
     image, maps, scores = by_hand(members)
     drawn = []
-    monkeypatch.setattr(evaluate.page, "write_html", lambda path, *, scores, **rest: drawn.append(scores))
+    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, *, scores, **rest: drawn.append(scores))
     evaluate.evaluate_ensemble(members, tmp_path / "out")
     (made,) = drawn
     assert made.ids == scores.ids and made.maps.dtype == np.float32
@@ -357,6 +359,13 @@ def test_overrides_hold_for_all_members(members, tmp_path):
     found = results(tmp_path / "out")
     assert found["pro_limit"] == 0.05 and "--config.evaluate.pro_limit=0.05" in found["evaluated"]["command"]
     assert all(row["config"]["evaluate"]["pro_limit"] == 0.05 for row in found["members"])
+
+
+def test_an_ensemble_at_another_white_level_is_refused(members, tmp_path, capsys):
+    """Its members' scores are normalised by what they gave at the trained one."""
+    flags = ["--workdir", *members, "--output", tmp_path / "out", "--config.data.white_level=4095"]
+    told = refusal(capsys, evaluate.main, *flags)
+    assert told.startswith("config.data.white_level=4095 cannot be set for an ensemble")
 
 
 def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):

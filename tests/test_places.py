@@ -31,6 +31,14 @@ def copy(fitted, tmp_path):
     return shutil.copytree(fitted, tmp_path / "copy")
 
 
+def test_a_workdir_that_would_make_a_plain_folder_one_of_another_layout_is_refused(capsys, root):
+    """The next command would look for the images in train/good."""
+    plain = root / "nut" / "train" / "good"
+    message = refusal(capsys, train.main, *baseline(plain, plain / "train", data__category=""))
+    assert message.startswith(f"the workdir {plain / 'train'} is a folder from which images are read")
+    assert not (plain / "train").exists()
+
+
 @pytest.mark.parametrize("where", [".", "nut", "nut/train/good", "nut/test/run", "nut/ground_truth"])
 def test_a_workdir_among_the_images_is_refused_before_anything_is_written(capsys, root, where):
     before = sorted(root.rglob("*"))

@@ -161,6 +161,35 @@ def test_a_second_run_replaces_the_first(workdir, new, tmp_path):
     assert len(run(workdir, tmp_path / "out", new / "b.png")) == 1
 
 
+@pytest.mark.parametrize("name", [r"a\b.png", "w\udcff.png"])
+def test_names_that_the_table_escapes_are_known_again(workdir, tmp_path, name):
+    image = write(tmp_path / "new" / name, part(1, spot=True))
+    first = run(workdir, tmp_path / "out", image)
+    assert run(workdir, tmp_path / "out", image) == first
+    assert collect(tmp_path)[0] == [image]  # the heatmap is known as ours
+
+
+def test_pictures_without_a_row_are_still_ours(workdir, new, tmp_path):
+    """As when a user deletes rows of the table."""
+    output = tmp_path / "out"
+    run(workdir, output, new)
+    table_file = output / "predictions.csv"
+    lines = table_file.read_text().splitlines(keepends=True)
+    table_file.write_text("".join([lines[0], *lines[3:]]))
+    assert len(run(workdir, output, new)) == 4
+    table_file.write_text("".join([lines[0], *lines[3:]]))
+    assert len(collect(tmp_path)[0]) == 4
+
+
+def test_an_image_of_a_format_that_is_not_read_is_unreadable_and_not_passed_over(workdir, new, tmp_path, capsys):
+    Image.fromarray(part(1)).save(new / "c.gif")
+    assert command(predict.main, "--workdir", workdir, "--output", tmp_path / "out", new) == 1
+    rows = {row["path"]: row for row in table(tmp_path / "out")}
+    row = rows[str(new / "c.gif")]
+    assert row["decision"] == "unreadable" and "convert" in row["reason"] and len(rows) == 5
+    assert "passed over" not in capsys.readouterr().out
+
+
 def test_more_images_than_a_batch(workdir, tmp_path):
     for number in range(19):
         write(tmp_path / "many" / f"{number:02d}.png", part(number, spot=number == 17))

@@ -14,7 +14,7 @@ from jaxad.data.record import Source
 from jaxad.errors import UserError, other_version
 from jaxad.runtime import disk, processes
 
-FILE = "images.json"  # `jaxad.data.image.is_workdir` knows a workdir by it
+FILE = "images.json"
 _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
@@ -94,10 +94,10 @@ def clear(workdir: Path) -> None:
         return
     for name in WRITTEN:
         disk.remove(workdir / name)
-    predictions = workdir / "predictions"  # where jaxad.predict writes, unless told otherwise
-    if (predictions / "predict.json").exists():
-        what = "holds predictions of the detector that is deleted; they stay until jaxad.predict writes there again"
-        print(f"{predictions} {what}", flush=True)
+    for predictions in (workdir / "predictions", workdir):  # jaxad.predict writes to the first, unless told otherwise
+        if (predictions / "predict.json").exists():
+            what = "holds predictions of the detector that is deleted; they stay until jaxad.predict writes there again"
+            print(f"{predictions} {what}", flush=True)
 
 
 def refuse_foreign(workdir: Path) -> None:
@@ -131,4 +131,7 @@ def _first(names: Sequence[str]) -> str:
 
 def advice(workdir: Path) -> str:
     """What to do about a workdir of another config or other images, for the end of a sentence."""
-    return f"choose another --workdir, or add --restart, which deletes the training in {workdir} and begins it anew"
+    return (
+        f"choose another --workdir, or add --restart to jaxad.train, which deletes the training in {workdir} and "
+        "begins it anew"
+    )

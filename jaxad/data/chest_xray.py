@@ -16,6 +16,7 @@ from jaxad.data.folder import GOOD, FolderSource
 from jaxad.data.image import MAX_PIXELS, list_folder
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
+from jaxad.runtime import disk
 
 ABNORMAL = "abnormal"  # defect type of images of which the table knows no finding
 SEVERAL = "several findings"
@@ -81,7 +82,10 @@ def load(
         return FolderSource(
             paths=[images[file] for file in files],
             masks=[None] * len(files),
-            ids=[f"{split}/{defect}/{images[file].stem}" for file, defect in zip(files, defects, strict=True)],
+            ids=[
+                disk.escaped(f"{split}/{defect}/{images[file].stem}")
+                for file, defect in zip(files, defects, strict=True)
+            ],
             labels=[int(defect != GOOD) for defect in defects],
             defects=list(defects),
             min_side=min_side,

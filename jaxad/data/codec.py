@@ -57,7 +57,7 @@ class Pixels(NamedTuple):
       values: uint8 or uint16 (h, w, c): grey or the index into a palette (c = 1), grey and alpha (2), RGB (3), or RGB
         and alpha (4).
       orientation: The EXIF orientation that the file was turned by, 1 (not at all) to 8.
-      is_indexed: Whether the values are indices into a palette.
+      is_indexed: Whether the values are indices into a palette, with alpha behind them where only some are seen.
       is_lossy: Whether they are surely approximate, as in JPEG.
       has_white_zero: Whether a grey of 0 is white and larger values are darker: only with 16 bits, since how dark the
         largest one is depends on the white level.
@@ -77,8 +77,7 @@ def decode_pixels(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX
       data: The content.
       path: The file's name, for sentences.
       max_pixels: The most pixels that are read.
-      raw: Whether alpha is kept, and the indices of a palette of which no pixel is fully transparent, or all are;
-        otherwise c is 1 or 3.
+      raw: Whether alpha and the indices of a palette are kept; otherwise c is 1 or 3.
 
     Raises:
       UserError: The content is no image, damaged, too large, or of a kind that is not supported.
@@ -119,7 +118,7 @@ class _Limit(NamedTuple):
         if width * height > self.pixels:
             raise _TooLargeError(
                 f"{width} x {height} pixels (width x height), more than the limit of {self.pixels:,} pixels; "
-                "cut it into tiles or raise config.data.max_megapixels (--max-megapixels in predict)"
+                "cut it into tiles, or raise config.data.max_megapixels of the training (--max-megapixels in predict)"
             )
 
 
@@ -302,9 +301,8 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
             orientation = _orientation(opened.getexif())
             ImageOps.exif_transpose(opened, in_place=True)
     is_indexed = raw and opened.mode in ("P", "PA")
-    if is_indexed and _is_partly_seen(opened):
-        opened, is_indexed = opened.convert("RGBA"), False
-    elif raw and not is_indexed and "transparency" in opened.info:  # a color that is not seen
+    alpha = _alpha_of_indices(opened) if is_indexed else None
+    if raw and not is_indexed and "transparency" in opened.info:  # a color that is not seen
         opened = opened.convert("RGBA" if opened.mode == "RGB" else "LA")
     opened.info.pop("transparency", None)  # alpha is dropped without blending; Pillow would warn of it
     grey, color = {"1", "L", "LA", "La"}, {"RGBA", "RGBa"}
@@ -314,18 +312,19 @@ def _from_pillow(opened: Image.Image, raw: bool, orientation: int | None = None,
         mode = opened.mode.upper()
     else:
         mode = "L" if opened.mode in grey else "RGB"
-    return Pixels(_to_array(opened, mode), orientation, is_indexed, is_lossy)
+    values = _to_array(opened, mode)
+    if alpha is not None:
+        values = np.concatenate([values, alpha], axis=2)
+    return Pixels(values, orientation, is_indexed, is_lossy)
 
 
-def _is_partly_seen(indexed: Image.Image) -> bool:
-    """Whether a picture with a palette shows some pixels and not others, so that its alpha says more than its indices.
-
-    Where it hides index 0, both say the same of a picture of two indices; an editor may hide any other.
-    """
+def _alpha_of_indices(indexed: Image.Image) -> np.ndarray | None:
+    """Alpha, uint8 (h, w, 1), of a picture with a palette; None unless it shows some pixels and hides others."""
     if indexed.mode != "PA" and "transparency" not in indexed.info:
-        return False
-    least, most = indexed.convert("RGBA").getchannel("A").getextrema()
-    return least == 0 < most
+        return None
+    alpha = indexed.convert("RGBA").getchannel("A")
+    least, most = alpha.getextrema()
+    return np.asarray(alpha)[..., None] if least == 0 < most else None
 
 
 def _to_array(image: Image.Image, mode: str) -> np.ndarray:

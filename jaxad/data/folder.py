@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxad import config as configs
 from jaxad.data.image import (
     MAX_PIXELS,
     SUFFIXES,
+    UNREAD_SUFFIXES,
     Decoded,
     decode,
     find_images,
-    is_workdir,
     list_folder,
     other_files,
     read_bytes,
@@ -189,7 +190,8 @@ def load(
     test_folder = _part(folder, "test", test, has_train)
     masks_folder = _part(folder, "ground_truth", ground_truth, has_train and not test)
     images = _images_by_defect(test_folder) if test_folder else {}
-    masks = _masks_by_image(images, masks_folder) if masks_folder else {}
+    without = "leave config.data.ground_truth empty" if ground_truth else f"remove the folder '{masks_folder}'"
+    masks = _masks_by_image(images, masks_folder, without) if masks_folder else {}
     options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
     good = folder / "train" / GOOD if has_train else folder
     used = [good, *(pathlib.Path(named) for named in (test, ground_truth) if named)]
@@ -277,8 +279,10 @@ def _unique_stems(files: list[pathlib.Path]) -> list[pathlib.Path]:
     return files
 
 
-def _masks_by_image(images: dict[str, list[pathlib.Path]], folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
-    """Pairs every defective image with its mask, and leaves no mask over."""
+def _masks_by_image(
+    images: dict[str, list[pathlib.Path]], folder: pathlib.Path, without: str
+) -> dict[pathlib.Path, pathlib.Path]:
+    """Pairs every defective image with its mask, and leaves no mask over; `without` says how to do without masks."""
     files = {path.name: find_images(path) for path in _defect_folders(folder)}
     if files.get(GOOD):
         raise UserError(f"'{files[GOOD][0]}' is a mask of a good image, which has no defect; remove it")
@@ -288,7 +292,7 @@ def _masks_by_image(images: dict[str, list[pathlib.Path]], folder: pathlib.Path)
         for mask in files.get(defect, []):
             by_stem[mask.stem].append(mask)
         for image in paths if defect != GOOD else []:
-            pairs[image] = _mask_of(image, by_stem, folder / defect)
+            pairs[image] = _mask_of(image, by_stem, folder / defect, without)
     used = set(pairs.values())
     for defect, paths in files.items():
         for mask in paths:
@@ -299,12 +303,14 @@ def _masks_by_image(images: dict[str, list[pathlib.Path]], folder: pathlib.Path)
     return pairs
 
 
-def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: pathlib.Path) -> pathlib.Path:
+def _mask_of(
+    image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: pathlib.Path, without: str
+) -> pathlib.Path:
     found = masks[f"{image.stem}_mask"] + masks[image.stem]
     if not found:
         raise UserError(
-            f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*', but "
-            "others have; add it, or move all masks away to do without figures for pixels"
+            f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*'; add it, or "
+            f"{without} to do without masks and figures for pixels"
         )
     if len(found) > 1:
         raise UserError(f"defective image '{image}' has more than one mask: {_quoted(found)}; keep one")
@@ -312,19 +318,20 @@ def _mask_of(image: pathlib.Path, masks: dict[str, list[pathlib.Path]], folder: 
 
 
 def _images_below(folder: pathlib.Path, seen: set[str]) -> Iterator[tuple[pathlib.Path, int | None]]:
-    """How many images lie in each folder at or below this one; not in those `seen`, which grow by what is visited."""
+    """How many images lie in each folder at or below this one; not in those `seen`, which grow by what is visited.
+
+    What lies in the workdir of a training is no data.
+    """
     try:
         files, subfolders = list_folder(folder)
     except UserError:
         yield folder, None
         return
-    if is_workdir(files):
-        return
     if (own := os.path.realpath(folder)) not in seen:
-        yield folder, sum(path.suffix.lower() in SUFFIXES for path in files)
+        yield folder, sum(path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) for path in files)
         seen.add(own)  # links may lead in circles
     for subfolder in subfolders:
-        if os.path.realpath(subfolder) not in seen:
+        if os.path.realpath(subfolder) not in seen and not configs.is_workdir(subfolder):
             yield from _images_below(subfolder, seen)
 
 

@@ -15,6 +15,11 @@ from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Images too, but of formats that are not read.
+UNREAD_SUFFIXES = (
+    ".avif", ".dcm", ".dib", ".dng", ".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
+    ".jxl", ".nef", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".tga",
+)  # fmt: skip
 NO_IMAGES = "they are no image files"  # why `passed_over` says that files are
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user
 
@@ -178,11 +183,6 @@ def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pat
     return [root / name for name, is_dir in found if not is_dir], [root / name for name, is_dir in found if is_dir]
 
 
-def is_workdir(files: list[pathlib.Path]) -> bool:
-    """Whether the folder with these files is the workdir of a training, which begins by writing two of them."""
-    return {"config.json", "images.json"} <= {file.name for file in files}
-
-
 def passed_over(files: Sequence[pathlib.Path], reason: str) -> str:
     """One line that says which files were passed over, and why: how many of which suffix, and one of each."""
     kinds = collections.defaultdict(list)
@@ -203,10 +203,13 @@ def find_images(folder: str | os.PathLike, *, allow_subfolders: bool = False) ->
       allow_subfolders: Whether subfolders may lie beside the images; they are not searched.
 
     Raises:
-      UserError: The folder cannot be listed, or holds a directory that is named like an image, or a subfolder that is
-        not allowed.
+      UserError: The folder cannot be listed, or holds an image of a format that is not read, a directory that is named
+        like an image, or a subfolder that is not allowed.
     """
     files, folders = list_folder(folder)
+    for path in files:
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            raise UserError(f"'{path}' is of a format that is not read; convert it to PNG, or move it away")
     for path in folders:
         if path.suffix.lower() in SUFFIXES:
             raise UserError(f"'{path}' is a directory where an image should be; move it away")

@@ -23,10 +23,11 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
 
     Marked is:
 
-    - in a palette every index but 0, whatever its color, unless only some of the pixels are fully transparent;
+    - in a palette every index but 0, whatever its color; where only some pixels are fully transparent, the others, if
+      all of these have index 0, or none has;
     - in grey or RGB pixels every one that is not black: classes may have any number, and an edge any level;
-    - where alpha varies, be it a channel, of the colors of a palette, or of the one color that a PNG hides: every pixel
-      that is not fully transparent, if all of these have one color; otherwise those of them that are not black;
+    - where alpha varies, be it a channel or of the one color that a PNG hides: every pixel that is not fully
+      transparent, if all of these have one color; otherwise those of them that are not black;
     - in JPEG and lossy WebP, whose blacks are not quite black, what exceeds half of the brightest value. So it is in a
       lossless file that holds a saved JPEG: nearly all of its values lie close to black or to white, with many
       different ones at both ends.
@@ -36,7 +37,8 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
 
     Raises:
       UserError: As in `jaxad.data.image.read_image`; or a lossy file has more than two values, so that what is
-        noise cannot be told.
+        noise cannot be told; or a palette has transparent pixels and others of index 0 and of further ones, so that it
+        cannot be told which is background.
     """
     return _read(path, max_pixels)[0]
 
@@ -110,7 +112,7 @@ def _read(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, int]:
 def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:
     values = pixels.values
     if pixels.is_indexed:
-        return (values[..., 0] != 0).astype(np.uint8)
+        return _marked_by_index(values, path)
     if pixels.has_white_zero:  # black is the largest value; a file of white alone has none
         values = inverted(values, values[..., 0].max() or values.dtype.type(1))
     visible = np.ones(values.shape[:2], bool)
@@ -127,6 +129,20 @@ def _marked(pixels: Pixels, path: str | os.PathLike) -> np.ndarray:
         return _marked_by_halves(brightness, path)
     level = white // 2 if _is_saved_jpeg(brightness) else 0
     return (brightness > level).astype(np.uint8)
+
+
+def _marked_by_index(values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    index = values[..., 0]
+    if values.shape[2] == 1:
+        return (index != 0).astype(np.uint8)
+    # What is hidden is no defect. Editors put it at any index, so that 0 may be the one color that was drawn with.
+    seen = values[..., 1] > 0
+    if (index[seen] == 0).any() and index[seen].any():
+        raise UserError(
+            f"mask '{path}' has a palette with transparent pixels and visible ones of index 0 and of others, so that "
+            "it cannot be told which are good; save it in grey, with 0 for good pixels"
+        )
+    return seen.astype(np.uint8)
 
 
 def _is_saved_jpeg(brightness: np.ndarray) -> bool:

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxad.data import binding, image
+from jaxad import config as configs
+from jaxad.data import binding
 from jaxad.errors import UserError, other_version
 from jaxad.runtime import disk
 
@@ -79,7 +80,7 @@ def _written(folder: Path, files: list[Path]) -> list[Path]:
 def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
     """What a call with this marker writes into each folder: the numbers of the images by the names of their files.
 
-    Its rows tell which suffix a heatmap has; that of an image without a row may have either.
+    An image's row tells which suffix its heatmap has; that of an image without a row may have either.
 
     Raises:
       KeyError, TypeError: Another version of jaxad has written the marker.
@@ -87,10 +88,15 @@ def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
     if not isinstance(marked["paths"], list):
         raise TypeError("its paths are no list")
     suffixes = (".jpg", ".png") if marked["side"] is not None else (), (f".{marked['maps']}",) if marked["maps"] else ()
-    stems = [(stem(number, Path(path)), number) for number, path in enumerate(marked["paths"], start=1)]
-    heatmaps, maps = ({f"{name}{suffix}": number for name, number in stems for suffix in own} for own in suffixes)
-    listed = {Path(row[COLUMNS.index("heatmap")]).name for row in rows}
-    heatmaps = {name: number for name, number in heatmaps.items() if name in listed or number > len(rows)}
+    listed = {}
+    for row in rows:
+        listed.setdefault(row[COLUMNS.index("path")], set()).add(row[COLUMNS.index("heatmap")])
+    heatmaps, maps = {}, {}
+    for number, path in enumerate(marked["paths"], start=1):
+        name, known = stem(number, Path(path)), listed.get(disk.escaped(path))
+        drawn = (f"{name}{suffix}" for suffix in suffixes[0])
+        heatmaps |= {file: number for file in drawn if known is None or disk.escaped(f"{_FOLDERS[0]}/{file}") in known}
+        maps |= {f"{name}{suffix}": number for suffix in suffixes[1]}
     return dict(zip(_FOLDERS, (heatmaps, maps), strict=True))
 
 
@@ -297,7 +303,7 @@ def _walk(top: Path, listing: Callable, suffixes: tuple[str, ...]) -> tuple[list
             others.append(folder)
             continue
         files, folders = listing(folder)
-        if image.is_workdir(files):
+        if configs.is_workdir(folder):
             trained += [path for path in (*files, *folders) if path.name in (*binding.WRITTEN, disk.LOCK)]
             files, folders = ([path for path in paths if path not in trained] for paths in (files, folders))
         written = set(_written(folder, files))

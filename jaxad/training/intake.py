@@ -29,7 +29,9 @@ def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
     """
     data = config.data
     root, named = data.root and Path(data.root, data.category), [data.test, data.ground_truth]
-    layout = [root / name for name in ("train", "test", "ground_truth")] if root and (root / "train").is_dir() else []
+    # A folder "train" would make a plain folder of images one of MVTec AD's layout.
+    layout = [root / "train"] if root else []
+    layout += [root / name for name in ("test", "ground_truth") if root and (root / "train").is_dir()]
     inside = {Path(os.path.realpath(folder)) for folder in (*layout, *named) if folder}
     taken = inside | {Path(os.path.realpath(folder)) for folder in (data.root, root) if folder}
     for workdir in workdirs:

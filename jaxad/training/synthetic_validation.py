@@ -224,6 +224,14 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
         raise UserError(f"{path} is damaged; {remedy}") from error
 
 
+def summary(figures: dict[str, float | str | None]) -> str:
+    """One line of what `read` returns: the two main figures in percent, or n/a and the reason."""
+    if "reason" in figures:
+        return f"synthetic defects in held-out good images: n/a ({figures['reason']})"
+    image, pixel = (100 * figures[f"synthetic_{level}_auroc"] for level in ("image", "pixel"))
+    return f"synthetic defects in held-out good images: image AUROC {image:.2f}, pixel AUROC {pixel:.2f}"
+
+
 def unknown(reason: str) -> dict[str, float | str | None]:
     """What results.json says where there are no figures."""
     return {"synthetic_image_auroc": None, "synthetic_pixel_auroc": None, "reason": reason}

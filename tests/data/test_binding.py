@@ -21,7 +21,9 @@ from tests.parts import NSA, command, interrupted, part, refusal, sentence, writ
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
-ADVICE = "choose another --workdir, or add --restart, which deletes the training in {0} and begins it anew"
+ADVICE = (
+    "choose another --workdir, or add --restart to jaxad.train, which deletes the training in {0} and begins it anew"
+)
 
 
 @pytest.fixture
@@ -96,17 +98,18 @@ def test_restart_trains_on_the_new_images_as_in_a_fresh_workdir(complete, root, 
     assert not (complete / synthetic_anomalies.FILE).exists() and not (complete / synthetic_anomalies.PICTURE).exists()
 
 
+@pytest.mark.parametrize("place", [".", "predictions"])
 @pytest.mark.parametrize("trained, marked", [(True, True), (True, False), (False, True)])
-def test_predictions_of_a_detector_that_is_deleted_stay_and_are_told(tmp_path, capsys, trained, marked) -> None:
-    kept = tmp_path / "predictions" / ("predict.json" if marked else "mine.txt")
-    kept.parent.mkdir()
+def test_predictions_of_a_detector_that_is_deleted_stay_and_are_told(tmp_path, capsys, trained, marked, place) -> None:
+    kept = tmp_path / place / ("predict.json" if marked else "mine.txt")
+    kept.parent.mkdir(exist_ok=True)
     kept.write_text("{}")
     if trained:
         (tmp_path / "config.json").write_text("{}")
     binding.clear(tmp_path)
     assert kept.exists() and not (tmp_path / "config.json").exists()
     sentence = (
-        f"{tmp_path / 'predictions'} holds predictions of the detector that is deleted; they stay until jaxad.predict "
+        f"{tmp_path / place} holds predictions of the detector that is deleted; they stay until jaxad.predict "
         "writes there again\n"
     )
     assert capsys.readouterr().out == (sentence if trained and marked else "")
@@ -177,7 +180,7 @@ def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root
             main, given = (train.main, again) if name == "images.json" else (evaluate.main, ["--workdir", complete])
             message = refusal(capsys, main, *given)
             assert "written by another version of jaxad" in message and "damaged" not in message, message
-            assert message.endswith("train anew, with --restart or into another --workdir")
+            assert message.endswith("train anew, with jaxad.train --restart or into another --workdir")
             assert command(train.main, *again, "--restart") == 0
             assert (complete / "results.json").exists()
         assert (complete / "config.json").read_text() == kept

@@ -299,11 +299,32 @@ def test_missing_mask(mvtec):
     (masks / "001_mask.png").unlink()
     expected = (
         f"defective image '{mvtec / 'test' / 'scratch' / '001.png'}' has no mask '{masks / '001'}_mask.*' or "
-        "'001.*', but others have; add it, or move all masks away to do without figures for pixels"
+        f"'001.*'; add it, or remove the folder '{mvtec / 'ground_truth'}' to do without masks and figures for pixels"
     )
     assert refusal(mvtec, "") == expected
     remove(masks)
     assert refusal(mvtec, "") == expected.replace("001", "000")
+
+
+def test_a_folder_without_any_mask(mvtec):
+    masks = mvtec / "ground_truth"
+    for defect in list(masks.iterdir()):
+        remove(defect)
+    assert f"remove the folder '{masks}'" in refusal(mvtec, "")
+    masks.rmdir()
+    assert set(folder.load(mvtec, "").test.masks) == {None}
+    masks.mkdir()
+    assert refusal(mvtec, "", test=str(mvtec / "test"), ground_truth=str(masks)).endswith(
+        "or leave config.data.ground_truth empty to do without masks and figures for pixels"
+    )
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/scratch", "ground_truth/scratch"])
+@pytest.mark.parametrize("suffix", [".gif", ".PGM", ".heic", ".jfif"])
+def test_an_image_of_a_format_that_is_not_read_is_refused_and_not_passed_over(mvtec, place, suffix):
+    path = mvtec / place / f"9{suffix}"
+    path.touch()
+    assert refusal(mvtec, "") == f"'{path}' is of a format that is not read; convert it to PNG, or move it away"
 
 
 def test_two_masks(mvtec):

@@ -68,12 +68,22 @@ def test_a_transparent_index_of_a_palette_is_not_marked(tmp_path, spot, color, a
     np.testing.assert_array_equal(read(tmp_path, picture, transparency=hidden), SPOT)
 
 
-def test_a_palette_is_what_its_colors_and_alpha_are_in_four_channels(tmp_path):
-    rgba = np.array([[[0, 0, 0, 255], [255, 0, 0, 255], [0, 0, 9, 128], [255, 255, 255, 0]]], np.uint8)
+def test_of_a_palette_that_hides_index_0_every_other_one_is_marked_whatever_its_color(tmp_path):
+    """Of 12 classes, six nearly black and six nearly white; by their brightness they would look like a saved JPEG."""
+    index = np.arange(32 * 32).reshape(32, 32) % 13  # index 1 is black
+    picture = Image.frombytes("P", (32, 32), index.astype(np.uint8).tobytes())
+    picture.putpalette([level for level in (0, 0, *range(2, 7), *range(250, 256)) for _ in range(3)])
+    np.testing.assert_array_equal(read(tmp_path, picture, transparency=0), index != 0)
+    np.testing.assert_array_equal(read(tmp_path, picture), index != 0)
+
+
+def test_a_palette_with_hidden_pixels_and_index_0_beside_others_is_refused(tmp_path):
+    """A background of index 0 with an unknown region, or a drawing in several colors on nothing: nobody can tell."""
     picture = Image.frombytes("P", (4, 1), b"\0\1\2\3")
-    picture.putpalette(rgba[0, :, :3].tobytes())
-    assert read(tmp_path, picture, transparency=rgba[0, :, 3].tobytes()).tolist() == [[0, 1, 1, 0]]
-    assert read(tmp_path, rgba).tolist() == [[0, 1, 1, 0]]
+    picture.putpalette((0, 0, 0, 255, 0, 0, 0, 0, 9, 255, 255, 255))
+    told = message(lambda: read(tmp_path, picture, transparency=b"\xff\xff\x80\0"))
+    assert "cannot be told which are good" in told and "index 0" in told
+    assert read(tmp_path, picture, transparency=b"\0\xff\x80\0").tolist() == [[0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("alphas", [b"\xff\x80\xff", b"\0\0\0", b"\xff\xff\xff\0"])
@@ -297,15 +307,23 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     assert "make them the same size" in message(load(tmp_path, image, SPOT, tag=6).__getitem__, 0)
 
 
-@pytest.mark.parametrize(("value", "what"), [(0, "no"), (255, "every")])
-def test_a_mask_that_marks_nothing_or_everything_is_told(tmp_path, caplog, value, what):
+@pytest.mark.parametrize(
+    ("good_rows", "told"),
+    [
+        (48, "marks no pixel of its defective image; it is used as it is"),
+        (2, "marks 96 % of its defective image; invert it if that is good"),
+        (0, "marks 100 % of its defective image; invert it if that is good"),
+        (5, None),
+    ],
+)
+def test_a_mask_that_marks_nothing_or_nearly_everything_is_told(tmp_path, caplog, good_rows, told):
     image, mask = scene(48, 64)
+    mask = np.full_like(mask, 255)
+    mask[:good_rows] = 0
     with caplog.at_level(logging.WARNING):
-        load(tmp_path, image, np.full_like(mask, value))[0]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"mask '{tmp_path / 'nut/ground_truth/bent/0.png'}' marks {what} pixel of its defective image; it is used as "
-        "it is"
-    ]
+        load(tmp_path, image, mask)[0]
+    path = tmp_path / "nut/ground_truth/bent/0.png"
+    assert [record.getMessage() for record in caplog.records] == ([f"mask '{path}' {told}"] if told else [])
 
 
 # Other sizes

@@ -90,6 +90,16 @@ def test_files_that_are_no_images_are_passed_over_and_named_once(tmp_path, capsy
     assert f"{start}: 1 of .md (such as {root}/plain/readme.md)" in lines
 
 
+@pytest.mark.parametrize("where", [".", "more"])
+def test_files_with_the_names_of_a_workdirs_do_not_hide_what_is_left_out(tmp_path, capsys, where) -> None:
+    for name in ("0", "1", "more/2"):
+        write(tmp_path / "parts" / f"{name}.png", part(2))
+    for name in ("config.json", "images.json"):
+        (tmp_path / "parts" / where / name).write_text('{"mine": 1}')
+    lines = printed(capsys, *plain(tmp_path / "parts", tmp_path / "work"))
+    assert any(line.startswith("left out, with the number of images: 'more' (1)") for line in lines)
+
+
 def test_a_workdir_beside_the_images_is_not_called_left_out(tmp_path, capsys) -> None:
     for number in range(2):
         write(tmp_path / "parts" / f"{number}.png", part(number))
@@ -116,9 +126,9 @@ HELD = {
     # images, holdout: the words on the threshold
     (5, 0.1): "a share of 0.1 (config.data.holdout) of 5 images is less than half a one, so none is held out: no "
     "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds "
-    "out one, and train again with --restart",
+    "out one, and train again with jaxad.train --restart",
     (2, 0.1): "a share of 0.1 (config.data.holdout) of 2 images is less than half a one, so none is held out: no "
-    "threshold will be fitted, and nothing is decided; add good images, and train again with --restart",
+    "threshold will be fitted, and nothing is decided; add good images, and train again with jaxad.train --restart",
     (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",
     (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1 held out; "
     "config.threshold.false_alarm_rate=0.05 needs 19 held out",
