@@ -1,4 +1,7 @@
-"""Eight simulated CPU devices for every test, and a compilation cache of the run's own; set before JAX starts."""
+"""Eight simulated CPU devices for every test, and a compilation cache of the run's own; set before JAX starts.
+
+Processes of pytest-xdist start with the variables that are set here, and share the cache.
+"""
 
 import atexit
 import os
@@ -6,10 +9,11 @@ import shutil
 import signal
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxad-tests-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as the commands have it, from the first test on
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxad-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # as the commands have it, from the first test on
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # A shell without job control starts what runs in the background with Ctrl-C ignored, which tests of it inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
