@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -20,6 +21,7 @@ from jaxad import predict, train
 from jaxad.data.image import SUFFIXES, list_folder, read_image
 from jaxad.errors import UserError
 from jaxad.reporting import prediction_files
+from jaxad.runtime import disk
 from tests.parts import HEIGHT, ROOT, SPOT, WIDTH, baseline, command, part, refusal, write, write_parts
 
 
@@ -343,6 +345,48 @@ def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, 
     for row in alone:
         assert (output / row["heatmap"]).read_bytes() == (tmp_path / "alone" / row["heatmap"]).read_bytes()
     assert len(list((output / "heatmaps").iterdir())) == 19
+
+
+@pytest.fixture(scope="module")
+def other(workdir):
+    """A detector of the same images with other scores."""
+    folder = workdir.parent
+    assert command(train.main, *baseline(folder / "sets", folder / "other", data__holdout=0.3, score__sigma=3.0)) == 0
+    return folder / "other"
+
+
+@pytest.mark.parametrize("at", ["a picture", "the table", "the marker"])
+def test_no_row_of_one_detector_survives_what_another_has_begun(workdir, other, tmp_path, monkeypatch, at):
+    """Another detector's call is killed while it makes the folder ready; then the first one goes on, or the other."""
+    for number in range(11):
+        write(tmp_path / "many" / f"{number:02d}.png", part(number))
+    alone = {found: run(found, tmp_path / found.name, tmp_path / "many") for found in (workdir, other)}
+    assert [row["score"] for row in alone[workdir]] != [row["score"] for row in alone[other]]
+
+    def killed_at(number, patch, owner, name):
+        function, calls = getattr(owner, name), []
+
+        def killed(path, *arguments, **options):
+            calls.append(path)
+            if len(calls) == number or (number == 0 and Path(path).name == "predictions.csv"):
+                raise KeyboardInterrupt
+            return function(path, *arguments, **options)
+
+        patch.setattr(owner, name, killed)
+
+    places = {"a picture": (4, Path, "unlink"), "the table": (0, Path, "unlink"), "the marker": (1, disk, "write_json")}
+    for last in (workdir, other):
+        output = tmp_path / "out" / last.name
+        with monkeypatch.context() as patch:
+            killed_at(10, patch, prediction_files.Table, "add")
+            assert command(predict.main, "--workdir", workdir, "--output", output, tmp_path / "many") == 130
+        assert len(table(output)) == 9
+        with monkeypatch.context() as patch:
+            killed_at(places[at][0], patch, *places[at][1:])
+            assert command(predict.main, "--workdir", other, "--output", output, tmp_path / "many") == 130
+        assert run(last, output, tmp_path / "many") == alone[last]
+        for row in alone[last]:
+            assert (output / row["heatmap"]).read_bytes() == (tmp_path / last.name / row["heatmap"]).read_bytes()
 
 
 @pytest.mark.parametrize("encoding", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "utf-8:strict"}])
