@@ -166,7 +166,8 @@ def test_natural_images_are_as_large_as_the_training_reads(trained, tmp_path, ca
     photo = write(tmp_path / "photos" / "large.png", np.zeros((1001, 1000), np.uint8))
     given = ("--config", EXPERIMENT, f"--config.natural_root={photo.parent}", "--workdir", workdir)
     message = refusal(capsys, anomalies.main, *given)
-    assert message.startswith(f"image '{photo}' is 1000 x 1001 pixels (width x height), more than the limit of 1,000,000 pixels")
+    told = f"image '{photo}' is 1000 x 1001 pixels (width x height), more than the limit of 1,000,000 pixels"
+    assert message.startswith(told)
     assert command(anomalies.main, *given, trained / "one") == 0  # whose limit is higher
 
 
