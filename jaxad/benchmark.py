@@ -69,7 +69,7 @@ class Yardstick:
 
     def __init__(self, mesh: jax.sharding.Mesh, dtype: jnp.dtype, repeats: int):
         self._repeats = repeats
-        product = devices.by_rows(lambda _, rows: rows @ rows, mesh)
+        product = devices.jit_per_example(lambda _, rows: rows @ rows, mesh)
         fastest = 0.0
         for side in _SIDES:
             # Random numbers: products of constants draw less power, which some accelerators turn into speed.
@@ -185,7 +185,7 @@ def _device_synthesis(
 
     if not jax.make_jaxpr(method.corrupt)(keys_of(0, batch), batch).eqns:
         return missing("nothing is made on the devices"), None
-    made = devices.by_rows(lambda call, rows: method.corrupt(keys_of(call, rows), rows), mesh)
+    made = devices.jit_per_example(lambda call, rows: method.corrupt(keys_of(call, rows), rows), mesh)
     numbers, rows = itertools.count(), devices.split(batch, mesh)
 
     def call():
@@ -228,11 +228,11 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
 
     def feed():
         numbers = np.arange(len(images))
-        return training.feed([config], method, images, [numbers], plan.mesh, start=0, stop=plan.steps)
+        return training.input_stream([config], method, images, [numbers], plan.mesh, start=0, stop=plan.steps)
 
     def compiled(method, batches, shared):
         step = training.make_step(method, plan.optimizer, plan.schedule)
-        return devices.pmapped(step, plan.mesh).lower(state, batches, shared).compile()
+        return devices.compile_train_steps(step, plan.mesh).lower(state, batches, shared).compile()
 
     shared, calls = feed()
     batches, start = next(calls), time.perf_counter()

@@ -134,7 +134,11 @@ class Detector:
 
     def _compiled(self, function: Callable) -> Callable:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
-        return devices.by_rows(lambda weights, images: function(*weights, images / jnp.float32(255)), self._mesh)
+
+        def scaled(weights, images):
+            return function(*weights, images / jnp.float32(255))
+
+        return devices.jit_per_example(scaled, self._mesh)
 
     def score(self, images: np.ndarray, *, batch: int | None = None) -> Scores:
         """Scores images that have the size for scoring already.
@@ -185,7 +189,7 @@ class Detector:
             keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(self.config.seed), number))(numbers)
             return self._embed(*weights, keys, images / jnp.float32(255))
 
-        return self._call(devices.by_rows(call, self._mesh), (np.arange(len(images)), self.region.seen(images)))
+        return self._call(devices.jit_per_example(call, self._mesh), (np.arange(len(images)), self.region.seen(images)))
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""

@@ -63,7 +63,7 @@ _REMEDIES = {
 }
 
 
-def told(error: BaseException) -> tuple[str, int] | None:
+def user_message(error: BaseException) -> tuple[str, int] | None:
     """The sentence that tells an error to the user, and the exit status; None for a fault of the program.
 
     A `UserError` has status 2, and so has what the file system refuses (no permission, no space left, ...); Ctrl-C has
@@ -114,7 +114,7 @@ def _end(number: int, _) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command: what `told` knows is printed as one sentence instead of a traceback.
+    """Runs a command: what `user_message` knows is printed as one sentence instead of a traceback.
 
     Names of files may hold what the terminal's encoding has not; such characters are printed as escapes.
     """
@@ -127,7 +127,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except BaseException as error:
-        if (known := told(error)) is None:
+        if (known := user_message(error)) is None:
             raise
         sentence, status = known
         if sentence:
@@ -146,7 +146,7 @@ def _on_dropped(dropped) -> None:
     error = dropped.exc_value
     if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
         return
-    known = told(error) if isinstance(error, KeyboardInterrupt) else None
+    known = user_message(error) if isinstance(error, KeyboardInterrupt) else None
     if known is None:
         sys.__unraisablehook__(dropped)
         return

@@ -46,7 +46,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     if not len(source):
         raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
     memory.check_test_set(config, len(source))
-    if source.others and processes.lead():
+    if source.others and processes.is_main_process():
         print(passed_over(source.others, NO_IMAGES), flush=True)
     records = pipeline.read_all(source, config.score.size)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
@@ -56,9 +56,9 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
     """Scores a test set once, each process its share; the images have the size for scoring."""
-    processes.same("the list of test images", [record.id for record in records])
+    processes.assert_equal_across_processes("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
-    shares = processes.gather(found.score(images[processes.share(len(images))]))
+    shares = processes.gather(found.score(images[processes.local_slice(len(images))]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],
@@ -124,7 +124,7 @@ def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | No
       UserError: There are no test images, one cannot be read, or the workdir is in use or cannot be written.
     """
     workdir = Path(workdir)
-    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():
+    with disk.locked(workdir) if processes.is_main_process() else contextlib.nullcontext():
         return _evaluate(found, workdir, command)
 
 
@@ -218,7 +218,7 @@ def evaluate_ensemble(
     results["experiment"] = f"{experiments}, ensemble of {len(members)}"
     results["seed"] = ", ".join(str(row["seed"]) for row in members)
     results |= {"config": _shared([row["config"] for row in members]), "members": members}
-    with disk.locked(output, option="--output") if processes.lead() else contextlib.nullcontext():
+    with disk.locked(output, option="--output") if processes.is_main_process() else contextlib.nullcontext():
         _write(output, results, scores, [])
     print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
@@ -320,7 +320,7 @@ def _write(
 
     This one comes last and at once: where it is there, the evaluation is complete.
     """
-    if not processes.lead():
+    if not processes.is_main_process():
         return
     try:
         with disk.replacing(folder / "scores.csv", newline="") as file:
@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
     processes.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
     devices.keep_freed_memory()
-    with processes.joined(flags, overrides):
+    with processes.run_distributed(flags, overrides):
         _run(flags, overrides, provenance.command("jaxad.evaluate", argv))
 
 
@@ -390,7 +390,7 @@ def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> 
     (workdir,) = flags.workdir
     detector.read_config(workdir, overrides)  # refuses what is no workdir, where a lock would make one
     # Locked, so that nobody trains another detector meanwhile.
-    with disk.locked(workdir) if processes.lead() else contextlib.nullcontext():
+    with disk.locked(workdir) if processes.is_main_process() else contextlib.nullcontext():
         evaluate(detector.load(workdir, overrides), workdir, command=command)
 
 

@@ -223,15 +223,15 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
       UserError: The folder holds what is not ours.
       OSError: A file cannot be written.
     """
-    processes.same("the list of images", [str(path) for path in request.paths])
+    processes.assert_equal_across_processes("the list of images", [str(path) for path in request.paths])
     alone, kept = processes.count() == 1, 0
-    if processes.lead():
+    if processes.is_main_process():
         # Another request than any of one process: no call goes on with the rows of several.
         rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
         rows = rows if alone else []
         if kept := len(rows):
             print(f"going on after {kept} of {counted(len(request.paths), 'image')} of an interrupted call")
-    processes.wait()
+    processes.barrier()
     if alone:
         table = prediction_files.Table(output, rows)
         with contextlib.closing(table):
@@ -239,12 +239,12 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
                 table.add(row)
                 rows.append(row)
     else:
-        shares = processes.gather(list(_score_share(found, output, request, processes.share(len(request.paths)))))
+        shares = processes.gather(list(_score_share(found, output, request, processes.local_slice(len(request.paths)))))
         rows = list(itertools.chain(*shares))
-        if processes.lead():
+        if processes.is_main_process():
             with contextlib.closing(prediction_files.Table(output, rows)):
                 pass
-    if processes.lead():
+    if processes.is_main_process():
         prediction_files.complete(output, request)
         if sentence := levels.clipped_images(_deep(rows), found.white_level):
             print(sentence, flush=True)
@@ -265,7 +265,7 @@ def _score_share(found: Detector, output: Path, request: Request, mine: slice) -
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
         row = _row(found, seen, score, scored, output, number, request)
         yield [disk.escaped(cell) if isinstance(cell, str) else cell for cell in row]
-        if processes.lead():
+        if processes.is_main_process():
             progress.add(number)
 
 
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
         raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}")
     devices.keep_freed_memory()
-    with processes.joined(flags):
+    with processes.run_distributed(flags):
         unreadable = _run(flags)
     if unreadable:
         sys.exit(1)
@@ -331,7 +331,7 @@ def _run(flags: argparse.Namespace) -> int:
     start = time.perf_counter()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with disk.locked(output, option="--output") if processes.lead() else contextlib.nullcontext():
+        with disk.locked(output, option="--output") if processes.is_main_process() else contextlib.nullcontext():
             flagged, unreadable, scored = score_files(found, output, request)
     except OSError as error:
         raise UserError(
@@ -342,7 +342,7 @@ def _run(flags: argparse.Namespace) -> int:
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"
     table = output / "predictions.csv"
     print(f"{counted(len(paths), 'image')}, {decided}, {speed:.1f} images/s: {table}")
-    if unreadable and processes.lead():
+    if unreadable and processes.is_main_process():
         print(
             f"error: {unreadable} of {counted(len(paths), 'image')} cannot be read; {table} says why in the column "
             f"reason, replace or remove {'it' if unreadable == 1 else 'them'}",

@@ -30,7 +30,7 @@ def together(argvs: Sequence[list[str] | None]) -> None:
     processes.add_flags(parser)
     given = [configs.arguments(parser, argv) for argv in argvs]
     devices.keep_freed_memory()
-    with processes.joined(*given[0], resumes=True):
+    with processes.run_distributed(*given[0], resumes=True):
         _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
 
 

@@ -68,8 +68,8 @@ def baseline(root: Path, workdir: Path, **overrides) -> list[str]:
 
 
 def one_step(step, mesh, *, seed: int = 0):
-    """A training step as `devices.pmapped` compiles it, for single batches: ``(state, batch) -> (state, metrics)``."""
-    compiled = devices.pmapped(step, mesh)
+    """A training step compiled for a mesh, of single batches: ``(state, batch) -> (state, metrics)``."""
+    compiled = devices.compile_train_steps(step, mesh)
     shared = training.Shared(devices.replicate(np.uint32(seed), mesh), None)
     # Jitted, so that tests can forbid transfers.
     as_first = jax.jit(lambda tree: jax.tree.map(lambda rows: rows[None], tree))

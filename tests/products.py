@@ -273,7 +273,7 @@ def wrong(names: Iterator[str] | None = None) -> list[str]:
     for name in names or PRODUCTS:
         for size in SIZES:
             function, expected = PRODUCTS[name](size)
-            compiled = jax.jit(function) if name == PUBLIC else devices.compiled(function)
+            compiled = jax.jit(function) if name == PUBLIC else devices.jit(function)
             for count in ROWS:
                 x = _rows(count, size)
                 right = np.asarray(expected(x.astype(np.float64)))

@@ -93,7 +93,7 @@ def small(monkeypatch):
     """A network of one layer in place of the small-image ResNet-18, compiled in half the time."""
     stand_in = Backbone(SmallEncoder, {"layer4": Stage(4, 6)}, lambda stage, side: 0)
     monkeypatch.setitem(BACKBONES, "resnet18_small", stand_in)
-    monkeypatch.setattr(devices, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "jit", quick_compiled)
 
 
 def check_training_and_evaluation(root, workdir, capsys):

@@ -135,7 +135,7 @@ def test_two_trainings_in_one_workdir(runs) -> None:
 
 STUCK = """
 import time
-from jaxad import stopping
+from jaxad.runtime import stopping
 with stopping.deferred() as asked:
     print("ready", flush=True)
     time.sleep(600)  # a step that takes long

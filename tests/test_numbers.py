@@ -41,7 +41,7 @@ def test_the_sweep_finds_the_public_case(types: str) -> None:
 
     What the wrong rows hold differs from machine to machine, and one of them may be right by chance.
     """
-    program = "from jaxad import parallel; from tests import products; print(products.wrong([products.PUBLIC]))"
+    program = "from jaxad.runtime import devices; from tests import products; print(products.wrong([products.PUBLIC]))"
     if not types:  # JAX reads its flags before jaxad sets them
         program = "import jax.numpy; jax.numpy.ones(1).block_until_ready(); " + program
     done = process(program, **({"XLA_FLAGS": f"{FLAG}={types}"} if types else {}))
@@ -57,9 +57,10 @@ def test_the_sweep_finds_the_public_case(types: str) -> None:
 def test_a_process_that_would_compute_wrong_numbers_is_refused(early: bool) -> None:
     """Another value of the flag, or JAX in use before jaxad is imported: one sentence, status 2."""
     program = """if True:
-        from jaxad import errors, parallel
+        from jaxad import errors
+        from jaxad.runtime import devices
         def command():
-            parallel.compiled(lambda x: x)
+            devices.jit(lambda x: x)
         errors.run(command)
     """
     if early:
@@ -72,8 +73,8 @@ def test_a_process_that_would_compute_wrong_numbers_is_refused(early: bool) -> N
 
 def test_a_process_that_imports_jaxad_first_is_right() -> None:
     program = (
-        "import jaxad, jax.numpy; jax.numpy.ones(1).block_until_ready(); from jaxad import parallel; "
-        "parallel.compiled(abs); from tests import products; print(products.wrong([products.PUBLIC]))"
+        "import jaxad, jax.numpy; jax.numpy.ones(1).block_until_ready(); from jaxad.runtime import devices; "
+        "devices.jit(abs); from tests import products; print(products.wrong([products.PUBLIC]))"
     )
     done = process(program)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr

@@ -478,7 +478,7 @@ def test_two_calls_into_one_output(workdir, new, tmp_path, capsys):
     output = tmp_path / "out"
     program = f"""if True:
         import sys
-        from jaxad import disk
+        from jaxad.runtime import disk
         with disk.locked({str(output)!r}):
             print("held", flush=True)
             sys.stdin.read()

@@ -284,7 +284,8 @@ def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
 
 
 def test_no_window_system_is_touched():
-    code = ("import sys, numpy as np; from jaxad import figures, report; figures.loss_chart(np.arange(9.), np.ones(9));"
+    code = ("import sys, numpy as np; from jaxad import report; from jaxad.reporting import charts;"
+            "charts.loss_chart(np.arange(9.), np.ones(9));"
             "sys.exit('matplotlib.pyplot' in sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

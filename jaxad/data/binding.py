@@ -34,7 +34,7 @@ def fingerprints(source: Source, known: Mapping[str, Mapping[str, Any]]) -> dict
       source: The training images.
       known: What was found before, by id, so that known files of 16 bits are not decoded again.
     """
-    mine = range(len(source))[processes.share(len(source))]
+    mine = range(len(source))[processes.local_slice(len(source))]
     with ThreadPoolExecutor(2) as pool:  # reading, hashing and decoding release the GIL
         rows = list(pool.map(lambda index: source.fingerprint(index, known.get(source.ids[index])), mine))
     every = [row for part in processes.gather(rows) for row in part]

@@ -29,7 +29,7 @@ from jaxad.methods.method import (
     reduce_map,
 )
 from jaxad.models import siamese_loss
-from jaxad.models.resnet import PLACES, Thinning
+from jaxad.models.resnet import PLACES, DropoutSpec
 from jaxad.models.siamese import SiameseNetwork
 from jaxad.reporting.augmentation_grid import local_grid
 from jaxad.runtime import devices
@@ -242,7 +242,7 @@ def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Callable:
             {"params": params, "batch_stats": batch_stats},
             normalized(images.reshape(-1, *images.shape[2:])),
             train=True,
-            thinning=Thinning(settings.dropout, numbers.reshape(-1), settings.dropout_place)
+            thinning=DropoutSpec(settings.dropout, numbers.reshape(-1), settings.dropout_place)
             if settings.dropout
             else None,
             dense=2 * count if config.objective.dense_weight else 0,
@@ -274,7 +274,7 @@ def _make_statistics(config: ConfigDict, model: SiameseNetwork) -> Callable:
 
         def one(key, rate):
             # One mask for all images, so that a score does not depend on where in which batch an image stands.
-            thinning = Thinning(rate, None, config.model.dropout_place) if len(keys) > 1 else None
+            thinning = DropoutSpec(rate, None, config.model.dropout_place) if len(keys) > 1 else None
             rngs = {"dropout": key}
             stages = model.apply(variables, inputs, thinning=thinning, count=count, rngs=rngs, method="stages")
             return {name: stages[name].astype(jnp.float32) for name in names}

@@ -80,11 +80,11 @@ def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
     """The variables that a training starts from, for images like `image`, (h, w, c)."""
     given = key, jnp.zeros((1, *image.shape), jnp.float32)
     if method.start is None:
-        return devices.once(method.init)(*given)
+        return devices.jit_unoptimized(method.init)(*given)
     leaves, tree = jax.tree.flatten(method.start(jax.eval_shape(method.init, *given)))
     left = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     # To draw all would take a minute to compile for EfficientNet-B4.
-    drawn = devices.once(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
+    drawn = devices.jit_unoptimized(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
     for n, leaf in zip(left, drawn, strict=True):
         leaves[n] = leaf
     return jax.tree.unflatten(tree, leaves)
@@ -136,7 +136,7 @@ def in_batches(
     """
     mesh = devices.local_mesh()
     weights = devices.replicate(variables, mesh)
-    call = devices.by_rows(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
+    call = devices.jit_per_example(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
         yield devices.call_padded(call, weights, rows, mesh, batch=batch)

@@ -176,7 +176,7 @@ def create(config: ConfigDict) -> Method:
 
     def samples(batch):
         keys = jax.random.split(jax.random.key(config.seed), len(batch["image"]))
-        made = devices.to_host(devices.compiled(record.corrupt)(keys, batch))
+        made = devices.to_host(devices.jit(record.corrupt)(keys, batch))
         return label_grid(made["image"], made["label"])
 
     return record._replace(samples=samples)

@@ -32,7 +32,7 @@ def uniform_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = j
 
 
 def materialized(x: jax.Array) -> jax.Array:
-    """The same array, which `devices.compiled` keeps in memory instead of computing it anew for each of its uses.
+    """The same array, which `devices.jit` keeps in memory instead of computing it anew for each of its uses.
 
     XLA's CPU backend transposes a convolution's input for the gradient of its kernel. Without this it fuses the whole
     chain of normalisations and shortcuts before it into that transpose, at its slow, strided access. Other backends,

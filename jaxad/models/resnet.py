@@ -13,7 +13,7 @@ from jaxad.models.layers import BatchNorm, Conv, Dropout, max_pool
 PLACES = ("blocks", "stages")
 
 
-class Thinning(NamedTuple):
+class DropoutSpec(NamedTuple):
     """Where and how much dropout thins a network, in training or in inference; it draws from the stream ``dropout``.
 
     Attributes:
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, thinning: DropoutSpec | None = None) -> jax.Array:
         """Maps (b, h, w, in) to (b, h / stride, w / stride, features)."""
         conv = functools.partial(Conv, self.features, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
@@ -67,7 +67,7 @@ class Bottleneck(nn.Module):
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, thinning: DropoutSpec | None = None) -> jax.Array:
         """Maps (b, h, w, in) to (b, h / stride, w / stride, 4 features)."""
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, axis_name=self.axis_name)
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
         *,
         train: bool,
         frozen_norm: bool = False,
-        thinning: Thinning | None = None,
+        thinning: DropoutSpec | None = None,
         stages: int = 4,
     ) -> dict[str, jax.Array]:
         """Computes the stages of normalised images.

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from jaxad.models.classifier import pool
 from jaxad.models.layers import BatchNorm
-from jaxad.models.resnet import ResNet18, Thinning
+from jaxad.models.resnet import DropoutSpec, ResNet18
 
 DENSE_STAGE = "layer2"  # the paper's C3, of stride 8: its dense features are those of this stage
 
@@ -101,7 +101,7 @@ class SiameseNetwork(nn.Module):
         self.dense_heads = DenseHeads(self.dense_hidden, self.dense_width, self.axis_name)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, thinning: Thinning | None = None, dense: int = 1
+        self, x: jax.Array, *, train: bool, thinning: DropoutSpec | None = None, dense: int = 1
     ) -> dict[str, jax.Array | tuple[jax.Array, jax.Array]]:
         """Computes predictions and projections of normalised images (b, h, w, 3).
 
@@ -124,6 +124,6 @@ class SiameseNetwork(nn.Module):
             made["dense"] = self.dense_heads(made["features"], train=train)
         return made
 
-    def stages(self, x: jax.Array, *, thinning: Thinning | None = None, count: int = 4) -> dict[str, jax.Array]:
+    def stages(self, x: jax.Array, *, thinning: DropoutSpec | None = None, count: int = 4) -> dict[str, jax.Array]:
         """The first `count` stages of normalised images (b, h, w, 3) in inference, by name."""
         return self.backbone(x, train=False, thinning=thinning, stages=count)

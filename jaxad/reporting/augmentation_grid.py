@@ -83,7 +83,7 @@ def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -
     float_images = jnp.asarray(images, jnp.float32) / 255
     names = [name for name in AUGMENTATIONS if _fits(name, images.shape, options)]
 
-    @devices.once
+    @devices.jit_unoptimized
     def draw(keys):
         return [
             jax.vmap(partial(AUGMENTATIONS[name], options=options))(jax.random.split(k, len(images)), float_images)
@@ -112,7 +112,7 @@ def local_grid(
       alone, and their sum; above each tile its name, and behind that of an augmentation what it weighs in the sum.
     """
 
-    @devices.once
+    @devices.jit_unoptimized
     @jax.vmap
     def draw(key, image):
         views, negative = jax.random.split(key)

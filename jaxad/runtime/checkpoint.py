@@ -79,10 +79,10 @@ class Checkpoints:
         self.settle(wait=True)
         self._pending = step
         try:
-            if processes.lead():
+            if processes.is_main_process():
                 _remove(self._directory / str(step))
                 self._directory.mkdir(parents=True, exist_ok=True)
-            processes.wait()
+            processes.barrier()
             self._writer.save(self._directory / str(step), state)
         except Exception as error:
             raise self._failure(step, error) from error
@@ -98,12 +98,12 @@ class Checkpoints:
         step = self._pending
         try:
             self._writer.wait_until_finished()
-            if processes.lead():
+            if processes.is_main_process():
                 seal(self._directory / str(step))
         except Exception as error:  # Orbax and TensorStore raise many types for a full disk
             raise self._failure(step, error) from error
         self._pending = None
-        if processes.lead():
+        if processes.is_main_process():
             for old in self.steps()[: -self._keep]:
                 _remove(self._directory / str(old))
 
@@ -121,11 +121,11 @@ class Checkpoints:
 
     def newest(self, *, last: int | None = None) -> int | None:
         """The newest intact step, up to `last`; says which ones after it are damaged, and removes those."""
-        return processes.gather(self._newest(last) if processes.lead() else None)[0]
+        return processes.gather(self._newest(last) if processes.is_main_process() else None)[0]
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints after a step from which the training goes on, or its start, 0."""
-        if processes.lead():
+        if processes.is_main_process():
             for later in [found for found in self.steps() if found > step]:
                 _remove(self._directory / str(later))
 

@@ -75,7 +75,7 @@ def local_mesh() -> Mesh:
 def check_numbers() -> None:
     """Refuses a process whose XLA computes a known case wrong, in jaxlib 0.10.2: one row of 32,769 (jax-ml/jax#39103).
 
-    `compiled` calls it once, where the installed release needs its flag: it takes some hundredths of a second.
+    `jit` calls it once, where the installed release needs its flag: it takes some hundredths of a second.
 
     Raises:
       UserError: The flag that keeps the numbers right was set otherwise, or after JAX had read its flags.
@@ -93,7 +93,7 @@ def check_numbers() -> None:
         )
 
 
-def compiled(function: Callable, **options) -> Callable:
+def jit(function: Callable, **options) -> Callable:
     """``jax.jit`` with the compiler's options for the networks of `jaxad.models`; `options` are others of ``jax.jit``.
 
     On CPU, XLA removes optimization barriers before it fuses; here they stay, for `layers.materialized`. JAX takes such
@@ -107,14 +107,14 @@ def compiled(function: Callable, **options) -> Callable:
     return jax.jit(function, compiler_options=settings, **options)
 
 
-def pmapped(step: Callable, mesh: Mesh) -> Callable:
+def compile_train_steps(step: Callable, mesh: Mesh) -> Callable:
     """Compiles ``step(state, batch, shared) -> (state, metrics)``, written per device, over all devices of `mesh`.
 
     The function returned runs several steps: ``(state, batches, shared) -> (state, metrics)``, where the leaves of
     `batches` are (k, b, ...) and those of the metrics (k, ...). Inside, the axis is named ``batch``. State and `shared`
     are replicated, the state is donated, each batch is split along b. The step must differentiate ``pmean(loss)``: the
     gradient of the replicated parameters is then already summed over devices, and a further ``pmean`` of it would
-    multiply it by their number. The function returned is `compiled`, with its limits.
+    multiply it by their number. The function returned is `jit`, with its limits.
     """
 
     def steps(state, batches, shared):
@@ -128,7 +128,7 @@ def pmapped(step: Callable, mesh: Mesh) -> Callable:
     mapped = jax.shard_map(
         steps, mesh=mesh, in_specs=(replicated, _STEPS, replicated), out_specs=(replicated, replicated)
     )
-    return compiled(mapped, donate_argnums=0)
+    return jit(mapped, donate_argnums=0)
 
 
 def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -143,7 +143,7 @@ def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(cast(array, tuple(every - axes), to="varying") for array, axes in zip(arrays, own, strict=True))
 
 
-def once(function: Callable) -> Callable:
+def jit_unoptimized(function: Callable) -> Callable:
     """``jax.jit`` for a function that is called once, such as one that draws a network's parameters or a picture.
 
     XLA's optimisation of many small computations, random draws above all, would take longer than it saves; it is off.
@@ -164,7 +164,7 @@ def replicate(tree, mesh: Mesh):
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(to_host(tree))
 
 
-def collect(load: Callable[[slice | np.ndarray], np.ndarray], rows: int, mesh: Mesh) -> jax.Array:
+def replicate_sharded_load(load: Callable[[slice | np.ndarray], np.ndarray], rows: int, mesh: Mesh) -> jax.Array:
     """Puts an array whole on every device, of which each process loads a part; the devices pass the parts on.
 
     Args:
@@ -197,9 +197,9 @@ def split(tree, mesh: Mesh):
 
 
 def prefetch(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
-    """Yields what `pmapped` takes, leaves (k, b, ...), on the devices; `ahead` of them are under way at any time.
+    """Yields what `compile_train_steps` takes, leaves (k, b, ...), on the devices.
 
-    Each process gives its part of the b rows.
+    `ahead` of them are under way at any time. Each process gives its part of the b rows.
     """
     queue, sharding = deque(), NamedSharding(mesh, _STEPS)
     put = _put_part if _spans_processes(mesh) else jax.device_put
@@ -215,7 +215,7 @@ def to_host(tree):
     return jax.device_get(tree)
 
 
-def by_rows(function: Callable, mesh: Mesh) -> Callable:
+def jit_per_example(function: Callable, mesh: Mesh) -> Callable:
     """Compiles ``(weights, rows) -> made``, which makes every row by itself, over all devices of `mesh`.
 
     The weights are replicated; rows and what is made of them, pytrees, are split along each leaf's first dimension.
@@ -223,11 +223,11 @@ def by_rows(function: Callable, mesh: Mesh) -> Callable:
     where the function's `jax.vmap` merges another dimension with theirs.
     """
     replicated, split = PartitionSpec(), PartitionSpec(AXIS)
-    return compiled(jax.shard_map(function, mesh=mesh, in_specs=(replicated, split), out_specs=split))
+    return jit(jax.shard_map(function, mesh=mesh, in_specs=(replicated, split), out_specs=split))
 
 
 def call_padded(call: Callable, weights, rows, mesh: Mesh, *, batch: int):
-    """Calls a function compiled by `by_rows`, always with the same number of rows, so that it compiles once.
+    """Calls a function compiled by `jit_per_example`, always with the same number of rows, so that it compiles once.
 
     Args:
       call: ``(weights, rows) -> made``, which makes every row by itself.

@@ -60,12 +60,12 @@ def count() -> int:
     return jax.process_count()
 
 
-def lead() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
-def share(rows: int) -> slice:
+def local_slice(rows: int) -> slice:
     """This process's part of so many rows: contiguous, in the processes' order, empty where there are too few."""
     return slice(rows * jax.process_index() // count(), rows * (jax.process_index() + 1) // count())
 
@@ -129,12 +129,12 @@ def _unpacked(content: bytes) -> Any:
     return made(json.loads(line))
 
 
-def wait() -> None:
+def barrier() -> None:
     """Returns when every process has come here."""
     gather(None)
 
 
-def same(what: str, value: Any) -> None:
+def assert_equal_across_processes(what: str, value: Any) -> None:
     """Refuses processes that have different values; `what` names them in the sentence."""
     first, *others = gather(value)
     for process, other in enumerate(others, start=1):
@@ -146,7 +146,9 @@ def same(what: str, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *, resumes: bool = False) -> Iterator:
+def run_distributed(
+    flags: argparse.Namespace, overrides: dict[str, str] | None = None, *, resumes: bool = False
+) -> Iterator:
     """Runs the body of a command together with the other processes, if the flags of `add_flags` name any.
 
     Where the body fails in one process, each prints a sentence with the reason, as far as it is known, and ends with
@@ -175,20 +177,20 @@ def joined(flags: argparse.Namespace, overrides: dict[str, str] | None = None, *
     try:
         with (
             open(os.devnull, "w", errors="backslashreplace") as nowhere,
-            contextlib.redirect_stdout(sys.stdout if lead() else nowhere),
+            contextlib.redirect_stdout(sys.stdout if is_main_process() else nowhere),
         ):
             _check_devices()
             typed = {name: value for name, value in vars(flags).items() if name != "process_id"}
-            same("the command line", typed | (overrides or {}))
+            assert_equal_across_processes("the command line", typed | (overrides or {}))
             try:
                 yield
             except Stopped as error:  # in all processes together, each of which ends by itself
                 stopped = error
-            wait()
-            if lead():
+            barrier()
+            if is_main_process():
                 _runtime().client.key_value_set(_reasons(), _NONE)
             watch.join()  # a thread inside the runtime would not survive the end of the interpreter
-            wait()
+            barrier()
     except BaseException as error:
         _fail(error)
     if stopped:
@@ -314,7 +316,7 @@ def _fail(error: BaseException) -> None:
     lost = _lost(error)
     if lost:
         time.sleep(_NOTICE_S)  # the lost process may have said why
-    known = errors.told(error)
+    known = errors.user_message(error)
     if lost:
         sentence = f"another process has ended or cannot be reached ({lost}); start the same command again in all"
         status = 1

@@ -57,7 +57,7 @@ def record(workdir: Path, command: str, **more: object) -> None:
       command: What the user typed.
       more: What else there is to say.
     """
-    if not processes.lead():
+    if not processes.is_main_process():
         return
     rows = [*recorded(workdir), {"command": command, **more, **collect()}]
     disk.write_json(workdir / "provenance.json", rows)

@@ -63,8 +63,9 @@ def take_in(
     """
     claims, known = [(Path(workdir), config) for workdir, config in zip(workdirs, several, strict=True)], {}
     for workdir, config in claims:
-        processes.same("the config, or the list of training images,", [config.to_json(), list(source.ids)])
-        if processes.lead():
+        what = "the config, or the list of training images,"
+        processes.assert_equal_across_processes(what, [config.to_json(), list(source.ids)])
+        if processes.is_main_process():
             binding.refuse_foreign(workdir)
         if not restart:
             _claim(workdir, config)
@@ -75,13 +76,13 @@ def take_in(
         _read_all(source)
     for workdir, config in claims:
         if restart:
-            if processes.lead():
+            if processes.is_main_process():
                 binding.clear(workdir)
             _claim(workdir, config)
-        if processes.lead():
+        if processes.is_main_process():
             binding.claim(workdir, found)
-    processes.wait()
-    if processes.lead():
+    processes.barrier()
+    if processes.is_main_process():
         print(summary.training_images(source, several[0]), flush=True)
         if white.reason:
             print(white.reason, flush=True)
@@ -117,14 +118,14 @@ def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
 def _read_all(source: Source) -> None:
     """Decodes every image once, so that a damaged one is told before a training is removed for it."""
     with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(source.__getitem__, range(len(source))[processes.share(len(source))]):
+        for _ in pool.map(source.__getitem__, range(len(source))[processes.local_slice(len(source))]):
             pass
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
-    if processes.lead():
+    if processes.is_main_process():
         configs.claim(workdir, config, remedy=binding.advice(workdir))
-    processes.wait()
+    processes.barrier()
     if not (workdir / "config.json").exists():
         raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")

@@ -71,7 +71,7 @@ class _Run:
 
     def show(self, images: pipeline.Images) -> None:
         """Writes a picture of what is taught, for the user to see."""
-        if self.method.samples is not None and processes.lead():
+        if self.method.samples is not None and processes.is_main_process():
             sample_grid.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
 
     def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ class _Run:
 
     def open_log(self, plan: Plan, *, start: int, name: str) -> Log | NoLog:
         """Where the steps after `start` are logged; the lines that are printed begin with the name."""
-        if not processes.lead():
+        if not processes.is_main_process():
             return NoLog()
         lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
         return Log(self.workdir, self.config, **lengths, name=name, warn=self.method.warn)
@@ -127,12 +127,12 @@ class _Run:
         if len(self.held):
             rate = self.config.threshold.false_alarm_rate
             detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
-        if processes.lead():
+        if processes.is_main_process():
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
                 synthetic_validation.write(self.workdir, self.measure(detector))
             detector.save(self.workdir)  # last: where it is, all is there
-        processes.wait()
+        processes.barrier()
         return detector
 
 
@@ -244,10 +244,10 @@ def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> l
                 for run in runs:
                     run.show(images)
             step = training.make_step(method, plan.optimizer, plan.schedule, seeds=len(runs))
-            train_steps = devices.pmapped(step, plan.mesh)
+            train_steps = devices.compile_train_steps(step, plan.mesh)
             given = [run.config for run in runs], method, images, [run.fitted for run in runs], plan.mesh
-            shared, calls = training.feed(*given, start=done, stop=plan.steps)
-            if processes.lead():
+            shared, calls = training.input_stream(*given, start=done, stop=plan.steps)
+            if processes.is_main_process():
                 print("compiling the training step, which can take minutes", flush=True)
             keeper.open_logs(plan, start=done)
         else:
@@ -298,7 +298,7 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
     config, method = runs[0].config, runs[0].method
     open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), size=config.data.size)
     images = open_images(cache_bytes=0)
-    if training.stay(config, method, images):
+    if training.fits_on_device(config, method, images):
         return images
     process_count = 1 + len(runs) * training.workers(config, len(runs))
     return open_images(cache_bytes=config.data.cache_gib * 2**30 / process_count)
@@ -375,7 +375,7 @@ def train_seeds(
         intake.check_step(config, method, plan)
     with contextlib.ExitStack() as own:
         # Only now, when nothing in the config is left to be refused: a workdir takes no other config afterwards.
-        for run in runs if processes.lead() else ():
+        for run in runs if processes.is_main_process() else ():
             (own if held is None else held).enter_context(disk.locked(run.workdir))
         source, white_level = intake.take_in(several, workdirs, source, restart=restart)
         for run in runs:

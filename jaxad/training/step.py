@@ -123,7 +123,9 @@ class Shared(NamedTuple):
 def make_step(
     method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seeds: int = 1
 ) -> Callable:
-    """The training step as one device sees it, for `devices.pmapped`: ``(state, batch, shared) -> (state, metrics)``.
+    """The training step as one device sees it: ``(state, batch, shared) -> (state, metrics)``.
+
+    `devices.compile_train_steps` compiles it for all of them.
 
     With `Shared.images`, the batch holds numbers of images where it has images otherwise. Keys are folded from seed,
     step and the examples' positions in the stream, so what an example becomes does not depend on the number of devices.
@@ -239,12 +241,12 @@ def workers(config: ConfigDict, seeds: int) -> int:
     return -(-config.data.workers // seeds)
 
 
-def stay(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
+def fits_on_device(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
     """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
     return method.example is None and images.nbytes <= config.data.device_gib * 2**30
 
 
-def feed(
+def input_stream(
     several: Sequence[ConfigDict],
     method: Method,
     images: pipeline.Images,
@@ -266,12 +268,12 @@ def feed(
       stop: One past the last step.
 
     Returns:
-      What all steps share, with all images on every device where they `stay` there; and what each call takes, see
-      `devices.pmapped` and `make_step`. Of both, each process makes its part.
+      What all steps share, with all images on every device where `fits_on_device` says so; and what each call takes,
+      see `devices.compile_train_steps` and `make_step`. Of both, each process makes its part.
     """
     config, resident = several[0], None
-    if stay(config, method, images):
-        resident = devices.collect(images.stack, len(images), mesh)
+    if fits_on_device(config, method, images):
+        resident = devices.replicate_sharded_load(images.stack, len(images), mesh)
     # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
     # those of several steps could take gigabytes.
     streams = [

@@ -63,7 +63,7 @@ class SmallEncoder(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setitem(BACKBONES, "resnet18", Backbone(SmallEncoder, {"layer4": Stage(4, 6)}, lambda stage, side: 0))
-    monkeypatch.setattr(devices, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "jit", quick_compiled)
 
 
 def config_of(file=WHOLE, category="texture", **overrides):

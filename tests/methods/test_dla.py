@@ -23,7 +23,7 @@ from jaxad.methods import dla
 from jaxad.methods.method import options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
-from jaxad.models.resnet import Thinning
+from jaxad.models.resnet import DropoutSpec
 from jaxad.runtime import devices
 from jaxad.scoring import localization
 from jaxad.training import step as training
@@ -50,7 +50,7 @@ class SmallBackbone(nn.Module):
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, thinning: Thinning | None = None, stages: int = 4):
+    def __call__(self, x: jax.Array, *, train: bool, thinning: DropoutSpec | None = None, stages: int = 4):
         found = {}
         for i, stride in list(enumerate((4, 2, 2, 2), start=1))[:stages]:
             x = Conv(2 + i, 5, stride, dtype=self.dtype, name=f"conv{i}")(x)
@@ -64,7 +64,7 @@ class SmallBackbone(nn.Module):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(siamese, "ResNet18", SmallBackbone)
-    monkeypatch.setattr(devices, "compiled", quick_compiled)
+    monkeypatch.setattr(devices, "jit", quick_compiled)
 
 
 def config_of(file=FILE, category="texture", **overrides):
@@ -79,7 +79,7 @@ def pictures(count, *, size=64, seed=0):
 @functools.cache
 def drawn():
     """Weights of the small network as they are drawn, with running statistics that are not those of a fresh one."""
-    variables = devices.once(methods.create(config_of()).init)(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
+    variables = devices.jit_unoptimized(methods.create(config_of()).init)(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
     generator = np.random.default_rng(2)
     stats = jax.tree.map(lambda s: jnp.asarray(generator.uniform(0.5, 2, s.shape), s.dtype), variables["batch_stats"])
     return variables | {"batch_stats": stats}
@@ -261,7 +261,7 @@ def test_variance_of_the_passes_is_stable():
 @functools.partial(quick_jit, static_argnames="rate")
 def stages_by_hand(variables, images, key=None, rate=0.0):
     """All stages of images in [0, 1] in one pass."""
-    thinning = None if key is None else Thinning(rate)
+    thinning = None if key is None else DropoutSpec(rate)
     network = siamese.SiameseNetwork(8, 4, 6, 5)
     rngs = {} if key is None else {"dropout": key}
     return network.apply(variables, (images - MEAN) / STD, thinning=thinning, rngs=rngs, method="stages")
@@ -552,7 +552,7 @@ def test_scoring_on_eight_devices_gathers_nothing(small):
     method, mesh = methods.create(config_of()), devices.make_mesh(8)
     variables = drawn()
     weights = (variables, method.fit(variables, list(pictures(4)), jax.random.key(0)))
-    call = devices.by_rows(lambda weights, images: method.score(*weights, images), mesh)
+    call = devices.jit_per_example(lambda weights, images: method.score(*weights, images), mesh)
     images = devices.split(pictures(8) / np.float32(255), mesh)
     program = call.lower(devices.replicate(weights, mesh), images).compile().as_text()
     assert "convolution" in program and "all-gather" not in program and "all-reduce" not in program

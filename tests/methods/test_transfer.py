@@ -55,7 +55,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         stages = {"early": Stage(4, 5), "late": Stage(8, 6)}
         patch.setitem(BACKBONES, "resnet18", Backbone(TwoStages, stages, lambda stage, side: 0))
-        patch.setattr(devices, "compiled", quick_compiled)
+        patch.setattr(devices, "jit", quick_compiled)
         patch.setattr(weights, "load", published)
         patch.setattr(weights, "find", lambda source, *, sha256: (source, f"hash of {source}"))
         yield

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxad.models.resnet import Bottleneck, ResNet, ResNet18, ResNet34, ResNet50, Thinning
+from jaxad.models.resnet import Bottleneck, DropoutSpec, ResNet, ResNet18, ResNet34, ResNet50
 from jaxad.runtime import devices
 
 BLOCKS = (1, 1, 1, 1)
@@ -40,7 +40,7 @@ def variables() -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames=("place", "count"), compiler_options=QUICK)
 def apply(made, images, rate, key, examples, *, place, count) -> dict[str, jax.Array]:
-    thinning, rngs = Thinning(rate, examples, place), {"dropout": key}
+    thinning, rngs = DropoutSpec(rate, examples, place), {"dropout": key}
     return NETWORK.apply(made, images, train=False, thinning=thinning, stages=count, rngs=rngs)
 
 
@@ -177,10 +177,10 @@ def test_dropout_is_seen_behind_the_stages_alone_where_blocks_are_silent(place: 
     model = ResNet((1,), zero_init_residual=True)
     made = started(model)
 
-    def run(thinning: Thinning | None) -> np.ndarray:
+    def run(thinning: DropoutSpec | None) -> np.ndarray:
         return model.apply(made, IMAGES, train=False, thinning=thinning, rngs={"dropout": jax.random.key(1)})["layer1"]
 
-    assert (run(Thinning(RATE, place=place)) != run(None)).any() == seen
+    assert (run(DropoutSpec(RATE, place=place)) != run(None)).any() == seen
 
 
 def test_frozen_norm_is_inference_in_training() -> None:
@@ -214,7 +214,7 @@ def test_frozen_norm_is_inference_in_training() -> None:
 
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(ValueError, match=r"thinning.place must be one of blocks, stages, not 'block'"):
-        NETWORK.apply(variables(), IMAGES, train=False, thinning=Thinning(RATE, place="block"))
+        NETWORK.apply(variables(), IMAGES, train=False, thinning=DropoutSpec(RATE, place="block"))
 
 
 def test_a_bottleneck_is_thinned_before_its_last_convolution() -> None:
@@ -226,7 +226,7 @@ def test_a_bottleneck_is_thinned_before_its_last_convolution() -> None:
     def inside(images: jax.Array) -> dict[str, Any]:
         options = {"capture_intermediates": lambda module, _: module.name in ("bn2", "dropout")}
         options |= {"mutable": ["intermediates"], "rngs": {"dropout": jax.random.key(1)}}
-        return model.apply(made, images, train=False, thinning=Thinning(0.5), **options)[1]["intermediates"]
+        return model.apply(made, images, train=False, thinning=DropoutSpec(0.5), **options)[1]["intermediates"]
 
     values = jax.jit(inside, compiler_options=QUICK)(IMAGES[:1])
     behind, found = (np.asarray(values[name]["__call__"][0]) for name in ("bn2", "dropout"))
@@ -315,7 +315,8 @@ def test_masks_of_blocks_are_drawn_apart() -> None:
     def inside(images: jax.Array) -> dict[str, Any]:
         options = {"capture_intermediates": lambda module, _: module.name in ("bn1", "dropout")}
         options |= {"mutable": ["intermediates"], "rngs": {"dropout": jax.random.key(1)}}
-        return model.apply(made, images, train=False, thinning=Thinning(0.5), stages=1, **options)[1]["intermediates"]
+        _, seen = model.apply(made, images, train=False, thinning=DropoutSpec(0.5), stages=1, **options)
+        return seen["intermediates"]
 
     blocks = [jax.jit(inside, compiler_options=QUICK)(IMAGES[:1])[f"layer1_{n}"] for n in range(2)]
     positive, kept = ([block[name]["__call__"][0] > 1e-6 for block in blocks] for name in ("bn1", "dropout"))
@@ -332,7 +333,7 @@ def objective(remat: bool) -> Callable:
     model, weights = REMAT if remat else NETWORK, normal(5, len(IMAGES), 4, 4, 128)
 
     def loss(params: dict, statistics: dict, rate: jax.Array, examples: jax.Array) -> tuple[jax.Array, dict]:
-        thinning, rngs = Thinning(rate, examples), {"dropout": jax.random.key(2)}
+        thinning, rngs = DropoutSpec(rate, examples), {"dropout": jax.random.key(2)}
         options = {"train": True, "thinning": thinning, "stages": 2, "mutable": ["batch_stats"], "rngs": rngs}
         stages, updated = model.apply({"params": params, "batch_stats": statistics}, IMAGES, **options)
         return (stages["layer2"] * weights).mean() + jnp.square(stages["layer1"]).mean(), updated["batch_stats"]
@@ -382,7 +383,7 @@ def test_remat_takes_less_memory() -> None:
             stages, updated = model.apply({"params": params, "batch_stats": statistics}, images, **options)
             return stages["layer1"].mean(), updated
 
-        call = devices.compiled(jax.value_and_grad(loss, has_aux=True))
+        call = devices.jit(jax.value_and_grad(loss, has_aux=True))
         program = call.lower(made["params"], made["batch_stats"], images).compile()
         sizes.append(program.memory_analysis().temp_size_in_bytes)
     assert sizes[1] < 0.8 * sizes[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxad.models.resnet import ResNet18, Thinning
+from jaxad.models.resnet import DropoutSpec, ResNet18
 from jaxad.models.siamese import DenseHeads, GlobalHeads, SiameseNetwork
 
 WIDTH, BOTTLENECK, HIDDEN, DENSE = 6, 3, 5, 4
@@ -217,7 +217,7 @@ def test_so_many_stages(variables: dict[str, Any]) -> None:
         return {"backbone": {name: leaf for name, leaf in backbone.items() if name[:6] not in ("layer3", "layer4")}}
 
     bare = {kind: part(tree["backbone"]) for kind, tree in variables.items()}
-    thinning, rngs = Thinning(0.5, None, "stages"), {"dropout": jax.random.key(1)}
+    thinning, rngs = DropoutSpec(0.5, None, "stages"), {"dropout": jax.random.key(1)}
     found = quick(network().apply, count=2, method="stages")(bare, IMAGES)
     assert sorted(found) == ["layer1", "layer2", "stem"]
     thinned = quick(network().apply, count=1, method="stages", thinning=thinning, rngs=rngs)(bare, IMAGES)

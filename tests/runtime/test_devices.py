@@ -72,7 +72,7 @@ def subtract(one, other):
 @pytest.mark.parametrize("home", [None, "/dev/null"], ids=["none", "not writable"])
 def test_a_user_without_a_home_has_no_compilation_cache(home):
     """As in a container whose user id has no name; the programs work without."""
-    program = "import os; from jaxad import parallel; os.getuid = lambda: 54321; parallel.use_compilation_cache(); "
+    program = "import os; from jaxad.runtime import devices; os.getuid = lambda: 54321; devices.use_compilation_cache(); "
     program += "import jax; print(jax.config.jax_compilation_cache_dir)"
     left = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
     left |= {"HOME": home} if home else {}
@@ -245,7 +245,7 @@ def of_seeds(seeds: list[int], count: int, *, dtype=np.float32):
         state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=seed)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
         starts.append(devices.to_host(state._replace(params=params, opt_state=optimizer.init(params))))
-    step = devices.pmapped(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
+    step = devices.compile_train_steps(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
     keys = np.array(seeds, np.uint32)
     shared = Shared(devices.replicate(keys if len(seeds) > 1 else keys[0], mesh), None)
     found, state = [starts], devices.replicate(pack(starts), mesh)
@@ -342,7 +342,7 @@ def test_a_step_reduces_the_gradient_once_and_batch_statistics(device_count: int
     """
     mesh, method, optimizer = devices.make_mesh(device_count), tiny.make(), optax.sgd(0.1)
     state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=SEED)
-    step = devices.pmapped(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
+    step = devices.compile_train_steps(make_step(method, optimizer, lambda step: 0.0 * step), mesh)
     rows = {name: np.repeat(rows, device_count, axis=0)[None] for name, rows in batch_of(0).items()}
     (batch,) = devices.prefetch([rows], mesh)
     program = step.lower(devices.replicate(state, mesh), batch, Shared(np.uint32(SEED), None)).compile()
@@ -359,11 +359,11 @@ def test_compiled_keeps_barriers_on_cpu() -> None:
         return jax.lax.optimization_barrier(2 * x) + 1
 
     x = jnp.ones(3)
-    assert "opt-barrier" in devices.compiled(function).lower(x).compile().as_text()
+    assert "opt-barrier" in devices.jit(function).lower(x).compile().as_text()
     assert "opt-barrier" not in jax.jit(function).lower(x).compile().as_text()
     mesh = devices.make_mesh(2)
     psum = functools.partial(jax.lax.psum, axis_name="batch")
-    step = devices.pmapped(lambda state, batch, _: (state, psum(Conv(2, 3).apply(state, batch))), mesh)
+    step = devices.compile_train_steps(lambda state, batch, _: (state, psum(Conv(2, 3).apply(state, batch))), mesh)
     image = jnp.ones((2, 4, 4, 1))
     state = Conv(2, 3).init(jax.random.key(0), image)
     assert "opt-barrier" in step.lower(state, image[None], None).compile().as_text()
@@ -374,8 +374,8 @@ def test_freed_memory_is_kept() -> None:
     """A freed block of 64 MB costs no page faults when a thread takes it again, unless the user's settings rule."""
     program = """if True:
         import resource, threading
-        from jaxad import parallel
-        parallel.keep_freed_memory()
+        from jaxad.runtime import devices
+        devices.keep_freed_memory()
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             bytearray(2**26)[::4096] = bytes(2**14)

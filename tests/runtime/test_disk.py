@@ -106,7 +106,7 @@ def test_damaged_json_is_told(tmp_path, content):
 
 # The lock
 
-HOLD = "import sys, time; from jaxad import disk\nwith disk.locked(sys.argv[1]):\n print('held', flush=True); input()"
+HOLD = "import sys, time; from jaxad.runtime import disk\nwith disk.locked(sys.argv[1]):\n print('held', flush=True); input()"
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_lock_of_this_process(tmp_path):
 
 def test_a_forked_process_does_not_hold_the_lock(tmp_path):
     with disk.locked(tmp_path):
-        program = "import os, sys; from jaxad import disk; from tests.runtime.test_disk import refusal\n"
+        program = "import os, sys; from jaxad.runtime import disk; from tests.runtime.test_disk import refusal\n"
         program += "with disk.locked(sys.argv[1]):\n"
         program += " if not os.fork(): os._exit(refusal(sys.argv[1]) is not None)\n"
         program += " sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"

@@ -268,14 +268,15 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
 def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
     program = f"""if True:
         from pathlib import Path
-        from jaxad import engines, train
+        from jaxad import train
+        from jaxad.sweep import launchers
 
         def together(argvs):
             print("gr\\u00fcn caf\\udce9")
-            raise engines.UserError("gr\\u00fcn caf\\udce9")
+            raise launchers.UserError("gr\\u00fcn caf\\udce9")
 
         train.together = together
-        engines._execute_logged(engines.Run("a", Path({str(tmp_path)!r}), ()), 1)
+        launchers._execute_logged(launchers.Run("a", Path({str(tmp_path)!r}), ()), 1)
     """
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program], env=os.environ | ascii_alone, check=True, cwd=tmp_path)
@@ -444,11 +445,12 @@ def test_what_becomes_of_the_tasks_of_ray(tmp_path, capsys, monkeypatch, trainin
 # Sweeps in processes of their own
 
 EXPERIMENT = f"""
-from jaxad import config as configs, methods, page
+from jaxad import config as configs, methods
+from jaxad.reporting import html_report
 from tests import tiny
 
 methods.METHODS["tiny"] = tiny.create
-page.write_html = lambda path, **parts: path.write_text("")  # half of the time of a run this small
+html_report.write_html = lambda path, **parts: path.write_text("")  # half of the time of a run this small
 
 
 def get_config(category):

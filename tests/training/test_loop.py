@@ -138,7 +138,7 @@ def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None
     for changes, stays in (({}, True), ({"data__device_gib": gib}, True), ({"data__device_gib": 0.99 * gib}, False)):
         config = config_of(data__synthesis="device", **changes)
         fitted = [np.arange(IMAGES)]
-        shared, calls = training.feed(
+        shared, calls = training.input_stream(
             [config], tiny.create(config), images, fitted, devices.make_mesh(), start=2, stop=4
         )
         call = next(calls)

@@ -21,7 +21,7 @@ def test_sums_are_right(shape: tuple[int, ...]) -> None:
     x = values(shape)
     wide = x.astype(np.float64)
 
-    @devices.compiled
+    @devices.jit
     def call(x):
         return sums.channel_sum(x), sums.total(x), sums.mean(x), sums.norm({"a": x, "b": x[:1]})
 
