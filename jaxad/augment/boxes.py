@@ -10,39 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 
 _SHIFT = 14
 _ONE = 1 << _SHIFT  # sines and cosines are multiples of 1 / _ONE; exact for images of up to 16,000 pixels
-
-
-class Options(NamedTuple):
-    """How the proxy tasks change an image; the defaults are the paper's where it gives any.
-
-    Attributes:
-      area: Bounds of a patch's share of the image's area; Appendix A.3 also tries 0.1, 0.2 and 0.3 for the second.
-      aspect: Bounds of a patch's height over its width; half of the draws lie below 1 and half above.
-      scar_width: Fewest and most pixels across a scar, in an image of 256.
-      scar_length: Fewest and most pixels along a scar, in an image of 256.
-      scar_angle: Largest rotation of a scar in degrees, in both directions.
-      side: Side of the whole image in pixels where the images given are crops of it (the patch model); 0 where they
-        are whole. Scars are scaled by side / 256.
-      jitter: Largest colour jitter of a patch before it is pasted, 0 for none; Appendix A.3 tries 0, 0.2 and 0.3.
-      confetti: Largest shift of each colour channel by the confetti noise (the paper gives none).
-      translation: Largest random shift of every image, class 0 included, as a share of its side (the paper gives none).
-      image_jitter: Largest colour jitter of every image, class 0 included (the paper gives none).
-    """
-
-    area: tuple[float, float] = (0.02, 0.15)
-    aspect: tuple[float, float] = (0.3, 3.3)
-    scar_width: tuple[int, int] = (2, 16)
-    scar_length: tuple[int, int] = (10, 25)
-    scar_angle: float = 45.0
-    side: int = 0
-    jitter: float = 0.1
-    confetti: float = 0.5
-    translation: float = 0.05
-    image_jitter: float = 0.1
 
 
 class Box(NamedTuple):
@@ -144,7 +116,7 @@ def _ordered(low: float, high: float) -> bool:
     return 0 < low <= high
 
 
-def box_limit(shape: tuple[int, ...], *, options: Options) -> tuple[int, int]:
+def box_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> tuple[int, int]:
     """Height and width in pixels of the tallest and the widest patch of an image of `shape` (h, w, ...).
 
     Raises:
@@ -166,11 +138,11 @@ def box_limit(shape: tuple[int, ...], *, options: Options) -> tuple[int, int]:
     return limit
 
 
-def _scar_scale(shape: tuple[int, ...], options: Options) -> float:
+def _scar_scale(shape: tuple[int, ...], options: CutPasteOptions) -> float:
     return (options.side or min(shape[:2])) / 256
 
 
-def scar_limit(shape: tuple[int, ...], *, options: Options) -> int:
+def scar_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> int:
     """Side in pixels of a square that holds every scar of an image of `shape` (h, w, ...), however rotated.
 
     Raises:
@@ -213,7 +185,7 @@ def _pick(share: jax.Array, count: jax.Array | int) -> jax.Array:
     return jnp.floor(share * count).astype(jnp.int32)
 
 
-def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Box:
+def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Box:
     """Draws a patch of an image of `shape` (h, w, ...) as RandomErasing does, which the paper follows.
 
     The area is uniform, the aspect ratio uniform below 1 for half of the draws and above 1 for the others (an
@@ -233,7 +205,7 @@ def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> B
     return Box(*draw_place(places, shape, height, width), height, width)
 
 
-def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Bar:
+def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Bar:
     """Draws a scar of an image of `shape` (h, w, ...): size, angle, and a place where all of it lies in the image.
 
     Raises:

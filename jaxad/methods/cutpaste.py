@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
@@ -87,7 +87,7 @@ def _number(text: str) -> float | str:
 
 
 @functools.cache
-def _try_proxy(task: str, options: Options, side: int) -> None:
+def _try_proxy(task: str, options: CutPasteOptions, side: int) -> None:
     """Makes one batch in thought, which raises UserError where options do not fit together or into the image."""
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     jax.eval_shape(
@@ -152,7 +152,7 @@ def _published(config: ConfigDict) -> dict[str, Callable]:
 
 def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
     """The network, the normalisation of images in [0, 1], and what every record has of a training."""
-    task, options, settings = config.proxy.task, options_of(config.proxy, Options), config.model
+    task, options, settings = config.proxy.task, options_of(config.proxy, CutPasteOptions), config.model
     model = Classifier(
         classes=len(classes(task)),
         depth=settings.head_depth,
@@ -235,7 +235,7 @@ def _whole_images(config: ConfigDict) -> Method:
     what ``config.score.gradcam`` chooses: ``density``, the image score (of a Gaussian its square root, a distance), or
     ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
-    _try_proxy(config.proxy.task, options_of(config.proxy, Options), config.data.size)
+    _try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), config.data.size)
     backbone, per_location = _backbone(config), config.density.per_location
     stages = _levels(config, backbone)
     stage = stages[config.score.level]
@@ -279,7 +279,7 @@ def _whole_images(config: ConfigDict) -> Method:
     def embed(variables, density, keys, images):
         """Features of the classes of the proxy task (Figure 3), made of images as they are."""
         made = {
-            name: jax.vmap(functools.partial(make, options=options_of(config.proxy, Options)))(keys, images)
+            name: jax.vmap(functools.partial(make, options=options_of(config.proxy, CutPasteOptions)))(keys, images)
             for name, make in classes(config.proxy.task).items()
         }
         return {name: pool(model.apply(variables, normalized(made[name]), train=False)[stage]) for name in made}
@@ -393,5 +393,5 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
         )
     if settings.per_location:
         _check_uncropped(config)
-    _try_proxy(config.proxy.task, options_of(config.proxy, Options), settings.crop)
+    _try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), settings.crop)
     return localization.grid_size((side, side), patch=settings.size, stride=settings.stride)

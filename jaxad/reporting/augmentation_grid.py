@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxad.augment.boxes import Box, Options
+from jaxad.augment.boxes import Box
 from jaxad.augment.cutpaste import proxy_tasks
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
 from jaxad.augment.dla.views import ViewOptions, global_views
 from jaxad.errors import UserError
@@ -58,7 +59,7 @@ def _framed(image: np.ndarray, box: Box) -> np.ndarray:
     return drawn
 
 
-def _fits(name: str, shape: tuple[int, ...], options: Options) -> bool:
+def _fits(name: str, shape: tuple[int, ...], options: CutPasteOptions) -> bool:
     """Whether the options of an augmentation, which the task at hand may not use, fit into images of a shape."""
     image = jax.ShapeDtypeStruct(shape[1:], jnp.float32)
     try:
@@ -68,7 +69,7 @@ def _fits(name: str, shape: tuple[int, ...], options: Options) -> bool:
     return True
 
 
-def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: Options) -> np.ndarray:
+def augmentation_grid(key: jax.Array, images: np.ndarray, *, options: CutPasteOptions) -> np.ndarray:
     """Draws every augmentation of a few images.
 
     Args:

@@ -18,7 +18,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import evaluate, methods, predict, report, train
-from jaxad.augment.boxes import Options
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.errors import UserError
 from jaxad.methods import cutpaste
@@ -98,7 +98,7 @@ def test_an_example_becomes_every_class_on_the_device(small, task):
     config = config_of(proxy__task=task)
     keys, images = jax.random.split(jax.random.key(3), 2), pictures(2)
     made = quick_jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
-    options = options_of(config.proxy, Options)
+    options = options_of(config.proxy, CutPasteOptions)
     run = quick_jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))
     expected = run(keys, images)
     np.testing.assert_allclose(made["image"], expected[0], atol=1e-6)
@@ -110,7 +110,7 @@ def test_options_are_the_configs_also_when_read_from_json(tmp_path):
     config = config_of(proxy__area="0.02,0.1", proxy__jitter=0.3)
     configs.claim(tmp_path, config)
     for one in (config, configs.read(tmp_path)):
-        options = options_of(one.proxy, Options)
+        options = options_of(one.proxy, CutPasteOptions)
         assert (options.area, options.scar_length, options.jitter) == ((0.02, 0.1), (10, 25), 0.3)
 
 
@@ -336,7 +336,7 @@ def test_patches_are_scored_one_by_one(small, per_location):
 
 
 def test_scars_of_crops_are_as_large_as_those_of_images():
-    assert options_of(config_of(PATCH).proxy, Options).side == 48
+    assert options_of(config_of(PATCH).proxy, CutPasteOptions).side == 48
 
 
 def test_densities_of_places_are_for_images_of_their_size(small):

@@ -72,8 +72,8 @@ def subtract(one, other):
 @pytest.mark.parametrize("home", [None, "/dev/null"], ids=["none", "not writable"])
 def test_a_user_without_a_home_has_no_compilation_cache(home):
     """As in a container whose user id has no name; the programs work without."""
-    program = "import os; from jaxad.runtime import devices; os.getuid = lambda: 54321; devices.use_compilation_cache(); "
-    program += "import jax; print(jax.config.jax_compilation_cache_dir)"
+    program = "import os; from jaxad.runtime import devices; os.getuid = lambda: 54321; "
+    program += "devices.use_compilation_cache(); import jax; print(jax.config.jax_compilation_cache_dir)"
     left = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
     left |= {"HOME": home} if home else {}
     result = subprocess.run([sys.executable, "-c", program], env=left, cwd=ROOT, capture_output=True, text=True)

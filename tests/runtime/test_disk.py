@@ -106,7 +106,7 @@ def test_damaged_json_is_told(tmp_path, content):
 
 # The lock
 
-HOLD = "import sys, time; from jaxad.runtime import disk\nwith disk.locked(sys.argv[1]):\n print('held', flush=True); input()"
+HOLD = "import sys; from jaxad.runtime import disk\nwith disk.locked(sys.argv[1]):\n print('held', flush=True); input()"
 
 
 @pytest.fixture

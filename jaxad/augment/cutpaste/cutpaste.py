@@ -12,7 +12,6 @@ from jaxad.augment import color
 from jaxad.augment.boxes import (
     Bar,
     Box,
-    Options,
     bar_pixels,
     box_limit,
     box_mask,
@@ -21,6 +20,7 @@ from jaxad.augment.boxes import (
     sample_box,
     scar_limit,
 )
+from jaxad.augment.cutpaste.options import CutPasteOptions
 
 
 class Patch(NamedTuple):
@@ -96,32 +96,32 @@ def paste_scar(image: jax.Array, scar: Scar, *, window: int) -> jax.Array:
     return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], rotated, under), (*target, 0))
 
 
-def _sample_jitter(key: jax.Array, options: Options) -> color.Jitter | None:
+def _sample_jitter(key: jax.Array, options: CutPasteOptions) -> color.Jitter | None:
     color.check_strength(options.jitter, "config.proxy.jitter")
     return color.sample_jitter(key, strength=options.jitter, hue=options.jitter) if options.jitter else None
 
 
-def sample_patch(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Patch:
+def sample_patch(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Patch:
     """Draws a CutPaste for an image of `shape` (h, w, ...); raises UserError as `box_limit`."""
     boxes, sources, jitters = jax.random.split(key, 3)
     box = sample_box(boxes, shape, options=options)
     return Patch(*draw_place(sources, shape, box.height, box.width), box, _sample_jitter(jitters, options))
 
 
-def sample_scar(key: jax.Array, shape: tuple[int, ...], *, options: Options) -> Scar:
+def sample_scar(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Scar:
     """Draws a CutPaste-Scar for an image of `shape` (h, w, ...); raises UserError as `scar_limit`."""
     bars, sources, jitters = jax.random.split(key, 3)
     bar = sample_bar(bars, shape, options=options)
     return Scar(*draw_place(sources, shape, bar.length, bar.width), bar, _sample_jitter(jitters, options))
 
 
-def cutpaste(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def cutpaste(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """CutPaste: a patch of the image, its colours jittered, pasted at another place; float32 (h, w, 3) in [0, 1]."""
     window = box_limit(image.shape, options=options)
     return paste(image, sample_patch(key, image.shape, options=options), window=window)
 
 
-def cutpaste_scar(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def cutpaste_scar(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """CutPaste-Scar: a thin, long patch, jittered and rotated, pasted at another place; float32 (h, w, 3) in [0, 1]."""
     window = scar_limit(image.shape, options=options)
     return paste_scar(image, sample_scar(key, image.shape, options=options), window=window)

@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import color
-from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste import cutout
 from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 
 Augmentation = Callable[..., jax.Array]  # (key, image, *, options) -> image
 
 
-def normal(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def normal(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """The image itself."""
     return image
 
 
-def quarter_turns(key: jax.Array, image: jax.Array, *, options: Options, turns: int) -> jax.Array:
+def quarter_turns(key: jax.Array, image: jax.Array, *, options: CutPasteOptions, turns: int) -> jax.Array:
     """The image (h, h, 3) turned counter-clockwise by `turns` times 90 degrees; nothing in it is random.
 
     Raises:
@@ -34,7 +34,7 @@ def quarter_turns(key: jax.Array, image: jax.Array, *, options: Options, turns: 
     return jnp.rot90(image, turns)
 
 
-def union(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def union(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """CutPaste or CutPaste-Scar, each half of the time (Section 5.2)."""
     choice, drawn = jax.random.split(key)
     patch, thin = (f(drawn, image, options=options) for f in (cutpaste, cutpaste_scar))
@@ -75,7 +75,7 @@ def translate(image: jax.Array, down: jax.Array, right: jax.Array, *, reach: int
     return jax.lax.dynamic_slice(padded, (reach - down, reach - right, 0), image.shape)
 
 
-def translation(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def translation(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """A random shift of up to `options.translation` of the shorter side, uniform over whole pixels.
 
     Raises:
@@ -88,18 +88,20 @@ def translation(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Ar
     return translate(image, down, right, reach=reach) if reach else image
 
 
-def image_jitter(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def image_jitter(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """Colour jitter of the whole image, up to `options.image_jitter`."""
     return color.color_jitter(key, image, strength=options.image_jitter, hue=options.image_jitter)
 
 
-def view(key: jax.Array, image: jax.Array, *, options: Options) -> jax.Array:
+def view(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """Random translation and colour jitter, which come before any class is made (Appendix A.1)."""
     shifts, colours = jax.random.split(key)
     return image_jitter(colours, translation(shifts, image, options=options), options=options)
 
 
-def proxy_batch(keys: jax.Array, images: jax.Array, *, proxy: str, options: Options) -> tuple[jax.Array, jax.Array]:
+def proxy_batch(
+    keys: jax.Array, images: jax.Array, *, proxy: str, options: CutPasteOptions
+) -> tuple[jax.Array, jax.Array]:
     """Every image as every class of a proxy, without leaving the device.
 
     All classes of an image are made from the same view of it, so that nothing but the class tells them apart.

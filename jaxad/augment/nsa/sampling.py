@@ -11,7 +11,8 @@ rounding decides, and one patch in 200 is a pixel wider or narrower than the hos
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment.boxes import Box, Options, box_limit, draw_place, sample_box
+from jaxad.augment.boxes import Box, box_limit, draw_place, sample_box
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.nsa.host import TRIES, pixel_bounds
 from jaxad.augment.nsa.settings import Synthesis
 
@@ -26,7 +27,7 @@ def window(shape: tuple[int, ...], *, settings: Synthesis) -> tuple[int, int]:
     if settings.resized:  # the full sizes are clipped with the bounds of the half-sizes
         return tuple(limits)
     if settings.shape == "cutpaste":
-        return box_limit(shape, options=Options())
+        return box_limit(shape, options=CutPasteOptions())
     return tuple(min(2 * limit, side) for limit, side in zip(limits, shape[:2], strict=True))
 
 
@@ -181,7 +182,7 @@ def _gamma_boxes(key: jax.Array, shape: tuple[int, int], count: int, settings: S
 
 def _cutpaste_boxes(key: jax.Array, shape: tuple[int, int], count: int, settings: Synthesis) -> Box:
     sizes, places = jax.random.split(key)
-    size = sample_box(sizes, shape, options=Options())
+    size = sample_box(sizes, shape, options=CutPasteOptions())
     keys = jax.random.split(places, count)
     top, left = jax.vmap(lambda key: draw_place(key, shape, size.height, size.width))(keys)
     return Box(top, left, jnp.full(count, size.height), jnp.full(count, size.width))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxad.augment.boxes import Bar, Box, Options, bar_mask, box_mask
+from jaxad.augment.boxes import Bar, Box, bar_mask, box_mask
 from jaxad.augment.cutpaste import cutout
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from tests.augment.quick import quick_jit
 
 FUNCTIONS = (cutout.cutout_grey, cutout.cutout_mean, cutout.cutout_random, cutout.scar, cutout.confetti)
-OPTIONS = Options()
+OPTIONS = CutPasteOptions()
 KEYS = jax.random.split(jax.random.key(0), 200)
 PICTURES = np.random.default_rng(0).random((200, 64, 64, 3)).astype(np.float32)
 

@@ -8,14 +8,15 @@ import pytest
 from scipy import stats
 
 from jaxad.augment import boxes, color
-from jaxad.augment.boxes import Bar, Box, Options
+from jaxad.augment.boxes import Bar, Box
 from jaxad.augment.cutpaste import cutpaste
 from jaxad.augment.cutpaste.cutpaste import Patch, Scar
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
 
 DRAWS = 10_000
-DEFAULTS = Options()
+DEFAULTS = CutPasteOptions()
 
 
 def picture(height=48, width=40, seed=0):
@@ -147,7 +148,7 @@ def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
 
 @pytest.mark.parametrize("largest", [0.1, 0.15, 0.2, 0.3])  # Appendix A.3
 def test_area_and_aspect_of_patches(largest):
-    box = draw(boxes.sample_box, options=Options(area=(0.02, largest)))
+    box = draw(boxes.sample_box, options=CutPasteOptions(area=(0.02, largest)))
     height, width = box.height.astype(np.float64), box.width.astype(np.float64)
     area = height * width / 256**2
     # Sides are rounded to whole pixels, which moves an area of 2 % by up to 3.3 %.
@@ -161,7 +162,7 @@ def test_area_and_aspect_of_patches(largest):
 
 
 def test_patches_lie_anywhere_in_the_image_and_come_from_anywhere():
-    patch = draw(cutpaste.sample_patch, (256, 200, 3), Options(jitter=0.1))
+    patch = draw(cutpaste.sample_patch, (256, 200, 3), CutPasteOptions(jitter=0.1))
     box = patch.box
     places = ((patch.source_top, box.height, 256), (box.top, box.height, 256))
     places += ((patch.source_left, box.width, 200), (box.left, box.width, 200))
@@ -200,7 +201,7 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
 
 def test_every_scar_is_painted_whole():
     """As many pixels are painted in the image as on a canvas with room on every side, and as its area says."""
-    bar = draw(boxes.sample_bar, shape=(64, 64, 3), options=Options(side=256))
+    bar = draw(boxes.sample_bar, shape=(64, 64, 3), options=CutPasteOptions(side=256))
     moved = bar._replace(top=bar.top + 20, left=bar.left + 20)
     sides = ((64, bar), (104, moved))
     inside, whole = (
@@ -222,7 +223,7 @@ def test_every_scar_is_painted_whole():
     ],
 )
 def test_scars_are_scaled_with_the_side_of_the_whole_image(shape, side, widths, lengths):
-    bar = draw(boxes.sample_bar, shape=shape, options=Options(side=side))
+    bar = draw(boxes.sample_bar, shape=shape, options=CutPasteOptions(side=side))
     assert np.unique(bar.width).tolist() == list(widths)
     assert np.unique(bar.length).tolist() == list(lengths)
 
@@ -243,7 +244,7 @@ TRANSFORMS = {"cutpaste": cutpaste.cutpaste, "cutpaste_scar": cutpaste.cutpaste_
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("jitter", [0.0, 0.1])
 def test_same_images_plain_vmapped_and_jitted(name, jitter):
-    options = Options(jitter=jitter)
+    options = CutPasteOptions(jitter=jitter)
     images = np.stack([picture(64, 64, seed) for seed in range(4)])
     keys = jax.random.split(jax.random.key(3), 4)
 
@@ -270,15 +271,15 @@ def test_same_images_plain_vmapped_and_jitted(name, jitter):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_without_jitter_only_pixels_of_the_image_appear(name):
     image = np.arange(64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3) / (64 * 64 * 3)
-    made = TRANSFORMS[name](jax.random.key(5), image, options=Options(jitter=0.0))
+    made = TRANSFORMS[name](jax.random.key(5), image, options=CutPasteOptions(jitter=0.0))
     assert {tuple(p) for p in np.asarray(made).reshape(-1, 3)} <= {tuple(p) for p in image.reshape(-1, 3)}
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.1, 0.2, 0.3])  # Appendix A.3
 def test_jitter_strength_reaches_the_draws(jitter):
-    drawn = cutpaste.sample_patch(jax.random.key(0), (64, 64, 3), options=Options(jitter=jitter)).jitter
+    drawn = cutpaste.sample_patch(jax.random.key(0), (64, 64, 3), options=CutPasteOptions(jitter=jitter)).jitter
     if jitter:
-        many = draw(cutpaste.sample_patch, (256, 200, 3), Options(jitter=jitter)).jitter
+        many = draw(cutpaste.sample_patch, (256, 200, 3), CutPasteOptions(jitter=jitter)).jitter
         assert np.abs(many.factors - 1).max() == pytest.approx(jitter, rel=0.01)
         assert np.abs(many.hue).max() == pytest.approx(jitter, rel=0.01)
     else:
@@ -300,7 +301,7 @@ def test_jitter_strength_reaches_the_draws(jitter):
 )
 def test_patches_that_cannot_be_drawn_are_refused(shape, options, words):
     with pytest.raises(UserError, match=words):
-        cutpaste.cutpaste(jax.random.key(0), jnp.zeros(shape), options=Options(**options))
+        cutpaste.cutpaste(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -316,4 +317,4 @@ def test_patches_that_cannot_be_drawn_are_refused(shape, options, words):
 )
 def test_scars_that_cannot_be_drawn_are_refused(shape, options, words):
     with pytest.raises(UserError, match=words):
-        cutpaste.cutpaste_scar(jax.random.key(0), jnp.zeros(shape), options=Options(**options))
+        cutpaste.cutpaste_scar(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))

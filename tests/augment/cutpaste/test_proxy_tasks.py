@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxad.augment.boxes import Options
 from jaxad.augment.cutpaste import proxy_tasks
 from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 from jaxad.reporting import augmentation_grid
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 
-STILL = Options(translation=0.0, image_jitter=0.0)
-EXACT = Options(jitter=0.0, image_jitter=0.0)  # every pixel is one of the image's
+STILL = CutPasteOptions(translation=0.0, image_jitter=0.0)
+EXACT = CutPasteOptions(jitter=0.0, image_jitter=0.0)  # every pixel is one of the image's
 
 
 def pictures(count=8, side=48):
@@ -82,7 +82,7 @@ def test_classes_share_the_view_of_their_image():
     assert (views[0] != images).any(axis=(1, 2, 3)).sum() >= 6  # of 25 shifts one is none
     for label in (1, 2):
         assert 0 < (views[label] != views[0]).any(axis=3).mean() < 0.2
-    turned = batch("rotation", images, Options())[0].reshape(4, 8, 48, 48, 3)
+    turned = batch("rotation", images, CutPasteOptions())[0].reshape(4, 8, 48, 48, 3)
     assert (turned[0] != images).any(axis=(1, 2, 3)).all()
     for turns in (1, 2, 3):
         np.testing.assert_array_equal(turned[turns], np.rot90(turned[0], turns, axes=(1, 2)))
@@ -98,7 +98,7 @@ def test_every_class_has_draws_of_its_own_and_every_key_another_image():
 
 @pytest.mark.parametrize(
     ("proxy", "options"),
-    [("cutpaste_3way", EXACT), ("cutpaste_3way", STILL), ("rotation", Options()), ("confetti", STILL)],
+    [("cutpaste_3way", EXACT), ("cutpaste_3way", STILL), ("rotation", CutPasteOptions()), ("confetti", STILL)],
     ids=["exact", "jittered", "views", "confetti"],
 )
 def test_same_images_on_one_and_on_eight_devices(proxy, options):
@@ -138,7 +138,7 @@ def test_translation_mirrors_at_the_border():
 def test_translation_is_uniform_over_whole_pixels():
     image = np.zeros((40, 40, 3), np.float32)
     image[20, 20] = 1
-    options = Options(translation=0.05)  # 2 pixels
+    options = CutPasteOptions(translation=0.05)  # 2 pixels
     run = quick_jit(jax.vmap(lambda key: proxy_tasks.translation(key, image, options=options)[..., 0].argmax()))
     places = np.asarray(run(jax.random.split(jax.random.key(0), 2500)))
     found, counts = np.unique(places, return_counts=True)
@@ -152,9 +152,9 @@ def test_bad_input_is_refused():
     with pytest.raises(UserError, match="square images, not 32x48"):
         batch("rotation", np.zeros((1, 32, 48, 3), np.float32))
     with pytest.raises(UserError, match=r"config.proxy.translation"):
-        batch("cutpaste", pictures(1), Options(translation=1.0))
+        batch("cutpaste", pictures(1), CutPasteOptions(translation=1.0))
     with pytest.raises(UserError, match=r"config.proxy.confetti must lie in \(0, 1\], not -3"):
-        batch("confetti", pictures(1), Options(confetti=-3))
+        batch("confetti", pictures(1), CutPasteOptions(confetti=-3))
 
 
 def test_a_name_means_one_class_in_every_task():
@@ -164,14 +164,14 @@ def test_a_name_means_one_class_in_every_task():
 
 
 def test_grid_leaves_out_what_does_not_fit():
-    options = Options(area=(0.1, 0.9), side=256)  # patches and scars larger than the images
+    options = CutPasteOptions(area=(0.1, 0.9), side=256)  # patches and scars larger than the images
     picture = augmentation_grid.augmentation_grid(jax.random.key(0), np.uint8(255 * pictures(1, 24)), options=options)
     assert picture.shape[1] == 28 * len(["normal", "three rotations"] + 2 * ["more"] + ["colour jitter", "translation"])
 
 
 def test_grid_has_a_column_for_every_augmentation():
     images = np.uint8(255 * pictures(2, 64))
-    picture = augmentation_grid.augmentation_grid(jax.random.key(0), images, options=Options())
+    picture = augmentation_grid.augmentation_grid(jax.random.key(0), images, options=CutPasteOptions())
     columns = len(augmentation_grid.AUGMENTATIONS)
     assert picture.shape == (14 + 2 * 64 + 3 * 4, columns * 68, 3) and picture.dtype == np.uint8
     cells = picture.reshape(picture.shape[0], columns, 68, 3)
