@@ -579,10 +579,34 @@ def check_readme(text, folder):
         assert sorted(made.splitlines()) == sorted(section.splitlines()), name
 
 
-def test_readme_tables_come_out_of_the_command_only(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    assert {"results", "nsa", "proxies", "dla", "benchmark"} <= set(sections(text))
-    check_readme(text, tmp_path)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tables_of_the_documentation_come_out_of_the_command_only(page, tmp_path):
+    check_readme(page.read_text(), tmp_path)
+
+
+def test_every_section_is_on_one_page():
+    found = [name for page in PAGES for name in sections(page.read_text())]
+    assert sorted(found) == sorted(set(found)) and {"results", "nsa", "proxies", "dla", "benchmark"} <= set(found)
+    assert not sections((ROOT / "README.md").read_text())
+
+
+def test_the_readme_fits_a_few_screens_and_shows_figures_of_the_results():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 200
+    table = sections((ROOT / "docs/results.md").read_text())["results"]
+    measured = {tuple(cell.split(" ± ")[0] for cell in row[3:6]) for row in rows(table) if row[1] == "bottle"}
+    cells = [line.split(" | ")[2].split(" (")[0].split(", ") for line in lines if line.startswith("| ")]
+    shown = [tuple(figures) for figures in cells if len(figures) == 3 and "AU-PRO" not in figures]
+    assert len(shown) == 5 and set(shown) <= measured
+
+
+def test_links_of_the_documentation_lead_to_files():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_readme_sections_are_regenerated_from_their_result_files(tmp_path):
