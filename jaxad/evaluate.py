@@ -240,7 +240,8 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
         if (level := configs.white_level(config) or trained) != trained:
             raise UserError(
                 f"config.data.white_level={level} cannot be set for an ensemble, whose scores are normalised by what "
-                f"the training of {workdir} found with {trained}; evaluate the workdirs one by one"
+                f"the training of {workdir} found {f'at {trained}' if trained else 'in images of 8 bits'}; evaluate "
+                "the workdirs one by one"
             )
     disk.refuse_nul(output)
     if (output / "config.json").exists():

@@ -35,7 +35,7 @@ def test_a_workdir_that_would_make_a_plain_folder_one_of_another_layout_is_refus
     """The next command would look for the images in train/good."""
     plain = root / "nut" / "train" / "good"
     message = refusal(capsys, train.main, *baseline(plain, plain / "train", data__category=""))
-    assert message.startswith(f"the workdir {plain / 'train'} is a folder from which images are read")
+    assert message.startswith(f"the workdir {plain / 'train'} would make {plain} a folder in MVTec AD's layout; ")
     assert not (plain / "train").exists()
 
 

@@ -600,7 +600,7 @@ def test_the_readme_fits_a_few_screens_and_shows_figures_of_the_results():
     measured = {tuple(cell.split(" ± ")[0] for cell in row[3:6]) for row in rows(table) if row[1] == "bottle"}
     cells = [line.split(" | ")[2].split(" (")[0].split(", ") for line in lines if line.startswith("| ")]
     shown = [tuple(figures) for figures in cells if len(figures) == 3 and "AU-PRO" not in figures]
-    assert len(shown) == 5 and set(shown) <= measured
+    assert len(shown) == 6 and set(shown) <= measured
 
 
 def test_links_of_the_documentation_lead_to_files():

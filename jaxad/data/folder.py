@@ -257,7 +257,7 @@ def _others(*tops: pathlib.Path | None) -> list[pathlib.Path]:
 
 def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     files, folders = list_folder(folder)
-    if images := [path for path in files if path.suffix.lower() in SUFFIXES]:
+    if images := [path for path in files if path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)]:
         raise UserError(
             f"'{images[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for "
             "each defect type; sort the files into these"

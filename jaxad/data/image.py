@@ -14,11 +14,11 @@ from jaxad.data.codec import MAX_PIXELS, decode_pixels, inverted
 from jaxad.data.levels import to_8_bits
 from jaxad.errors import UserError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Images too, but of formats that are not read.
 UNREAD_SUFFIXES = (
-    ".avif", ".dcm", ".dib", ".dng", ".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe",
-    ".jxl", ".nef", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".tga",
+    ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jp2",
+    ".jxl", ".mpo", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".tga",
 )  # fmt: skip
 NO_IMAGES = "they are no image files"  # why `passed_over` says that files are
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user

@@ -76,7 +76,8 @@ def read_mask_of(
         # Published sets have such masks (four of the magnetic tiles), so this is no error.
         logging.warning("mask '%s' marks no pixel of its defective image; it is used as it is", path)
     elif (share := mask.mean()) > _MOST:
-        logging.warning("mask '%s' marks %.0f %% of its defective image; invert it if that is good", path, 100 * share)
+        what = "invert it if the marked part is good"
+        logging.warning("mask '%s' marks %.0f %% of its defective image; %s", path, 100 * share, what)
     return mask
 
 

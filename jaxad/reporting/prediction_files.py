@@ -7,6 +7,7 @@ predictions.csv is UTF-8. In its texts ``\\\\`` is a backslash, and ``\\xNN`` a 
 so that different names stay different (`disk.escaped`).
 """
 
+import collections
 import contextlib
 import csv
 import hashlib
@@ -88,9 +89,10 @@ def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
     if not isinstance(marked["paths"], list):
         raise TypeError("its paths are no list")
     suffixes = (".jpg", ".png") if marked["side"] is not None else (), (f".{marked['maps']}",) if marked["maps"] else ()
-    listed = {}
+    listed, times = {}, collections.Counter(disk.escaped(path) for path in marked["paths"])
     for row in rows:
-        listed.setdefault(row[COLUMNS.index("path")], set()).add(row[COLUMNS.index("heatmap")])
+        listed.setdefault(row[COLUMNS.index("path")], []).append(row[COLUMNS.index("heatmap")])
+    listed = {path: drawn for path, drawn in listed.items() if len(drawn) == times[path]}  # it may be named twice
     heatmaps, maps = {}, {}
     for number, path in enumerate(marked["paths"], start=1):
         name, known = stem(number, Path(path)), listed.get(disk.escaped(path))

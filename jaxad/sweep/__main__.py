@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", metavar="W", help="holds every run's workdir, and table.md; default: runs/<experiment>")
     add("--engine", default="local", metavar="local|ray", help="this machine, or a running Ray cluster")
     add("--processes", metavar="N", help="local: this many runs at a time; default: one, in this process")
-    vmap_help = "local: all seeds of a category and value as one program (see README for when that is faster)"
+    vmap_help = "local: all seeds of a category and value as one program (see docs/scaling.md for when that is faster)"
     add("--vmap_seeds", action="store_true", help=vmap_help)
     add("--ray_address", metavar="HOST:PORT", help="ray: the cluster; default: RAY_ADDRESS, or this machine's")
     devices_help = "ray: GPUs of a run, such as 0.5 (or TPU chips, or CPU cores); default: 1"

@@ -29,9 +29,7 @@ def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
     """
     data = config.data
     root, named = data.root and Path(data.root, data.category), [data.test, data.ground_truth]
-    # A folder "train" would make a plain folder of images one of MVTec AD's layout.
-    layout = [root / "train"] if root else []
-    layout += [root / name for name in ("test", "ground_truth") if root and (root / "train").is_dir()]
+    layout = [root / name for name in ("train", "test", "ground_truth")] if root and (root / "train").is_dir() else []
     inside = {Path(os.path.realpath(folder)) for folder in (*layout, *named) if folder}
     taken = inside | {Path(os.path.realpath(folder)) for folder in (data.root, root) if folder}
     for workdir in workdirs:
@@ -40,6 +38,9 @@ def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
         if place in taken or inside.intersection(place.parents):
             where = "is a folder" if place in taken else "lies in a folder"
             raise UserError(f"the workdir {workdir} {where} from which images are read; choose another --workdir")
+        if root and place == Path(os.path.realpath(root)) / "train":
+            what = f"would make {root} a folder in MVTec AD's layout"
+            raise UserError(f"the workdir {workdir} {what}; choose another --workdir")
 
 
 def take_in(

@@ -294,7 +294,7 @@ def _record(runs: Sequence[_Run], *, start: bool) -> None:
 
 
 def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
-    """All images, kept in the host's memory if they fit there and don't `stay` on the devices."""
+    """All images, kept in the host's memory if they fit there and not on the devices (`fits_on_device`)."""
     config, method = runs[0].config, runs[0].method
     open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), size=config.data.size)
     images = open_images(cache_bytes=0)

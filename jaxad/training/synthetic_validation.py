@@ -25,7 +25,7 @@ from jaxad import metrics
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host_labels import channel_sum
 from jaxad.augment.nsa.settings import Synthesis
-from jaxad.detector import scoring
+from jaxad.detector import read_white_level, scoring
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 from jaxad.runtime import disk
@@ -214,8 +214,10 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     if not path.is_file():
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
     trained = configs.read(workdir)
-    if scoring(config) != scoring(trained):
-        return unknown("config.score or config.evaluate.crop is not what it was measured with, after the training")
+    level = read_white_level(workdir)
+    if scoring(config) != scoring(trained) or (configs.white_level(config) or level) != level:
+        changed = "config.score, config.evaluate.crop or the white level"
+        return unknown(f"{changed} is not what it was measured with, after the training")
     remedy = "run the training command again to rewrite it"
     figures = disk.read_json(path, remedy)
     try:

@@ -311,8 +311,8 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     ("good_rows", "told"),
     [
         (48, "marks no pixel of its defective image; it is used as it is"),
-        (2, "marks 96 % of its defective image; invert it if that is good"),
-        (0, "marks 100 % of its defective image; invert it if that is good"),
+        (2, "marks 96 % of its defective image; invert it if the marked part is good"),
+        (0, "marks 100 % of its defective image; invert it if the marked part is good"),
         (5, None),
     ],
 )

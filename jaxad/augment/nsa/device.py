@@ -1,7 +1,7 @@
 """NSA's synthetic defects on the device: `host.synthesize` with static shapes (Schlüter et al. 2022, Section 3).
 
 Where patches come from and go to depends on the images as they were, so it is drawn for all patches at once
-(`proposals`); only the blending is one patch after another. The paper's baselines and ablations are settings of the
+(`sampling`); only the blending is one patch after another. The paper's baselines and ablations are settings of the
 same function: see `settings.Synthesis`. Everything is for one image; callers use ``jax.vmap``.
 """
 

@@ -1,7 +1,7 @@
 """NSA: synthetic defects by Poisson-blending patches of another image (Schlüter et al. 2022, Section 3).
 
 Host functions on uint8 images. Sampling, blending and labelling are separate: ``sample_*`` draw boxes, ``blend_patch``
-and ``object_mask`` are deterministic, ``nsa_labels`` holds the labels and ``synthesize`` puts them together. Where the
+and ``object_mask`` are deterministic, ``host_labels`` holds the labels and ``synthesize`` puts them together. Where the
 paper's text and the authors' program differ, this follows the program, which produced the published numbers.
 """
 

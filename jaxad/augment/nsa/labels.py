@@ -1,6 +1,6 @@
 """NSA's three pixel labels on the device (Schlüter et al. 2022, Section 3, equations 13 and 14).
 
-The counterparts of `nsa_labels`, and equal to them.
+The counterparts of `host_labels`, and equal to them.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Medians of whole images on the device, by counting: majorities of masks, and the median over a disk.
 
-The counterparts of ``majority`` and ``disk_median`` in `nsa_labels`, and equal to them. Every operation is elementwise
+The counterparts of ``majority`` and ``disk_median`` in `host_labels`, and equal to them. Every operation is elementwise
 on shifted images; nothing is sorted or gathered, so a count over all neighbours is one kernel on CPU, GPU and TPU.
 """
 

@@ -1,6 +1,6 @@
 """Where NSA's patches are cut and where they go, drawn on the device (Schlüter et al. 2022, equations 5 to 12).
 
-The host (`nsa`) proposes one place after another until one is accepted, at most 199. Here all 199 are drawn and tested
+The host (`host`) proposes one place after another until one is accepted, at most 199. Here all 199 are drawn and tested
 at once, and the first accepted one is taken. The proposals are independent of each other and of the tests, so this is
 the same distribution exactly, without a loop whose length depends on the data.
 
@@ -108,7 +108,7 @@ def sample_source(
 def resized_size(
     key: jax.Array, box: Box, shape: tuple[int, int], *, settings: Synthesis
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws height and width of a patch after resizing (equation 9), clipped as the program does: see `nsa`."""
+    """Draws height and width of a patch after resizing (equation 9), clipped as the program does: see `host`."""
     scale = jnp.clip(1 + 0.5 * jax.random.normal(key), *settings.scale)
     rows, columns = (
         pixel_bounds(fractions, side)

@@ -1,6 +1,6 @@
 """Training views on the device: rotation, flip and crops of one image (Schlüter et al. 2022, Section 4.1).
 
-The counterpart of `views`, with the same distribution. ``random_view`` draws, ``view_at`` is deterministic.
+The counterpart of `host_views`, with the same distribution. ``random_view`` draws, ``view_at`` is deterministic.
 """
 
 import jax
@@ -10,7 +10,7 @@ from jaxad.augment.boxes import draw_place
 from jaxad.augment.nsa import host_views
 
 # Whole numbers find every pixel the same source on every device; sines and cosines are multiples of 1 / _ONE. Fewer
-# bits, as in `regions`, would take a neighbour for up to 1.6 % of the pixels of 256; these fit up to 3,000 pixels.
+# bits, as in `boxes`, would take a neighbour for up to 1.6 % of the pixels of 256; these fit up to 3,000 pixels.
 _SHIFT = 18
 _ONE = 1 << _SHIFT
 
