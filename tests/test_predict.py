@@ -171,6 +171,26 @@ def test_names_that_the_table_escapes_are_known_again(workdir, tmp_path, name):
     assert collect(tmp_path)[0] == [image]  # the heatmap is known as ours
 
 
+def test_an_image_that_is_named_twice(workdir, new, tmp_path, monkeypatch):
+    """A call that was killed between the second one's picture and its row goes on, and its picture is ours."""
+    output, calls, add = tmp_path / "out", [], prediction_files.Table.add
+
+    def killed(self, row):
+        calls.append(row)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        add(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files.Table, "add", killed)
+        given = ["--workdir", workdir, "--output", output, new / "a.bmp", new / "a.bmp"]
+        assert command(predict.main, *given) == 130
+    assert len(list((output / "heatmaps").iterdir())) == 2 and len(table(output)) == 1
+    assert collect(tmp_path)[0] == collect(new)[0]
+    one, two = run(workdir, output, new / "a.bmp", new / "a.bmp")
+    assert one["score"] == two["score"] and one["heatmap"] != two["heatmap"]
+
+
 def test_pictures_without_a_row_are_still_ours(workdir, new, tmp_path):
     """As when a user deletes rows of the table."""
     output = tmp_path / "out"

@@ -245,6 +245,13 @@ def test_results_and_report_hold_the_figures(run):
     assert f"Synthetic defects in held-out good images: {shown}" in (folder / "work" / "report.html").read_text()
 
 
+def test_figures_at_another_white_level_are_not_shown(copy):
+    assert command(evaluate.main, "--workdir", copy, "--config.data.white_level=4095") == 0
+    found = results(copy)["synthetic"]
+    assert found["synthetic_image_auroc"] is None
+    assert "the white level is not what it was measured with" in found["reason"]
+
+
 def test_the_report_draws_what_was_measured_while_training(copy):
     assert "Synthetic defects while training" not in (copy / "report.html").read_text()
     row = {"epoch": 1.0, "synthetic_image_auroc": 0.7, "synthetic_pixel_auroc": 0.6, "seconds": 1.0}
@@ -263,7 +270,7 @@ def copy(run, tmp_path):
     [
         (None, (), "no good images were held out"),
         ("{}", (), "no synthetic defect could be seen"),
-        ('{"synthetic_image_auroc": 1.0}', ("--config.score.sigma=2.0",), "config.score or config.evaluate.crop is"),
+        ('{"synthetic_image_auroc": 1.0}', ("--config.score.sigma=2.0",), "config.score, config.evaluate.crop or "),
     ],
 )
 def test_what_cannot_be_said_is_none_with_the_reason(copy, content, flags, reason):
