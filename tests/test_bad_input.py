@@ -265,7 +265,7 @@ def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
 def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
     workdir.write_text("mine")
     message = refusal(capsys, train.main, *baseline(root, workdir))
-    assert str(workdir) in message and message.endswith("choose another one")
+    assert str(workdir) in message and message.endswith("choose another --workdir")
     assert workdir.read_text() == "mine"
 
 
