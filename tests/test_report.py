@@ -603,10 +603,28 @@ def test_the_readme_fits_a_few_screens_and_shows_figures_of_the_results():
     assert len(shown) == 6 and set(shown) <= measured
 
 
-def test_links_of_the_documentation_lead_to_files():
+def test_links_and_paths_of_the_documentation_lead_to_files():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        text = page.read_text()
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+        for path in re.findall(r"`((?:jaxad|experiments|tests|docs|tpu_scripts)/[\w./]+)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_functions_of_the_architecture_are_where_it_says():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for name, path in re.findall(r"`(\w+)`(?: there)? in\s`(jaxad/[\w/]+\.py)`", text):
+        code = (ROOT / path).read_text()
+        assert re.search(rf"(def|class) {name}\b|^{name} = ", code, re.MULTILINE), f"{path}: {name}"
+    assert len(re.findall(r"(?m)^## .*\?$", text)) == 8
+    for walk in re.split(r"(?m)^## .*\?$", text)[1:]:
+        assert 2 <= len(re.findall(r"(?m)^\d\. ", walk)) <= 5
+
+
+def test_every_page_has_its_place_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert set(re.findall(r"[\w]+\.md", text)) == {page.name for page in PAGES}
 
 
 def test_readme_sections_are_regenerated_from_their_result_files(tmp_path):
