@@ -2,9 +2,11 @@
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -122,6 +124,7 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     previous, sys.unraisablehook = sys.unraisablehook, _on_dropped
+    logging.getLogger("asyncio").addFilter(_is_news)
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -129,12 +132,24 @@ def run(main: Callable[[], None]) -> None:
     except BaseException as error:
         if (known := user_message(error)) is None:
             raise
+        # Where a save has failed, Orbax leaves what it has not begun.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         sentence, status = known
         if sentence:
             print(f"error: {sentence}" if status == 2 else sentence, file=sys.stderr)
         sys.exit(status)
     finally:
         sys.unraisablehook = previous
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of asyncio says more than the command's own sentence does.
+
+    Where the disk is full, several writes of one save fail. One of them ends the command; asyncio would print each of
+    the others with its callers.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, OSError) and error.errno in _REMEDIES)
 
 
 def _on_dropped(dropped) -> None:

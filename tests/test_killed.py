@@ -231,6 +231,37 @@ def test_a_closed_event_loop_of_a_failed_save_is_not_told(message, told) -> None
     assert result.returncode == 0 and (message in result.stderr) == told
 
 
+@pytest.mark.parametrize("number, told", [(28, False), (9, True)])
+def test_writes_that_fail_beside_the_one_that_ends_a_command_are_not_told(number, told) -> None:
+    """Of a full disk (error 28) the sentence says enough; another error of a task is a fault, and is told."""
+    program = f"""if True:
+        import asyncio, gc
+        from jaxad import errors
+
+        async def write():
+            raise OSError({number}, "refused")
+
+        async def save():
+            for _ in range(3):
+                asyncio.create_task(write())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        def main():
+            kept = write()  # which is never awaited
+            asyncio.run(save())
+            gc.collect()
+            raise OSError(28, "No space left on device")
+
+        errors.run(main)
+    """
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    *more, sentence = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert sentence == "error: No space left on device; free some space and run the same command again"
+    assert ("Task exception was never retrieved" in result.stderr) == told and bool(more) == told
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_resumes(runs, number, status) -> None:
     workdir = f"stopped{status}"
