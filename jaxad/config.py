@@ -295,20 +295,22 @@ def read(workdir: Path) -> ConfigDict:
     return completed(guarded(config, str(path), _OTHER_VERSION))
 
 
+def _is_of_training(values: Mapping) -> bool:
+    return all(isinstance(values.get(key), str) for key in ("experiment", "method"))
+
+
 def is_workdir(folder: Path) -> bool:
     """Whether a training, of whatever version of jaxad, has written the config.json of a folder."""
     try:
-        values = disk.read_json(Path(folder) / "config.json", "")
+        return _is_of_training(disk.read_json(Path(folder) / "config.json", ""))
     except (OSError, UserError):
         return False
-    return all(isinstance(values.get(key), str) for key in ("experiment", "method"))
 
 
 def refuse_foreign(workdir: Path) -> None:
     """Refuses a workdir's config.json that no training wrote, of whatever version of jaxad, with a UserError."""
     path = Path(workdir) / "config.json"
-    disk.read_json(path, "restore it or choose another --workdir")
-    if not is_workdir(workdir):
+    if not _is_of_training(disk.read_json(path, "restore it or choose another --workdir")):
         raise UserError(f"{path} was not written by a training; choose another --workdir")
 
 

@@ -324,13 +324,14 @@ def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | No
     return config
 
 
-def scoring(config: ConfigDict) -> list:
-    """The values of a config that decide what an image's score is: ``config.score`` and ``config.evaluate.crop``.
+def scores_as_trained(config: ConfigDict, trained: ConfigDict, white_level: int | None) -> bool:
+    """Whether images have the scores that they had at the end of the training.
 
-    Of images of 16 bits the white level decides too. It may come from the training images, so who compares it asks the
-    detector (see `load`).
+    That is decided by ``config.score``, ``config.evaluate.crop`` and the white level, which may come from the training
+    images: `white_level` is the one that was trained with (see `read_white_level`).
     """
-    return [config.score.to_dict(), config.evaluate.crop]
+    now, then = ([one.score.to_dict(), one.evaluate.crop] for one in (config, trained))
+    return now == then and (configs.white_level(config) or white_level) == white_level
 
 
 def read_white_level(workdir: str | Path) -> int | None:
@@ -363,8 +364,8 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
       overrides: Values of its config to change for this use, by dotted key, as `jaxad.config.override` takes them:
-        where the test images are, and how they are scored. With another `scoring` the threshold is None, since it was
-        fitted with that.
+        where the test images are, and how they are scored. Where that is not `scores_as_trained`, the threshold, which
+        was fitted so, is None.
 
     Raises:
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
@@ -377,8 +378,7 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     with _told(workdir):
         tree, values = checkpoint.load(workdir / "detector.json")
         fitted = _arguments(values)
-    white = configs.white_level(config) or fitted["white_level"]
-    if scoring(config) != scoring(configs.read(workdir)) or white != fitted["white_level"]:
+    if not scores_as_trained(config, configs.read(workdir), fitted["white_level"]):
         fitted["threshold"] = None
     detector = Detector(config, tree["variables"], tree["density"], **fitted)
     detector._origin = str(workdir.absolute()), overrides, detector._fitted

@@ -23,9 +23,8 @@ from jaxad import config as configs
 from jaxad import detector, errors
 from jaxad.data import levels
 from jaxad.data.image import (
+    IMAGE_SUFFIXES,
     NO_IMAGES,
-    SUFFIXES,
-    UNREAD_SUFFIXES,
     decode,
     list_folder,
     passed_over,
@@ -320,7 +319,7 @@ def _run(flags: argparse.Namespace) -> int:
     found = detector.load(flags.workdir, largest)
     output = Path(flags.output or Path(flags.workdir) / "predictions")
     disk.refuse_nul(output)
-    paths, others, trained = prediction_files.walk(flags.paths, list_folder, (*SUFFIXES, *UNREAD_SUFFIXES))
+    paths, others, trained = prediction_files.walk(flags.paths, list_folder, IMAGE_SUFFIXES)
     if others:
         print(passed_over(others, NO_IMAGES))
     if trained:

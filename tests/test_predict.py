@@ -48,6 +48,19 @@ def collect(*paths):
     return prediction_files.walk([str(path) for path in paths], list_folder, SUFFIXES)
 
 
+def killed_at(number, patch, owner, name):
+    """Lets call `number` of a function be interrupted; 0 is the one that is given predictions.csv."""
+    function, calls = getattr(owner, name), []
+
+    def killed(first, *arguments, **options):
+        calls.append(first)
+        if len(calls) == number or (number == 0 and Path(first).name == "predictions.csv"):
+            raise KeyboardInterrupt
+        return function(first, *arguments, **options)
+
+    patch.setattr(owner, name, killed)
+
+
 def run(workdir, output, *arguments):
     """Predicts; returns the rows of predictions.csv."""
     assert command(predict.main, "--workdir", workdir, "--output", output, *arguments) == 0
@@ -173,16 +186,9 @@ def test_names_that_the_table_escapes_are_known_again(workdir, tmp_path, name):
 
 def test_an_image_that_is_named_twice(workdir, new, tmp_path, monkeypatch):
     """A call that was killed between the second one's picture and its row goes on, and its picture is ours."""
-    output, calls, add = tmp_path / "out", [], prediction_files.Table.add
-
-    def killed(self, row):
-        calls.append(row)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        add(self, row)
-
+    output = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(prediction_files.Table, "add", killed)
+        killed_at(2, patch, prediction_files.Table, "add")
         given = ["--workdir", workdir, "--output", output, new / "a.bmp", new / "a.bmp"]
         assert command(predict.main, *given) == 130
     assert len(list((output / "heatmaps").iterdir())) == 2 and len(table(output)) == 1
@@ -343,16 +349,8 @@ def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, 
     for number in range(19):
         write(tmp_path / "many" / f"{number:02d}.png", part(number, spot=number == 17))
     alone = run(workdir, tmp_path / "alone", tmp_path / "many")
-    add, seen = prediction_files.Table.add, []
-
-    def killed(self, row):
-        if len(seen) == kept:
-            raise KeyboardInterrupt
-        seen.append(row)
-        add(self, row)
-
     with monkeypatch.context() as patch:
-        patch.setattr(prediction_files.Table, "add", killed)
+        killed_at(kept + 1, patch, prediction_files.Table, "add")
         output = tmp_path / "out"
         assert command(predict.main, "--workdir", workdir, "--output", output, tmp_path / "many") == 130
     assert len(table(output)) == kept
@@ -382,17 +380,6 @@ def test_no_row_of_one_detector_survives_what_another_has_begun(workdir, other, 
         write(tmp_path / "many" / f"{number:02d}.png", part(number))
     alone = {found: run(found, tmp_path / found.name, tmp_path / "many") for found in (workdir, other)}
     assert [row["score"] for row in alone[workdir]] != [row["score"] for row in alone[other]]
-
-    def killed_at(number, patch, owner, name):
-        function, calls = getattr(owner, name), []
-
-        def killed(path, *arguments, **options):
-            calls.append(path)
-            if len(calls) == number or (number == 0 and Path(path).name == "predictions.csv"):
-                raise KeyboardInterrupt
-            return function(path, *arguments, **options)
-
-        patch.setattr(owner, name, killed)
 
     places = {"a picture": (4, Path, "unlink"), "the table": (0, Path, "unlink"), "the marker": (1, disk, "write_json")}
     for last in (workdir, other):

@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxad import config as configs
 from jaxad.data.image import (
+    IMAGE_SUFFIXES,
     MAX_PIXELS,
-    SUFFIXES,
-    UNREAD_SUFFIXES,
     Decoded,
     decode,
     find_images,
@@ -257,7 +256,7 @@ def _others(*tops: pathlib.Path | None) -> list[pathlib.Path]:
 
 def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     files, folders = list_folder(folder)
-    if images := [path for path in files if path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES)]:
+    if images := [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]:
         raise UserError(
             f"'{images[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for "
             "each defect type; sort the files into these"
@@ -328,7 +327,7 @@ def _images_below(folder: pathlib.Path, seen: set[str]) -> Iterator[tuple[pathli
         yield folder, None
         return
     if (own := os.path.realpath(folder)) not in seen:
-        yield folder, sum(path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) for path in files)
+        yield folder, sum(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
         seen.add(own)  # links may lead in circles
     for subfolder in subfolders:
         if os.path.realpath(subfolder) not in seen and not configs.is_workdir(subfolder):

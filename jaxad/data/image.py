@@ -20,6 +20,7 @@ UNREAD_SUFFIXES = (
     ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jp2",
     ".jxl", ".mpo", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".tga",
 )  # fmt: skip
+IMAGE_SUFFIXES = (*SUFFIXES, *UNREAD_SUFFIXES)
 NO_IMAGES = "they are no image files"  # why `passed_over` says that files are
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user
 

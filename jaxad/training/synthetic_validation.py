@@ -25,7 +25,7 @@ from jaxad import metrics
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host_labels import channel_sum
 from jaxad.augment.nsa.settings import Synthesis
-from jaxad.detector import read_white_level, scoring
+from jaxad.detector import read_white_level, scores_as_trained
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 from jaxad.runtime import disk
@@ -213,9 +213,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     path = Path(workdir) / _FILE
     if not path.is_file():
         return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
-    trained = configs.read(workdir)
-    level = read_white_level(workdir)
-    if scoring(config) != scoring(trained) or (configs.white_level(config) or level) != level:
+    if not scores_as_trained(config, configs.read(workdir), read_white_level(workdir)):
         changed = "config.score, config.evaluate.crop or the white level"
         return unknown(f"{changed} is not what it was measured with, after the training")
     remedy = "run the training command again to rewrite it"
