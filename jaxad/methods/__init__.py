@@ -1,6 +1,8 @@
-"""The methods by name; a new one is a file here and a line below."""
+"""The methods by name; a new one is a file here and a line below, or a file of the user's own."""
 
 import difflib
+import importlib
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -21,13 +23,15 @@ METHODS = {
 def create(config: ConfigDict) -> Method:
     """Fills the record of the method that ``config.method`` names.
 
+    ``package.module:create`` names a method outside jaxad: a function ``create(config) -> Method`` of a module that
+    Python finds. Whoever loads a detector of such a method runs that module.
+
     Raises:
       UserError: There is no such method, or a value of the config is none the method can take.
     """
-    if config.method not in METHODS:
-        near = difflib.get_close_matches(config.method, METHODS, n=1, cutoff=0)
-        raise UserError(f"config.method {config.method!r} is unknown; did you mean {near[0]!r}?")
-    method = METHODS[config.method](config)
+    method = _creator(config.method)(config)
+    if not isinstance(method, Method):
+        raise UserError(f"config.method {config.method} must return a jaxad.methods.method.Method, not {method!r}")
     if method.loss is not None and config.epochs < 1:
         raise UserError(f"config.epochs must be at least 1 for {config.method}, not {config.epochs}")
     if method.loss is None and config.epochs:
@@ -42,3 +46,21 @@ def create(config: ConfigDict) -> Method:
             "it must be smaller by an even number"
         )
     return method
+
+
+def _creator(name: str) -> Callable[[ConfigDict], Method]:
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
+        raise UserError(f"config.method {name!r} is unknown; did you mean {near[0]!r}?")
+    if function != "create":  # a config may come from anywhere, and not every function may be called with one
+        raise UserError(f"config.method {name} must name a function create: write {module}:create")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"config.method {name} cannot be imported ({error}); check its name and PYTHONPATH") from error
+    if not callable(getattr(found, function, None)):
+        raise UserError(f"config.method {name}: module {module} has no function create(config)")
+    return found.create

@@ -1,0 +1,104 @@
+"""A method in a file outside jaxad: it trains, resumes, evaluates and predicts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from jaxad import config as configs
+from jaxad import methods
+from jaxad.errors import UserError
+from tests.parts import BASELINE, ROOT, SIZE, part, write, write_parts
+
+METHOD = """
+import jax.numpy as jnp
+from jaxad.methods.method import Method, Scores
+
+
+def create(config):
+    def loss(params, batch_stats, batch, key):
+        error = ((batch["image"] / 255 - params["mean"]) ** 2).mean()
+        return error, (batch_stats, {})
+
+    def score(variables, density, images):
+        maps = ((images - variables["params"]["mean"]) ** 2).sum(-1)
+        return Scores(maps.max((1, 2)), maps)
+
+    return Method(
+        init=lambda key, image: {"params": {"mean": jnp.zeros(image.shape[1:])}, "batch_stats": {}},
+        corrupt=lambda keys, batch: batch,
+        loss=loss,
+        fit=lambda variables, good_images, key: {},
+        score=score,
+    )
+"""
+EXPERIMENT = f"""
+from jaxad import config as configs
+
+BASE = {str(ROOT / "experiments" / "nsa_logistic.py")!r}
+
+
+def get_config(category="texture"):
+    size = {SIZE}
+    return configs.load(f"{{BASE}}:{{category}}", {{
+        "method": "my_method:create", "experiment": "mine", "data.size": size, "score.size": size, "view.crop": size,
+        "batch": 2, "epochs": 4, "log_every": 1, "checkpoint.every_steps": 2, "optim.learning_rate": 0.05}})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "my_method.py").write_text(METHOD)
+    (tmp_path / "mine.py").write_text(EXPERIMENT)
+    write_parts(tmp_path / "sets")
+    return tmp_path
+
+
+def run(folder, *arguments, status=0):
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    command = [sys.executable, "-m", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_trains_resumes_evaluates_and_predicts(folder):
+    train = ["jaxad.train", "--config", "mine.py", f"--config.data.root={folder / 'sets' / 'nut'}", "--workdir"]
+    run(folder, *train, "complete")
+    results = json.loads((folder / "complete" / "results.json").read_text())
+    assert results["experiment"] == "mine" and results["image"]["auroc"] > 0.9
+    shutil.copytree(folder / "complete", folder / "again")
+    for name in ("detector.json", "results.json"):
+        (folder / "again" / name).unlink()
+    checkpoints = folder / "again" / "checkpoints"
+    *_, before, last = sorted(int(path.name) for path in checkpoints.iterdir() if path.is_dir())
+    shutil.rmtree(checkpoints / str(last))
+    (checkpoints / f"{last}.sha256").unlink()
+    assert f"resuming at step {before} of {last}\n" in run(folder, *train, "again")
+    assert (folder / "again" / "scores.csv").read_bytes() == (folder / "complete" / "scores.csv").read_bytes()
+    assert "image AUROC" in run(folder, "jaxad.evaluate", "--workdir", "again")
+    write(folder / "new.png", part(3, spot=True))
+    assert "1 image" in run(folder, "jaxad.predict", "--workdir", "again", "new.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_such_module:create", "cannot be imported (No module named 'no_such_module')"),
+        ("json:create", "module json has no function create"),
+        ("json:loads", "must name a function create: write json:create"),
+        ("venv:create", "must return a jaxad.methods.method.Method"),
+        ("nsaa", "did you mean 'nsa'?"),
+    ],
+)
+def test_what_is_no_method_is_refused(name, words, monkeypatch):
+    import venv
+
+    monkeypatch.setattr(venv, "create", lambda config: None)
+    with pytest.raises(UserError) as caught:
+        methods.create(configs.load(f"{BASELINE}:nut", {"method": name}))
+    assert words in str(caught.value)
