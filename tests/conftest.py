@@ -9,6 +9,8 @@ import shutil
 import signal
 import tempfile
 
+import pytest
+
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -17,3 +19,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # A shell without job control starts what runs in the background with Ctrl-C ignored, which tests of it inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def formulation(request, monkeypatch):
+    """Runs a test twice, both times on CPU: with what `jaxad.models.cpu` rewrites, then with the forms of XLA."""
+    monkeypatch.setattr("jaxad.models.cpu.preferred", lambda: request.param == "cpu")
+    return request.param

@@ -25,6 +25,7 @@ def process(program: str, **more: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("name", products.PRODUCTS)
 def test_products_of_few_numbers_for_many_rows_are_right(name: str) -> None:
     assert products.wrong([name]) == []

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxad.models import cpu
 from jaxad.models.cpu import sums, winograd
 
 
@@ -38,7 +39,7 @@ def materialized(x: jax.Array) -> jax.Array:
     chain of normalisations and shortcuts before it into that transpose, at its slow, strided access. Other backends,
     where nothing was measured, are left to fuse as they do.
     """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if cpu.preferred() else x
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
@@ -55,7 +56,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int
     # Where the kernel is larger than the map, as on the crops of a patch model, XLA's CPU backend takes over a hundred
     # times as long as the whole matrix, which is small there.
     tiny = math.prod((*x.shape[1:3], *outputs)) < math.prod(kernel.shape[:2]) ** 2
-    if tiny and jax.default_backend() == "cpu":
+    if tiny and cpu.preferred():
         return _conv_by_matrix(x, kernel, stride=stride, before=padding[0], outputs=outputs)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")

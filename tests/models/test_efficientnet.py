@@ -85,6 +85,7 @@ def apply(model: EfficientNet, made: dict[str, Any], x: np.ndarray, **options: A
 # The same function as the reference
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("variant", PIXELS)
 def test_all_levels_equal_the_reference(variant: str) -> None:
     found = apply(EfficientNet(variant), variables(variant), images(PIXELS[variant]), train=False)
@@ -239,6 +240,7 @@ def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **options)
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("shape, size, stride", [
     ((6, 7), 3, 1), ((6, 7), 3, 2), ((5, 8), 5, 1), ((5, 8), 5, 2), ((2, 1), 5, 2), ((1, 3), 3, 2),
 ])  # fmt: skip
@@ -260,6 +262,7 @@ def test_depthwise_is_a_grouped_convolution(shape: tuple[int, int], size: int, s
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("formulation")
 def test_depthwise_by_hand() -> None:
     """A row of 4 pixels at stride 2: one zero behind, so the outputs start at pixels 0 and 2. Of 5 pixels, one zero on
     either side."""
@@ -278,6 +281,7 @@ def test_depthwise_sums_half_precision_in_float32() -> None:
     assert float(dx[0, 0, 0, 0]) == 256 and float(dk[0, 0, 0, 0]) == 1
 
 
+@pytest.mark.usefixtures("formulation")
 def test_gradient_of_a_replicated_kernel_sums_over_devices() -> None:
     mesh, draw = devices.make_mesh(2), np.random.default_rng(4).standard_normal
     x, kernel = (draw(s).astype(np.float32) for s in ((4, 5, 5, 3), (3, 3, 1, 3)))

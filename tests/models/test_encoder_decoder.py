@@ -54,6 +54,7 @@ def golden_variables() -> dict:
     return {collection: unflatten_dict(tensors) for collection, tensors in flat.items()}
 
 
+@pytest.mark.usefixtures("formulation")
 @needs_shared("golden", "nsa_encdec_forward.npz")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_golden_logits(mode: str) -> None:

@@ -56,6 +56,7 @@ def plain_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("size", [*SIZES, (2, 2), (4, 4), (1, 1)])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (1, 1), (1, 2)])
 def test_conv_equals_flax(size: tuple[int, int], kernel: int, stride: int) -> None:
@@ -69,6 +70,7 @@ def test_conv_equals_flax(size: tuple[int, int], kernel: int, stride: int) -> No
     assert_same_function(with_kernel(ours), with_kernel(plain), x, weights)
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("kernel", "features"), [(3, 5), (1, 5), (7, 1), (5, 2)])
 def test_conv_transpose_equals_flax(size: tuple[int, int], kernel: int, features: int) -> None:
@@ -82,6 +84,7 @@ def test_conv_transpose_equals_flax(size: tuple[int, int], kernel: int, features
     assert_same_function(with_kernel(ours), with_kernel(plain), x, weights)
 
 
+@pytest.mark.usefixtures("formulation")
 def test_conv_transpose_by_hand() -> None:
     """One pixel spreads the kernel around position 2m, in the order of a correlation with the dilated input."""
     x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 1, 0].set(1)
@@ -90,17 +93,20 @@ def test_conv_transpose_by_hand() -> None:
     np.testing.assert_array_equal(y, [[0, 0, 0, 0], [0, 9, 8, 7], [0, 6, 5, 4], [0, 3, 2, 1]])
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("size", SIZES)
 def test_max_pool_equals_flax(size: tuple[int, int]) -> None:
     assert_same_function(max_pool, plain_pool, normal(0, (2, *size, 3)))
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("size", SIZES)
 def test_max_pool_breaks_ties_as_flax(size: tuple[int, int]) -> None:
     ties = jnp.asarray(np.random.default_rng(0).integers(-1, 2, (2, *size, 3)), jnp.float32)
     assert_same_function(max_pool, plain_pool, ties)
 
 
+@pytest.mark.usefixtures("formulation")
 def test_max_pool_by_hand() -> None:
     x = jnp.asarray([[1.0, 5, 2], [5, 0, 3], [4, 4, 9]])[None, :, :, None]
     y, pull = jax.vjp(max_pool, x)
@@ -139,6 +145,7 @@ def test_kernels_are_drawn_with_the_stated_spread() -> None:
     assert abs(uniform.std() / (bound / np.sqrt(3)) - 1) < 0.01
 
 
+@pytest.mark.usefixtures("formulation")
 def test_batch_norm_by_hand() -> None:
     """Values 1, 2, 3, 6 have mean 3, biased variance 3.5 and unbiased variance 14 / 3."""
     x = jnp.asarray([1.0, 2, 3, 6]).reshape(2, 2, 1, 1)
@@ -154,6 +161,7 @@ def test_batch_norm_by_hand() -> None:
     np.testing.assert_allclose(y.ravel(), 1 + 2 * (np.array([1, 2, 3, 6]) - 10) / np.sqrt(20 + 1e-5), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("formulation")
 def test_batch_norm_equals_flax() -> None:
     variables = {"batch_stats": {"mean": jnp.zeros(7), "var": jnp.ones(7)}}
 
@@ -168,6 +176,7 @@ def test_batch_norm_equals_flax() -> None:
     assert_same_function(ours, plain, 3 + 2 * normal(0, (4, 5, 6, 7)), normal(1, (7,)), normal(2, (7,)))
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("devices", [1, 8])
 def test_batch_norm_is_right_far_from_zero(devices: int) -> None:
     """At a mean of 100 and a deviation of 0.01, E[x^2] - E[x]^2 in float32 is up to 20 times the variance.
@@ -194,6 +203,7 @@ def test_batch_norm_is_right_far_from_zero(devices: int) -> None:
     np.testing.assert_allclose(y, (wide - wide.mean((0, 1, 2))) / np.sqrt(var + 1e-5), atol=2e-5 / np.sqrt(var.min()))
 
 
+@pytest.mark.usefixtures("formulation")
 def test_batch_norm_takes_statistics_in_float32() -> None:
     """In bfloat16 a sum of 4096 ones would stop at 256."""
     x = jnp.ones((1, 64, 64, 1), jnp.bfloat16).at[0, ::2].set(3)
@@ -267,6 +277,7 @@ class Tiny(nn.Module):
         return upsample_bilinear(nn.relu(BatchNorm(self.axis_name)(x, train=True)))
 
 
+@pytest.mark.usefixtures("formulation")
 def test_eight_devices_equal_one() -> None:
     """Loss, gradients and running statistics of a batch split over devices are those of the whole batch."""
     with jax.enable_x64(True):

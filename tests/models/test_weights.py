@@ -75,6 +75,7 @@ def refused(*arguments, **options):
 # Every tensor at its place
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize(("bottleneck", "stem", "side"), [(False, 7, 45), (False, 3, 9), (True, 7, 33)])
 def test_stages_are_those_of_plain_numpy(tmp_path, monkeypatch, bottleneck, stem, side):
     """From the file to all stages, of odd sizes, against an independent network under torchvision's names."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxad.models import cpu
 from jaxad.models.layers import materialized
 from jaxad.runtime import devices
 
@@ -23,7 +24,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
     Returns:
         (b, ceil(h / stride), ceil(w / stride), c)
     """
-    if jax.default_backend() != "cpu":
+    if not cpu.preferred():
         axes, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1]
         return lax.conv_general_dilated(
             x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, feature_group_count=groups

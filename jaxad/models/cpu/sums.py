@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxad.models import cpu
 from jaxad.runtime import devices
 
 _PARTS = 12  # read side by side; with 16, three to four times as slow
@@ -22,7 +23,7 @@ _FEW = 64  # rows that are added up by XLA
 def channel_sum(x: jax.Array) -> jax.Array:
     """Adds up x (..., c) over all axes but the last: (c,). It has no forward-mode derivative."""
     rows, rest = x.reshape(-1, x.shape[-1]), []
-    while jax.default_backend() == "cpu" and len(rows) > _FEW:
+    while cpu.preferred() and len(rows) > _FEW:
         length = len(rows) // _PARTS
         rest.append(rows[_PARTS * length :])
         parts = (rows[part * length : (part + 1) * length] for part in range(_PARTS))

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxad.models import cpu
 from jaxad.runtime import devices
 
 Tiles = list[list[jax.Array]]  # one array for each place [row][column] in the tile
@@ -89,7 +90,7 @@ def pays(shape: tuple[int, ...], features: int, dtype: DTypeLike) -> bool:
     b, h, w, channels = shape
     rows, columns = _grid(h, w)
     enough = min(channels, features) >= 128 and rows * columns >= 16 and b * rows * columns >= 128
-    return enough and jnp.dtype(dtype).itemsize >= 4 and jax.default_backend() == "cpu"
+    return enough and jnp.dtype(dtype).itemsize >= 4 and cpu.preferred()
 
 
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:

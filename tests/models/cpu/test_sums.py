@@ -16,6 +16,7 @@ def values(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).normal(3, 1, shape).astype(np.float32)
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_are_right(shape: tuple[int, ...]) -> None:
     x = values(shape)
@@ -38,10 +39,12 @@ def test_many_small_numbers_are_not_lost() -> None:
     assert float(sums.channel_sum(jnp.ones((count, 1)))[0]) == count
 
 
+@pytest.mark.usefixtures("formulation")
 def test_the_norm_of_single_numbers() -> None:
     assert float(sums.norm((jnp.float32(3), {"x": jnp.float32(-4)}))) == 5
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("shape", [(2, 3), (800, 3)])
 def test_the_gradient_of_a_sum_is_one_everywhere(shape: tuple[int, ...]) -> None:
     weights = jnp.arange(1.0, 4.0)
@@ -49,11 +52,13 @@ def test_the_gradient_of_a_sum_is_one_everywhere(shape: tuple[int, ...]) -> None
     np.testing.assert_array_equal(gradient, np.broadcast_to(weights, shape))
 
 
+@pytest.mark.usefixtures("formulation")
 def test_sums_of_stacked_arrays() -> None:
     x = values((3, 800, 2))
     np.testing.assert_allclose(jax.vmap(sums.channel_sum)(x), x.astype(np.float64).sum(1), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("device_count", [1, 8])
 def test_scale_centered_has_the_gradients_of_its_formula(device_count: int, dtype: jnp.dtype) -> None:
