@@ -6,8 +6,6 @@ import pkgutil
 import subprocess
 import sys
 
-import pytest
-
 import jaxad
 from tests.parts import ROOT
 
@@ -31,8 +29,6 @@ ORDER = (
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))
 MODULES = {file: ast.parse(file.read_text()) for file in FILES}
-NAMES = [str(file.relative_to(ROOT)) for file in FILES]
-each_module = pytest.mark.parametrize("file", FILES, ids=NAMES)
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -52,13 +48,23 @@ def unit(file):
     return file.relative_to(ROOT / "jaxad").parts[0].removesuffix(".py")
 
 
-@each_module
-def test_imports_point_to_the_left(file):
-    if file == ROOT / "jaxad" / "__init__.py":
-        return  # the package itself gives access to everything, on demand
-    assert unit(file) in RANK, f"{unit(file)} has no place in the order of the layout yet"
-    wrong = [name for name in imported(MODULES[file]) if RANK[name] > RANK[unit(file)]]
-    assert not wrong, f"{unit(file)} lies left of {wrong}"
+def place(file, node=None):
+    """``jaxad/config.py:12``, for a message."""
+    return f"{file.relative_to(ROOT)}:{node.lineno}" if node else str(file.relative_to(ROOT))
+
+
+def nodes():
+    """Every node of every module, with its file."""
+    return ((file, node) for file, tree in MODULES.items() for node in ast.walk(tree))
+
+
+def test_imports_point_to_the_left():
+    for file, tree in MODULES.items():
+        if file == ROOT / "jaxad" / "__init__.py":
+            continue  # the package itself gives access to everything, on demand
+        assert unit(file) in RANK, f"{unit(file)} has no place in the order of the layout yet"
+        wrong = [name for name in imported(tree) if RANK[name] > RANK[unit(file)]]
+        assert not wrong, f"{place(file)} lies left of {wrong}"
 
 
 def test_modules_within_a_unit_do_not_import_in_circles():
@@ -90,16 +96,15 @@ def methods_of(tree):
     return [node for cls in top_level(tree, ast.ClassDef) for node in cls.body if isinstance(node, FUNCTIONS)]
 
 
-@each_module
-def test_randomness_is_the_first_parameter(file):
-    tree = MODULES[file]
-    for function in top_level(tree, FUNCTIONS) + methods_of(tree):
-        names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
-        names = [name for name in names if name not in ("self", "cls")]
-        keywords = [argument.arg for argument in function.args.kwonlyargs]
-        for name in ("rng", "key", "keys"):
-            assert name not in keywords, f"{function.name}: {name} is positional"
-            assert name not in names[1:], f"{function.name}: {name} comes first"
+def test_randomness_is_the_first_parameter():
+    for file, tree in MODULES.items():
+        for function in top_level(tree, FUNCTIONS) + methods_of(tree):
+            names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+            names = [name for name in names if name not in ("self", "cls")]
+            keywords = [argument.arg for argument in function.args.kwonlyargs]
+            for name in ("rng", "key", "keys"):
+                assert name not in keywords, f"{place(file, function)}: {name} is positional"
+                assert name not in names[1:], f"{place(file, function)}: {name} comes first"
 
 
 def dotted(node):
@@ -110,45 +115,40 @@ def dotted(node):
     return node.id if isinstance(node, ast.Name) else ""
 
 
-@each_module
-def test_randomness_comes_from_a_seed(file):
+def test_randomness_comes_from_a_seed():
     allowed = {"default_rng", "Generator", "SeedSequence"}
-    for node in ast.walk(MODULES[file]):
+    for file, node in nodes():
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
-            assert "random" not in names and "numpy.random" not in names
+            assert "random" not in names and "numpy.random" not in names, place(file, node)
         if isinstance(node, ast.Attribute) and dotted(node).startswith(("np.random.", "numpy.random.")):
-            assert dotted(node).split(".")[2] in allowed, f"line {node.lineno}: {dotted(node)} has a global state"
+            assert dotted(node).split(".")[2] in allowed, f"{place(file, node)}: {dotted(node)} has a global state"
         if isinstance(node, ast.Call) and dotted(node.func).endswith("random.default_rng"):
-            assert node.args, f"line {node.lineno}: a generator without a seed"
+            assert node.args, f"{place(file, node)}: a generator without a seed"
 
 
-@each_module
-def test_nothing_is_unpickled(file):
+def test_nothing_is_unpickled():
     """A pickle runs what its author wants; what is read from a disk or from other hosts is data."""
     modules = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle", "yaml"}
-    for node in ast.walk(MODULES[file]):
+    for file, node in nodes():
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            assert not modules & {part for name in names for part in name.split(".")}, f"line {node.lineno}"
+            assert not modules & {part for name in names for part in name.split(".")}, place(file, node)
         if isinstance(node, ast.Attribute):
-            assert node.attr != "read_pickle" and dotted(node) != "torch.load", f"line {node.lineno}"
+            assert node.attr != "read_pickle" and dotted(node) != "torch.load", place(file, node)
         if isinstance(node, ast.Call):
             given = {keyword.arg: keyword.value for keyword in node.keywords}
             allowed = given.get("allow_pickle")
-            assert allowed is None or getattr(allowed, "value", True) is False, f"line {node.lineno}"
+            assert allowed is None or getattr(allowed, "value", True) is False, place(file, node)
 
 
-@each_module
-def test_public_things_have_docstrings(file):
-    tree = MODULES[file]
-    if not tree.body:
-        return  # an empty __init__.py
-    assert ast.get_docstring(tree)
-    for node in top_level(tree, FUNCTIONS | ast.ClassDef) + methods_of(tree):
-        is_property = any(dotted(decorator) == "property" for decorator in node.decorator_list)
-        if not node.name.startswith("_") and not is_property:
-            assert ast.get_docstring(node), f"{node.name} (line {node.lineno}) has no docstring"
+def test_public_things_have_docstrings():
+    for file, tree in MODULES.items():
+        assert not tree.body or ast.get_docstring(tree), f"{place(file)} has no docstring"
+        for node in top_level(tree, FUNCTIONS | ast.ClassDef) + methods_of(tree):
+            is_property = any(dotted(decorator) == "property" for decorator in node.decorator_list)
+            if not node.name.startswith("_") and not is_property:
+                assert ast.get_docstring(node), f"{place(file, node)}: {node.name} has no docstring"
 
 
 def body_lines(function):
@@ -157,11 +157,10 @@ def body_lines(function):
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
-@each_module
-def test_functions_fit_a_screen(file):
-    for node in ast.walk(MODULES[file]):
+def test_functions_fit_a_screen():
+    for file, node in nodes():
         if isinstance(node, FUNCTIONS):
-            assert body_lines(node) <= 60, f"{node.name} is too long"
+            assert body_lines(node) <= 60, f"{place(file, node)}: {node.name} is too long"
 
 
 def test_data_workers_need_no_jax():
