@@ -380,7 +380,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", default="7", metavar="N", help="samples of each figure, 7 by default")
     flags, overrides = configs.arguments(parser, argv)
     if not flags.repeats.isdecimal() or int(flags.repeats) < 1:
-        raise UserError(f"--repeats must be a whole number from 1 on, not {flags.repeats!r}")
+        raise UserError(f"--repeats must be a whole number from 1 on, not {flags.repeats!r}", about="--repeats")
     devices.keep_freed_memory()
     config = configs.load(flags.config, overrides)
     output = Path(flags.output) if flags.output else None

@@ -111,18 +111,28 @@ def load(
     disk.refuse_nul(spec)
     file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
     if colon and not category:
-        raise UserError(f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone")
+        raise UserError(
+            f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone",
+            about="--config",
+        )
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
-        raise UserError(f"config file {file} has no function get_config(category); see experiments/ for examples")
+        raise UserError(
+            f"config file {file} has no function get_config(category); see experiments/ for examples", about=file
+        )
     with _told(file):
         if category and not inspect.signature(get_config).parameters:
-            raise UserError(f"config file {file} takes no category, but {category!r} was given")
+            raise UserError(f"config file {file} takes no category, but {category!r} was given", about=file)
         config = get_config(category) if category else get_config()
     if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}")
+        raise UserError(
+            f"get_config in {file} must return an ml_collections.ConfigDict, not {type(config).__name__}", about=file
+        )
     if overrides and "category" in overrides:
-        raise UserError(f"config.category only names what the experiment was made for; write --config {file}:CATEGORY")
+        raise UserError(
+            f"config.category only names what the experiment was made for; write --config {file}:CATEGORY",
+            about="category",
+        )
     source, remedy = f"the config of {file}", "see experiments/ for examples"
     _check_required(config, required, source, remedy)
     return override(completed(guarded(config, source, remedy)), overrides or {})
@@ -141,12 +151,12 @@ def completed(config: ConfigDict) -> ConfigDict:
 def _check_required(config: ConfigDict, required: Sequence[str], source: str, remedy: str) -> None:
     """Refuses a config without the keys and sections that every use of it needs."""
     if missing := [key for key in required if key not in config]:
-        raise UserError(f"{source} lacks {', '.join(missing)}; {remedy}")
+        raise UserError(f"{source} lacks {', '.join(missing)}; {remedy}", about=source)
     for key in required:
         kind = _REQUIRED.get(key, object)
         if not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool)):
             what = "a section" if kind is ConfigDict else f"of type {kind.__name__}"
-            raise UserError(f"config.{key} in {source} must be {what}, not {config[key]!r}; {remedy}")
+            raise UserError(f"config.{key} in {source} must be {what}, not {config[key]!r}; {remedy}", about=key)
 
 
 def _module(file: str | Path) -> ModuleType:
@@ -155,9 +165,9 @@ def _module(file: str | Path) -> ModuleType:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"
-        raise UserError(f"config file {file} does not exist{hint}")
+        raise UserError(f"config file {file} does not exist{hint}", about=file)
     if path.suffix != ".py":
-        raise UserError(f"config file {file} is no Python file (.py); see experiments/ for examples")
+        raise UserError(f"config file {file} is no Python file (.py); see experiments/ for examples", about=file)
     with _told(file):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
@@ -173,7 +183,7 @@ def _told(file: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(f"config file {file} cannot be loaded: {type(error).__name__}: {error}", about=file) from error
 
 
 def categories(file: str | Path) -> tuple[str, ...]:
@@ -187,7 +197,9 @@ def categories(file: str | Path) -> tuple[str, ...]:
         return tuple(module.CATEGORIES)
     if hasattr(module, "BASE"):
         return categories(module.BASE)
-    raise UserError(f"config file {file} has no CATEGORIES, the names that all means; add them or name categories")
+    raise UserError(
+        f"config file {file} has no CATEGORIES, the names that all means; add them or name categories", about=file
+    )
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
@@ -212,7 +224,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
             leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known], n=1)
             near = near or [k for k in known if leaf and k.split(".")[-1] == leaf[0]]
             hint = f"did you mean config.{near[0]}?" if near else f"the keys are {', '.join(sorted(known))}"
-            raise UserError(f"config has no key {key!r}; {hint}")
+            raise UserError(f"config has no key {key!r}; {hint}", about=key)
         parent, _, leaf = key.rpartition(".")
         node = config[parent] if parent else config
         node[leaf] = checked(key, given, node.get_ref(leaf).get_type(), known[key])
@@ -223,7 +235,8 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
         if other in values and (not values[other] if needed is None else values[other] != needed):
             raise UserError(
                 f"config.{key} has no effect while config.{other} is {values[other]}; set config.{other} "
-                f"{'above 0' if needed is None else f'to {needed}'} as well, or leave config.{key} out"
+                f"{'above 0' if needed is None else f'to {needed}'} as well, or leave config.{key} out",
+                about=key,
             )
     config.lock()
     return config
@@ -233,26 +246,26 @@ def _check_ranges(values: dict) -> None:
     """Refuses values that no run can use, so that a mistake in a late stage costs no training."""
     for key, value in values.items():
         if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
-            raise UserError(f"config.{key} must be finite, not {value}")
+            raise UserError(f"config.{key} must be finite, not {value}", about=key)
     for key, least in _AT_LEAST.items():
         if key in values and not number(key, values[key], type(least)) >= least:
-            raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}")
+            raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}", about=key)
     for key, limit in _BELOW.items():
         if values.get(key, 0) >= limit:
-            raise UserError(f"config.{key} must be below {limit}, not {values[key]}")
+            raise UserError(f"config.{key} must be below {limit}, not {values[key]}", about=key)
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):
-        raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}")
+        raise UserError(f"config.data.channels must be 3 (RGB) or 1 (grey), not {channels}", about="data.channels")
     for key in PER_CHANNEL:
         numbers = values.get(key, [0] * channels)
         if not isinstance(numbers, list) or len(numbers) != channels:
-            raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}")
+            raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}", about=key)
         if key == "normalize.std" and key in values and not min(numbers) > 0:
-            raise UserError(f"config.{key} must hold numbers above 0, not {numbers}")
+            raise UserError(f"config.{key} must hold numbers above 0, not {numbers}", about=key)
     for key, share in _SHARES.items():
         value = number(key, values.get(key, 0.5), float)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
-            raise UserError(f"config.{key} must lie in {share}, not {value}")
+            raise UserError(f"config.{key} must lie in {share}, not {value}", about=key)
 
 
 def flatten(config: ConfigDict) -> dict:
@@ -283,15 +296,19 @@ def read(workdir: Path) -> ConfigDict:
     try:
         values = disk.read_json(path, "restore it or choose another --workdir")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}") from error
+        raise UserError(
+            f"{workdir} is no workdir: it has no config.json; train with --workdir {workdir}", about=workdir
+        ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions and its disk") from error
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; check its permissions and its disk", about=path
+        ) from error
     config = ConfigDict(values)
     _check_required(config, tuple(_REQUIRED), str(path), _OTHER_VERSION)
     try:
         _check_ranges(flatten(config))
     except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}") from error
+        raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}", about=path) from error
     return completed(guarded(config, str(path), _OTHER_VERSION))
 
 
@@ -311,7 +328,7 @@ def refuse_foreign(workdir: Path) -> None:
     """Refuses a workdir's config.json that no training wrote, of whatever version of jaxad, with a UserError."""
     path = Path(workdir) / "config.json"
     if not _is_of_training(disk.read_json(path, "restore it or choose another --workdir")):
-        raise UserError(f"{path} was not written by a training; choose another --workdir")
+        raise UserError(f"{path} was not written by a training; choose another --workdir", about=path)
 
 
 def claim(workdir: Path, config: ConfigDict, *, remedy: str = "choose another --workdir") -> None:
@@ -334,12 +351,14 @@ def claim(workdir: Path, config: ConfigDict, *, remedy: str = "choose another --
         ):
             was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
-            raise UserError(f"{workdir} was made with another config: {changes}; {remedy}")
+            raise UserError(f"{workdir} was made with another config: {changes}; {remedy}", about=workdir)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write_json(path, json.loads(config.to_json()))
     except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
+        raise UserError(
+            f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir", about=workdir
+        ) from error
 
 
 def channels(config: ConfigDict) -> int:
@@ -381,10 +400,10 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
         if not name.startswith("--config."):
-            raise UserError(f"unknown argument {argument!r}; see --help")
+            raise UserError(f"unknown argument {argument!r}; see --help", about=argument)
         if not equals:
             if not rest:
-                raise UserError(f"{name} needs a value: {name}=VALUE")
+                raise UserError(f"{name} needs a value: {name}=VALUE", about=name)
             value = rest.pop(0)
         overrides[name.removeprefix("--config.")] = value
     return flags, overrides
@@ -394,4 +413,4 @@ def refuse_empty(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> 
     """Refuses flags given as empty text, as an unset variable of the shell makes them: no default is meant by it."""
     for name, value in vars(flags).items():
         if "" in (value if isinstance(value, list) else [value]) and parser.get_default(name) != "":
-            raise UserError(f"the value given for {name} is empty; write one, or leave it out")
+            raise UserError(f"the value given for {name} is empty; write one, or leave it out", about=name)

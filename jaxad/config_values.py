@@ -18,7 +18,7 @@ _OPTIONAL = ("synthesis.background",)  # may be none
 def number(key: str, value: Any, kind: type) -> Any:
     """The value, which must be an integer where `kind` is int, else any number."""
     if type(value) not in (int, kind):
-        raise UserError(f"config.{key} must be of type {kind.__name__}, not {value!r}")
+        raise UserError(f"config.{key} must be of type {kind.__name__}, not {value!r}", about=key)
     return value
 
 
@@ -33,11 +33,11 @@ def checked(key: str, given: Value, kind: type, old: Any) -> Any:
     """Reads what is given as a value of type `kind` to replace the value `old`; None empties an optional value."""
     value = _plain(given)
     if isinstance(value, str) and "\0" in value:
-        raise UserError(f"config.{key} must hold no NUL character, as {value!r} does")
+        raise UserError(f"config.{key} must hold no NUL character, as {value!r} does", about=key)
     if isinstance(given, str) and kind is not str:
         value = _read_text(given)
     if kind is bool and type(value) is not bool:
-        raise UserError(f"config.{key} must be true or false, not {given!r}")
+        raise UserError(f"config.{key} must be true or false, not {given!r}", about=key)
     if kind is float and type(value) is int:
         with contextlib.suppress(OverflowError):  # an integer beyond every float is refused by its type below
             value = float(value)
@@ -46,9 +46,9 @@ def checked(key: str, given: Value, kind: type, old: Any) -> Any:
         numbers = all(type(number) in (int, float) for number in value)
         fixed = old is not None and key not in PER_CHANNEL
         if not numbers or (fixed and len(value) != len(old)):
-            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {given!r}")
+            raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {given!r}", about=key)
     if not (type(value) is kind or (value is None and key in _OPTIONAL)):
-        raise UserError(f"config.{key} must be of type {kind.__name__}, not {given!r}")
+        raise UserError(f"config.{key} must be of type {kind.__name__}, not {given!r}", about=key)
     return value
 
 

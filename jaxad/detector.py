@@ -317,10 +317,13 @@ def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | No
     if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
         raise UserError(
             f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."
-            f"{', config.'.join(CHANGEABLE)}"
+            f"{', config.'.join(CHANGEABLE)}",
+            about=late[0],
         )
     if not (workdir / "detector.json").is_file():
-        raise UserError(f"{workdir} holds no trained detector yet; complete its training with jaxad.train")
+        raise UserError(
+            f"{workdir} holds no trained detector yet; complete its training with jaxad.train", about=workdir
+        )
     return config
 
 
@@ -346,9 +349,11 @@ def _told(workdir: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise other_version(f"the detector in {workdir}", f"it lacks {first_line(error)}") from error
+        raise other_version(f"the detector in {workdir}", f"it lacks {first_line(error)}", about=workdir) from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}") from error
+        raise UserError(
+            f"the detector in {workdir} is damaged ({first_line(error)}); {REWRITE}", about=workdir
+        ) from error
 
 
 def _arguments(values: dict) -> dict:
@@ -394,7 +399,10 @@ def _load_again(workdir: str, overrides: Mapping[str, configs.Value] | None, fit
     try:
         detector = load(workdir, overrides)
         if detector._fitted != fitted:
-            raise UserError(f"the detector in {workdir} is another one than was passed to this process; load it again")
+            raise UserError(
+                f"the detector in {workdir} is another one than was passed to this process; load it again",
+                about=workdir,
+            )
     except UserError as error:
         detector = object.__new__(Detector)
         detector._error = error

@@ -11,21 +11,31 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do."""
+    """A mistake in the user's input, told in one sentence: what is wrong, where, and what to do.
+
+    Attributes:
+      about: What the sentence is about: a key of the config without ``config.``, an option such as ``--output``, or a
+        path. Of several keys it is the first. None where it is about something else.
+    """
+
+    def __init__(self, sentence: str, *, about: str | os.PathLike[str] | None = None):
+        super().__init__(sentence)
+        self.about = None if about is None else str(about)
 
 
 RETRAIN = "train anew, with jaxad.train --restart or into another --workdir"
 
 
-def other_version(what: str, why: str, remedy: str = RETRAIN) -> UserError:
+def other_version(what: str, why: str, remedy: str = RETRAIN, *, about: str | os.PathLike[str]) -> UserError:
     """The sentence on a file or folder that is whole, but not as this version of jaxad writes it.
 
     Args:
-      what: The file or folder.
+      what: The file or folder, in words.
       why: How that is known, such as "it lacks 'seed'".
       remedy: What to do.
+      about: The path of the file or folder.
     """
-    return UserError(f"{what} was written by another version of jaxad ({why}); {remedy}")
+    return UserError(f"{what} was written by another version of jaxad ({why}); {remedy}", about=about)
 
 
 class Stopped(KeyboardInterrupt):

@@ -44,7 +44,9 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     """
     source = data.load(config, white_level=white_level).test
     if not len(source):
-        raise UserError("there are no test images; set config.data.test, or score images with jaxad.predict")
+        raise UserError(
+            "there are no test images; set config.data.test, or score images with jaxad.predict", about="data.test"
+        )
     memory.check_test_set(config, len(source))
     if source.others and processes.is_main_process():
         print(passed_over(source.others, NO_IMAGES), flush=True)
@@ -228,11 +230,14 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
     """Refuses what cannot become an ensemble before anything is scored; makes `output`; returns the configs."""
     for number, workdir in enumerate(workdirs):
         if workdir.resolve() in [other.resolve() for other in workdirs[:number]]:
-            raise UserError(f"{workdir} is given twice; the members of an ensemble are different workdirs")
+            raise UserError(
+                f"{workdir} is given twice; the members of an ensemble are different workdirs", about=workdir
+            )
     if fixed := [key for key in overrides if key.startswith("score.") or key == "evaluate.crop"]:
         raise UserError(
             f"config.{fixed[0]} cannot be changed for an ensemble, whose scores are normalised by what the training "
-            "found with the trained value; evaluate the workdirs one by one"
+            "found with the trained value; evaluate the workdirs one by one",
+            about=fixed[0],
         )
     settings = [detector.read_config(workdir, overrides) for workdir in workdirs]
     for workdir, config in zip(workdirs, settings, strict=True):
@@ -241,15 +246,18 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
             raise UserError(
                 f"config.data.white_level={level} cannot be set for an ensemble, whose scores are normalised by what "
                 f"the training of {workdir} found {f'at {trained}' if trained else 'in images of 8 bits'}; evaluate "
-                "the workdirs one by one"
+                "the workdirs one by one",
+                about="data.white_level",
             )
     disk.refuse_nul(output)
     if (output / "config.json").exists():
-        raise UserError(f"{output} is the workdir of a training; choose another --output for the ensemble")
+        raise UserError(
+            f"{output} is the workdir of a training; choose another --output for the ensemble", about=output
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{output} cannot be made ({error.strerror}); choose another --output") from error
+        raise UserError(f"{output} cannot be made ({error.strerror}); choose another --output", about=output) from error
     return settings
 
 
@@ -261,7 +269,9 @@ def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[R
         pair = f"{workdirs[0]} and {workdir} cannot be one ensemble"
         for key in ("score.size", "evaluate.crop", "evaluate.pro_limit"):
             if flat[0][key] != values[key]:
-                raise UserError(f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other")
+                raise UserError(
+                    f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other", about=key
+                )
         level = detector.read_white_level(workdir)
         if config.data == settings[0].data and level == detector.read_white_level(workdirs[0]):
             continue  # the very files that were read
@@ -342,7 +352,8 @@ def _write(
     except OSError as error:
         again = results["evaluated"]["command"] or f"python -m jaxad.evaluate --workdir {folder}"
         raise UserError(
-            f"the results cannot be written to {folder} ({error.strerror}); make that possible and run {again}"
+            f"the results cannot be written to {folder} ({error.strerror}); make that possible and run {again}",
+            about=folder,
         ) from error
 
 

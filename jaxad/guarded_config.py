@@ -26,7 +26,7 @@ class GuardedConfig(ConfigDict):
             if isinstance(error, MissingKey):
                 raise
             source, remedy, prefix = self._sentence
-            raise MissingKey(f"{source} lacks config.{prefix}{key}; {remedy}") from error
+            raise MissingKey(f"{source} lacks config.{prefix}{key}; {remedy}", about=f"{prefix}{key}") from error
 
     def __getattr__(self, name: str):
         if name.startswith("_"):  # asked for by copy and pickle, also before there are keys

@@ -303,9 +303,9 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
     if flags.heatmap_side < 0:
-        raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}")
+        raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}", about="--heatmap-side")
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
-        raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}")
+        raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}", about="--max-megapixels")
     devices.keep_freed_memory()
     with processes.run_distributed(flags):
         unreadable = _run(flags)
@@ -335,7 +335,8 @@ def _run(flags: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(
             f"the predictions cannot be written to {output} ({error.strerror or error}); "
-            "make that possible or choose another --output"
+            "make that possible or choose another --output",
+            about=output,
         ) from error
     speed = scored / (time.perf_counter() - start)
     decided = f"{flagged} called defective" if found.threshold is not None else "no decision (no threshold was fitted)"

@@ -42,7 +42,10 @@ def gather(workdirs: Sequence[str | Path]) -> list[dict]:
         disk.refuse_nul(workdir)
         found = sorted(Path(workdir).rglob("results.json"))
         if not found:
-            raise UserError(f"{workdir} holds no results.json; run python -m jaxad.evaluate --workdir {workdir} first")
+            raise UserError(
+                f"{workdir} holds no results.json; run python -m jaxad.evaluate --workdir {workdir} first",
+                about=workdir,
+            )
         paths += found
     return [_read_results(path) for path in dict.fromkeys(path.resolve() for path in paths)]
 
@@ -55,9 +58,9 @@ def _read_results(path: Path) -> dict:
         missing = missing or [f"{part}.{key}" for part in needed for key in needed[part] if key not in results[part]]
         dict(results.get("config", {}))  # a section
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run python -m jaxad.evaluate again") from error
+        raise UserError(f"{path} cannot be read ({error}); run python -m jaxad.evaluate again", about=path) from error
     if missing:
-        raise UserError(f"{path} has no {missing[0]!r}; run python -m jaxad.evaluate again")
+        raise UserError(f"{path} has no {missing[0]!r}; run python -m jaxad.evaluate again", about=path)
     return results | {"path": path}
 
 
@@ -77,7 +80,8 @@ def group_seeds(runs: Sequence[dict]) -> list[list[dict]]:
         if entry["seed"] in seeds:
             raise UserError(
                 f"{seeds[entry['seed']]['path']} and {entry['path']} are the same experiment with the same "
-                f"seed {entry['seed']}; leave one of them out"
+                f"seed {entry['seed']}; leave one of them out",
+                about=entry["path"],
             )
         seeds[entry["seed"]] = entry
     return [[seeds[seed] for seed in sorted(seeds)] for _, seeds in sorted(groups.items())]
@@ -193,7 +197,8 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
             title = ", ".join([title, *_changes(config, base), *missing])
             if (title, first["category"]) in configs:
                 raise UserError(
-                    f"{first['path']} and another run are both {title} of {first['category']}; leave one out"
+                    f"{first['path']} and another run are both {title} of {first['category']}; leave one out",
+                    about=first["path"],
                 )
         configs[title, first["category"]] = config
         columns.setdefault(title, []).append(group)
@@ -318,7 +323,7 @@ def _read_figures(path: str) -> tuple[Callable[[Sequence[dict]], tables.Table], 
         make([held])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         commands = "python -m jaxad.benchmark --output or jaxad.synthetic_anomalies writes"
-        raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path} is not what {commands} ({type(error).__name__}: {error})", about=path) from error
     return make, held
 
 
@@ -331,7 +336,9 @@ def insert(text: str, table: str, name: str, *, section: str = "results") -> str
     first, last = START.format(section), END.format(section)
     start, end = text.find(first), text.find(last)
     if start < 0 or end < start:
-        raise UserError(f"{name} lacks the lines {first} and {last}, in this order; add them where the table belongs")
+        raise UserError(
+            f"{name} lacks the lines {first} and {last}, in this order; add them where the table belongs", about=name
+        )
     return f"{text[: start + len(first)]}\n{table}{text[end:]}"
 
 
@@ -341,7 +348,7 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
         runs = gather(paths)
         return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
     if layout != "flat":
-        raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out")
+        raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out", about=paths[0])
     makes, held = zip(*map(_read_figures, paths), strict=True)
     if len(set(makes)) > 1:
         raise UserError(f"{' and '.join(paths)} are files of two commands; make a table of each command's alone")
@@ -376,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     refuse_empty(parser, flags)
     if flags.section and not flags.readme:
-        raise UserError("--section names a part of a README; add --readme README.md, or leave it out")
+        raise UserError(
+            "--section names a part of a README; add --readme README.md, or leave it out", about="--section"
+        )
     made = _make(flags.workdirs, flags.layout)
     text = tables.markdown(made)
     try:
@@ -389,9 +398,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             whole = insert(readme.read_text(encoding="utf-8"), text, flags.readme, section=flags.section or "results")
             disk.write_text(readme, whole)
     except UnicodeDecodeError as error:
-        raise UserError(f"{flags.readme} is no text in UTF-8; give the README that the table belongs into") from error
+        raise UserError(
+            f"{flags.readme} is no text in UTF-8; give the README that the table belongs into", about=flags.readme
+        ) from error
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error
+        raise UserError(f"{error.filename}: {error.strerror}", about=error.filename) from error
     if not (flags.output or flags.html or flags.readme):
         print(text, end="")
 

@@ -126,14 +126,16 @@ def box_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> tuple[int,
     if not _ordered(*options.area) or not 0 < low < 1 < high:
         raise UserError(
             "config.proxy.area must be (low, high) with 0 < low <= high and config.proxy.aspect (low, high) with "
-            f"0 < low < 1 < high, not {options.area} and {options.aspect}"
+            f"0 < low < 1 < high, not {options.area} and {options.aspect}",
+            about="proxy.area",
         )
     limit = max(1, round(math.sqrt(area * high))), max(1, round(math.sqrt(area / low)))
     if limit[0] > shape[0] or limit[1] > shape[1]:
         raise UserError(
             f"a patch of up to {limit[0]}x{limit[1]} pixels (config.proxy.area {options.area}, config.proxy.aspect "
             f"{options.aspect}) does not fit into an image of {shape[0]}x{shape[1]}; lower the largest area or the "
-            "most extreme aspect"
+            "most extreme aspect",
+            about="proxy.area",
         )
     return limit
 
@@ -155,7 +157,8 @@ def scar_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> int:
         raise UserError(
             "config.proxy.scar_width and config.proxy.scar_length must be whole (low, high) with 0 < low <= high, "
             "config.proxy.scar_angle from 0 to 180 and config.proxy.side at least 0, not "
-            f"{options.scar_width}, {options.scar_length}, {options.scar_angle} and {options.side}"
+            f"{options.scar_width}, {options.scar_length}, {options.scar_angle} and {options.side}",
+            about="proxy.scar_width",
         )
     scale = _scar_scale(shape, options)
     longest = [_scaled(sizes[1], scale, least) for sizes, least in ((options.scar_width, 1), (options.scar_length, 2))]
@@ -163,7 +166,8 @@ def scar_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> int:
     if limit > min(shape[:2]):
         raise UserError(
             f"a scar of up to {longest[0]}x{longest[1]} pixels, {limit} when rotated, does not fit into an image of "
-            f"{shape[0]}x{shape[1]}; lower config.proxy.scar_width, config.proxy.scar_length or config.proxy.side"
+            f"{shape[0]}x{shape[1]}; lower config.proxy.scar_width, config.proxy.scar_length or config.proxy.side",
+            about="proxy.scar_length",
         )
     return limit
 

@@ -104,7 +104,10 @@ def jitter(image: jax.Array, drawn: Jitter, inside: jax.Array | None = None) -> 
 def check_strength(strength: float, name: str) -> None:
     """Refuses a jitter strength outside [0, 0.5] with a `UserError` that names the setting."""
     if not 0 <= strength <= 0.5:
-        raise UserError(f"{name} must lie in [0, 0.5], as half a turn of hue is the most there is, not {strength}")
+        raise UserError(
+            f"{name} must lie in [0, 0.5], as half a turn of hue is the most there is, not {strength}",
+            about=name.removeprefix("config.") if name.startswith("config.") else None,
+        )
 
 
 def sample_jitter(key: jax.Array, *, strength: float, hue: float) -> Jitter:

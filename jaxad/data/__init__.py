@@ -30,16 +30,20 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
     elif configs.white_level(config):
         raise UserError(
             f"config.data.white_level is for files of 16 bits a channel, and the source {data.source} has none; "
-            "leave it 0"
+            "leave it 0",
+            about="data.white_level",
         )
     if data.source == "demo":
         if data.root or data.test or data.ground_truth:
             raise UserError(
                 "config.data.source is demo, which reads no folder, but a folder is given; name a category after the "
-                "config file (such as :object or :texture for images of your own) or set config.data.source=folder"
+                "config file (such as :object or :texture for images of your own) or set config.data.source=folder",
+                about="data.source",
             )
         if options["channels"] != 3:
-            raise UserError("config.data.channels must be 3 for the demo, whose images are in colour")
+            raise UserError(
+                "config.data.channels must be 3 for the demo, whose images are in colour", about="data.channels"
+            )
         return demo.load(data.category, size=data.size)
     if data.source == "folder":
         return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, **options)
@@ -49,23 +53,28 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
         if data.test or data.ground_truth:
             raise UserError(
                 "config.data.source is tfds, whose datasets hold their own test images and masks; leave "
-                "config.data.test and config.data.ground_truth empty"
+                "config.data.test and config.data.ground_truth empty",
+                about="data.source",
             )
         # Without a smallest side: MNIST's 28 pixels are enlarged to config.data.size like those of any other image.
         return tfds.load(data.root, data.category, channels=options["channels"])
-    raise UserError(f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}")
+    raise UserError(
+        f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}", about="data.source"
+    )
 
 
 def _load_chest_xray(data: ConfigDict, **options: int | None) -> Dataset:
     if "lists" not in data:
         raise UserError(
             "config.data.source chest_xray needs lists of images, which this config has no keys for; train with the "
-            "category chest_xray_male or chest_xray_female of an experiment of NSA"
+            "category chest_xray_male or chest_xray_female of an experiment of NSA",
+            about="data.source",
         )
     if data.test or data.ground_truth:
         raise UserError(
             "config.data.source is chest_xray, whose test images are listed and have no masks; leave config.data.test "
-            "and config.data.ground_truth empty"
+            "and config.data.ground_truth empty",
+            about="data.source",
         )
     lists = {"train": data.train_list, "test_good": data.test_good_list, "test_abnormal": data.test_abnormal_list}
     return chest_xray.load(data.root, lists=data.lists, **lists, **options)

@@ -54,9 +54,9 @@ def read(workdir: Path) -> dict[str, dict[str, Any]] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions", about=path) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise other_version(str(path), "it holds no digests of images") from error
+        raise other_version(str(path), "it holds no digests of images", about=path) from error
 
 
 def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,12 +75,14 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     elif (before := read(workdir)) is None:
         raise UserError(
             f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
-            f"{advice(workdir)}"
+            f"{advice(workdir)}",
+            about=workdir,
         )
     elif changes := differences(before, found):
         raise UserError(
             f"the training images are not those that {workdir} was made with: {changes}; restore them, or "
-            f"{advice(workdir)}"
+            f"{advice(workdir)}",
+            about=workdir,
         )
 
 
@@ -110,7 +112,10 @@ def refuse_foreign(workdir: Path) -> None:
     if (workdir / "config.json").exists():
         configs.refuse_foreign(workdir)
     elif foreign := [name for name in WRITTEN if name not in _HARMLESS and (workdir / name).exists()]:
-        raise UserError(f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir")
+        raise UserError(
+            f"{workdir} holds {foreign[0]}, which no training has written there; choose another --workdir",
+            about=workdir,
+        )
 
 
 def differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> str:

@@ -64,9 +64,13 @@ def load(
         or is listed twice; the table lacks a column or an abnormal image; `root` or `train` is empty.
     """
     if not os.fspath(root):
-        raise UserError("config.data.root is empty; name the folder of the NIH release: --config.data.root=DIR")
+        raise UserError(
+            "config.data.root is empty; name the folder of the NIH release: --config.data.root=DIR", about="data.root"
+        )
     if not train:
-        raise UserError("config.data.train_list is empty; name the list of good training images")
+        raise UserError(
+            "config.data.train_list is empty; name the list of good training images", about="data.train_list"
+        )
     root, folder = pathlib.Path(root), pathlib.Path(lists or root)
     listed = [(folder / name, _read_list(folder / name) if name else []) for name in (train, test_good, test_abnormal)]
     _check_disjoint(listed)
@@ -75,7 +79,8 @@ def load(
         if unknown := next((file for file in files if file not in images), None):
             raise UserError(
                 f"'{unknown}' of the list '{path}' is not in '{root}', its 'images' or 'images_*/images'; "
-                "add the image or remove the line"
+                "add the image or remove the line",
+                about=path,
             )
 
     def source(split: str, files: Sequence[str], defects: Sequence[str]) -> FolderSource:
@@ -106,20 +111,20 @@ def _read_text(path: pathlib.Path, read: Callable, remedy: str):
         with open(path, encoding="utf-8-sig", newline="") as file:
             return read(file)
     except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist; {remedy}") from None
+        raise UserError(f"'{path}' does not exist; {remedy}", about=path) from None
     except IsADirectoryError:
-        raise UserError(f"'{path}' is a folder where a text file should be; {remedy}") from None
+        raise UserError(f"'{path}' is a folder where a text file should be; {remedy}", about=path) from None
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); check its permissions", about=path) from error
     except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"'{path}' is damaged or no text file; {remedy}") from None
+        raise UserError(f"'{path}' is damaged or no text file; {remedy}", about=path) from None
 
 
 def _read_list(path: pathlib.Path) -> list[str]:
     remedy = "name the folder of the lists with config.data.lists, and the lists in it with config.data.*_list"
     names = [name for line in _read_text(path, list, remedy) if (name := line.strip())]
     if not names:
-        raise UserError(f"the list '{path}' is empty; write the name of one image into each line")
+        raise UserError(f"the list '{path}' is empty; write the name of one image into each line", about=path)
     return names
 
 
@@ -130,7 +135,8 @@ def _check_disjoint(lists: Sequence[tuple[pathlib.Path, list[str]]]) -> None:
         for file in files:
             if file in seen:
                 raise UserError(
-                    f"image '{file}' is listed in '{seen[file]}' and again in '{path}'; keep one of the lines"
+                    f"image '{file}' is listed in '{seen[file]}' and again in '{path}'; keep one of the lines",
+                    about=file,
                 )
             seen[file] = path
 
@@ -153,10 +159,14 @@ def _findings(root: pathlib.Path, files: Sequence[str]) -> list[str]:
     rows = _read_text(tables[-1], lambda file: list(csv.DictReader(file)), "download it again or move it away")
     for column in (_IMAGE, _FINDINGS):
         if not rows or column not in rows[0]:
-            raise UserError(f"'{tables[-1]}' has no column '{column}'; download it again or move it away")
+            raise UserError(
+                f"'{tables[-1]}' has no column '{column}'; download it again or move it away", about=tables[-1]
+            )
     found = {row[_IMAGE]: row[_FINDINGS] for row in rows}
     if unknown := next((file for file in files if not found.get(file)), None):
-        raise UserError(f"'{tables[-1]}' has no finding of '{unknown}'; download it again or move it away")
+        raise UserError(
+            f"'{tables[-1]}' has no finding of '{unknown}'; download it again or move it away", about=tables[-1]
+        )
     return [_defect(found[file]) for file in files]
 
 

@@ -84,23 +84,29 @@ def decode_pixels(data: bytes, path: str | os.PathLike, *, max_pixels: int = MAX
     """
     kind = _format(data)
     if kind is None:
-        raise UserError(f"'{path}' is not an image in PNG, JPEG, BMP, TIFF or WebP format; convert or remove it")
+        raise UserError(
+            f"'{path}' is not an image in PNG, JPEG, BMP, TIFF or WebP format; convert or remove it", about=path
+        )
     try:
         return _READERS[kind](data, _Limit(max_pixels), raw)
     except UnsupportedError as error:
         raise UserError(
             f"image '{path}' has {error}, which is not supported; convert it to grey or RGB with 8 or 16 bits a "
-            "channel, unsigned and interleaved"
+            "channel, unsigned and interleaved",
+            about=path,
         ) from None
     except MissingExtraError as error:
         raise UserError(
             f"image '{path}' has {error}, which takes optional packages to read; run python3 -m pip install "
-            "'jaxad[tiff]', or save the image as PNG"
+            "'jaxad[tiff]', or save the image as PNG",
+            about=path,
         ) from None
     except _TooLargeError as error:
-        raise UserError(f"image '{path}' is {error}") from None
+        raise UserError(f"image '{path}' is {error}", about=path) from None
     except Exception as error:  # on damaged bytes the decoders raise nearly anything (SyntaxError, struct.error, ...)
-        raise UserError(f"image '{path}' is truncated or damaged and cannot be decoded; replace it") from error
+        raise UserError(
+            f"image '{path}' is truncated or damaged and cannot be decoded; replace it", about=path
+        ) from error
 
 
 class _TooLargeError(Exception):

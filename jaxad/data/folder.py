@@ -87,7 +87,8 @@ class FolderSource:
         if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256[index]:
             raise UserError(
                 f"image '{path}' is not the one that this training began with; restore it and run the same command "
-                "again"
+                "again",
+                about=path,
             )
         decoded = decode(
             data,
@@ -182,7 +183,10 @@ def load(
         image.
     """
     if not os.fspath(root):
-        raise UserError("config.data.root is empty; name the folder that holds the images: --config.data.root=DIR")
+        raise UserError(
+            "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR",
+            about="data.root",
+        )
     folder = _category_folder(pathlib.Path(root), category)
     has_train = any(path.name == "train" for path in list_folder(folder)[1])
     train = _train_images(folder, has_train)
@@ -211,15 +215,20 @@ def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
     if category in names:
         return root / category
     if category in [path.name for path in files]:
-        raise UserError(f"'{root / category}' is a file where the category's folder should be; name a folder")
+        raise UserError(
+            f"'{root / category}' is a file where the category's folder should be; name a folder", about=root / category
+        )
     if root.resolve().name == category:
         raise UserError(
             f"'{root}' has no category '{category}', since it is this category's folder itself; name the one above it: "
-            f"--config.data.root={root.resolve().parent}"
+            f"--config.data.root={root.resolve().parent}",
+            about=root,
         )
     nearest = difflib.get_close_matches(category, names, n=1, cutoff=0.5)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    raise UserError(f"'{root}' has no category '{category}'; {hint}existing ones: {', '.join(names) or 'none'}")
+    raise UserError(
+        f"'{root}' has no category '{category}'; {hint}existing ones: {', '.join(names) or 'none'}", about=root
+    )
 
 
 def _train_images(folder: pathlib.Path, has_train: bool) -> list[pathlib.Path]:
@@ -231,9 +240,10 @@ def _train_images(folder: pathlib.Path, has_train: bool) -> list[pathlib.Path]:
     if subfolders:
         raise UserError(
             f"folder '{folder}' holds neither images nor 'train/{GOOD}', only {_quoted(subfolders)}; "
-            "name a category or another folder"
+            "name a category or another folder",
+            about=folder,
         )
-    raise UserError(f"folder '{source}' holds no images; put the good training images there")
+    raise UserError(f"folder '{source}' holds no images; put the good training images there", about=source)
 
 
 def _part(folder: pathlib.Path, name: str, given: str, use_own: bool) -> pathlib.Path | None:
@@ -259,11 +269,14 @@ def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     if images := [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]:
         raise UserError(
             f"'{images[0]}' lies directly in '{folder}', which should hold only the subfolder '{GOOD}' and one for "
-            "each defect type; sort the files into these"
+            "each defect type; sort the files into these",
+            about=images[0],
         )
     for path in folders:
         if path.name != GOOD and path.name.lower() == GOOD:
-            raise UserError(f"folder '{path}' would be a defect type of that name; write '{GOOD}' in small letters")
+            raise UserError(
+                f"folder '{path}' would be a defect type of that name; write '{GOOD}' in small letters", about=path
+            )
     return folders
 
 
@@ -272,7 +285,8 @@ def _unique_stems(files: list[pathlib.Path]) -> list[pathlib.Path]:
     for path in files:
         if path.stem in by_stem:
             raise UserError(
-                f"'{by_stem[path.stem]}' and '{path.name}' differ only in the suffix; rename or remove one of them"
+                f"'{by_stem[path.stem]}' and '{path.name}' differ only in the suffix; rename or remove one of them",
+                about=path,
             )
         by_stem[path.stem] = path
     return files
@@ -284,7 +298,9 @@ def _masks_by_image(
     """Pairs every defective image with its mask, and leaves no mask over; `without` says how to do without masks."""
     files = {path.name: find_images(path) for path in _defect_folders(folder)}
     if files.get(GOOD):
-        raise UserError(f"'{files[GOOD][0]}' is a mask of a good image, which has no defect; remove it")
+        raise UserError(
+            f"'{files[GOOD][0]}' is a mask of a good image, which has no defect; remove it", about=files[GOOD][0]
+        )
     pairs: dict[pathlib.Path, pathlib.Path] = {}
     for defect, paths in images.items():
         by_stem = collections.defaultdict(list)
@@ -297,7 +313,8 @@ def _masks_by_image(
         for mask in paths:
             if mask not in used:
                 raise UserError(
-                    f"mask '{mask}' has no image among the test images of '{defect}'; add the image or remove the mask"
+                    f"mask '{mask}' has no image among the test images of '{defect}'; add the image or remove the mask",
+                    about=mask,
                 )
     return pairs
 
@@ -309,10 +326,11 @@ def _mask_of(
     if not found:
         raise UserError(
             f"defective image '{image}' has no mask '{folder / image.stem}_mask.*' or '{image.stem}.*'; add it, or "
-            f"{without} to do without masks and figures for pixels"
+            f"{without} to do without masks and figures for pixels",
+            about=image,
         )
     if len(found) > 1:
-        raise UserError(f"defective image '{image}' has more than one mask: {_quoted(found)}; keep one")
+        raise UserError(f"defective image '{image}' has more than one mask: {_quoted(found)}; keep one", about=image)
     return found[0]
 
 

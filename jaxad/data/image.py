@@ -102,7 +102,8 @@ def decode(
     if min(height, width) < min_side:
         raise UserError(
             f"image '{path}' is {width} x {height} pixels (width x height), but at least {min_side} pixels a side "
-            "are needed; remove it or use a larger image"
+            "are needed; remove it or use a larger image",
+            about=path,
         )
     if image.shape[2] != channels:
         image = to_grey(image) if channels == 1 else np.repeat(image, channels, axis=2)
@@ -172,13 +173,17 @@ def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pat
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir()) for entry in entries)
     except FileNotFoundError:
-        raise UserError(f"folder '{folder}' does not exist; check the path") from None
+        raise UserError(f"folder '{folder}' does not exist; check the path", about=folder) from None
     except NotADirectoryError:
-        raise UserError(f"'{folder}' is a file where a folder should be; name the folder that holds it") from None
+        raise UserError(
+            f"'{folder}' is a file where a folder should be; name the folder that holds it", about=folder
+        ) from None
     except OSError as error:
-        raise UserError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(
+            f"folder '{folder}' cannot be read ({error.strerror}); check its permissions", about=folder
+        ) from error
     except ValueError:  # a NUL character
-        raise UserError(f"folder {str(folder)!r} cannot exist; check the path") from None
+        raise UserError(f"folder {str(folder)!r} cannot exist; check the path", about=str(folder)) from None
     found = [entry for entry in found if not entry[0].startswith(".") and entry[0].lower() not in _FOLDER_LITTER]
     root = pathlib.Path(folder)
     return [root / name for name, is_dir in found if not is_dir], [root / name for name, is_dir in found if is_dir]
@@ -210,12 +215,14 @@ def find_images(folder: str | os.PathLike, *, allow_subfolders: bool = False) ->
     files, folders = list_folder(folder)
     for path in files:
         if path.suffix.lower() in UNREAD_SUFFIXES:
-            raise UserError(f"'{path}' is of a format that is not read; convert it to PNG, or move it away")
+            raise UserError(f"'{path}' is of a format that is not read; convert it to PNG, or move it away", about=path)
     for path in folders:
         if path.suffix.lower() in SUFFIXES:
-            raise UserError(f"'{path}' is a directory where an image should be; move it away")
+            raise UserError(f"'{path}' is a directory where an image should be; move it away", about=path)
         if not allow_subfolders:
-            raise UserError(f"folder '{folder}' should hold images only, but has the subfolder '{path.name}'; move it")
+            raise UserError(
+                f"folder '{folder}' should hold images only, but has the subfolder '{path.name}'; move it", about=folder
+            )
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
@@ -230,13 +237,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        raise UserError(f"image '{path}' does not exist; check the path") from None
+        raise UserError(f"image '{path}' does not exist; check the path", about=path) from None
     except IsADirectoryError:
-        raise UserError(f"'{path}' is a directory where an image should be; name an image file") from None
+        raise UserError(f"'{path}' is a directory where an image should be; name an image file", about=path) from None
     except OSError as error:
-        raise UserError(f"image '{path}' cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(
+            f"image '{path}' cannot be read ({error.strerror}); check its permissions", about=path
+        ) from error
     except ValueError:  # a NUL character
-        raise UserError(f"image {os.fspath(path)!r} cannot exist; check the path") from None
+        raise UserError(f"image {os.fspath(path)!r} cannot exist; check the path", about=os.fspath(path)) from None
     if not data:
-        raise UserError(f"image '{path}' is empty (zero bytes); replace or remove it")
+        raise UserError(f"image '{path}' is empty (zero bytes); replace or remove it", about=path)
     return data

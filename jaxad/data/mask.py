@@ -63,14 +63,16 @@ def read_mask_of(
             raise UserError(
                 f"image '{image_path}' is turned by its EXIF orientation ({image.orientation}), and whether its mask "
                 f"'{path}' was drawn before or after that cannot be told; save the image turned and without the "
-                "orientation, with a mask to match"
+                "orientation, with a mask to match",
+                about=image_path,
             )
         if mask.shape == stored:
             mask = turn(mask, image.orientation)
     if mask.shape != shape:
         raise UserError(
             f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image "
-            f"'{image_path}' is {shape[1]} x {shape[0]}; make them the same size"
+            f"'{image_path}' is {shape[1]} x {shape[0]}; make them the same size",
+            about=path,
         )
     if not mask.any():
         # Published sets have such masks (four of the magnetic tiles), so this is no error.
@@ -141,7 +143,8 @@ def _marked_by_index(values: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     if (index[seen] == 0).any() and index[seen].any():
         raise UserError(
             f"mask '{path}' has a palette with transparent pixels and visible ones of index 0 and of others, so that "
-            "it cannot be told which are good; save it in grey, with 0 for good pixels"
+            "it cannot be told which are good; save it in grey, with 0 for good pixels",
+            about=path,
         )
     return seen.astype(np.uint8)
 
@@ -166,6 +169,7 @@ def _marked_by_halves(brightness: np.ndarray, path: str | os.PathLike) -> np.nda
     if top <= np.iinfo(brightness.dtype).max * _DARK or alone.any():
         raise UserError(
             f"mask '{path}' is stored with loss and has other values than black and one brighter one, so that its "
-            "defects cannot be told from noise; save it as PNG"
+            "defects cannot be told from noise; save it as PNG",
+            about=path,
         )
     return (brightness > np.median(brightness[bright > 0]) / 2).astype(np.uint8)

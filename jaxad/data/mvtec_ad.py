@@ -35,7 +35,8 @@ def prepare(manual_dir: pathlib.Path, data_dir: pathlib.Path, categories: Sequen
                 raise
             raise UserError(
                 f"category {category} cannot be written to {data_dir} ({reason}); make that possible and run the same "
-                "command again, which goes on with this category"
+                "command again, which goes on with this category",
+                about=data_dir,
             ) from error
         sizes = ", ".join(f"{split.num_examples} {name}" for name, split in builder.info.splits.items())
         print(f"{category}: {sizes} images in {builder.data_path}")

@@ -30,10 +30,16 @@ def find(manual_dir: pathlib.Path, category: str) -> Dataset:
     """
     for part in ("train", "test", "ground_truth"):
         if not (manual_dir / category / part).is_dir():
-            raise UserError(f"there is no '{manual_dir / category / part}' of MVTec AD; {INSTRUCTIONS}")
+            raise UserError(
+                f"there is no '{manual_dir / category / part}' of MVTec AD; {INSTRUCTIONS}",
+                about=manual_dir / category / part,
+            )
     dataset = folder.load(manual_dir, category)
     if not len(dataset.test):
-        raise UserError(f"'{manual_dir / category / 'test'}' holds no images; unpack MVTec AD again")
+        raise UserError(
+            f"'{manual_dir / category / 'test'}' holds no images; unpack MVTec AD again",
+            about=manual_dir / category / "test",
+        )
     return dataset
 
 

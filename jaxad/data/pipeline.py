@@ -95,7 +95,7 @@ def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray
       UserError: `holdout` is no fraction below 1, or leaves fewer than two training images.
     """
     if not 0 <= holdout < 1:
-        raise UserError(f"config.data.holdout must lie in [0, 1), not {holdout}")
+        raise UserError(f"config.data.holdout must lie in [0, 1), not {holdout}", about="data.holdout")
     held = round(images * holdout)
     if images - held < 2:
         raise UserError(f"training needs at least 2 good images besides the held-out part; there are {images - held}")

@@ -102,21 +102,27 @@ def load(root: str | os.PathLike, category: str, *, channels: int = 3) -> Datase
         in another file format than array_record, or cannot be read; `root` is empty or no folder.
     """
     if not os.fspath(root):
-        raise UserError("config.data.root is empty; name the data_dir of TFDS: --config.data.root=DIR")
+        raise UserError(
+            "config.data.root is empty; name the data_dir of TFDS: --config.data.root=DIR", about="data.root"
+        )
     dataset = dataset_of(category)
     name = f"{dataset}/{category}" if dataset == MVTEC_AD else dataset
     tfds = library()
     list_folder(root)
     prepare = _preparation(root, dataset, category)
     if not any(pathlib.Path(root, name).glob("*/dataset_info.json")):
-        raise UserError(f"'{root}' holds no prepared '{name}'; {prepare}")
+        raise UserError(f"'{root}' holds no prepared '{name}'; {prepare}", about=root)
     try:
         splits = {split: _open(tfds, name, root, split) for split in ("train", "test")}
     except NotImplementedError:  # no random access
-        raise UserError(f"'{name}' in '{root}' is not in the array_record format; delete it and {prepare}") from None
+        raise UserError(
+            f"'{name}' in '{root}' is not in the array_record format; delete it and {prepare}", about=root
+        ) from None
     except Exception as error:  # the readers of records and of metadata raise nearly anything on damaged files
         reason = str(error).partition("\n")[0]
-        raise UserError(f"'{name}' in '{root}' cannot be read ({reason}); delete it and {prepare}") from error
+        raise UserError(
+            f"'{name}' in '{root}' cannot be read ({reason}); delete it and {prepare}", about=root
+        ) from error
     source = _of_category if dataset == MVTEC_AD else _of_classes
     options = {"channels": channels, "place": f"'{name}' in '{root}'"}
     return Dataset(*(source(split, *opened, category, **options) for split, opened in splits.items()))
@@ -143,7 +149,10 @@ def check_category(where: str, category: str, known: Sequence[str]) -> None:
     if category not in known:
         nearest = difflib.get_close_matches(category, known, n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        raise UserError(f"{where}: there is no category '{category}'; {hint}choose one of {', '.join(known)}")
+        raise UserError(
+            f"{where}: there is no category '{category}'; {hint}choose one of {', '.join(known)}",
+            about=where.removeprefix("config."),
+        )
 
 
 def dataset_of(category: str, *, where: str = "config.data.category") -> str:

@@ -31,19 +31,26 @@ def create(config: ConfigDict) -> Method:
     """
     method = _creator(config.method)(config)
     if not isinstance(method, Method):
-        raise UserError(f"config.method {config.method} must return a jaxad.methods.method.Method, not {method!r}")
+        raise UserError(
+            f"config.method {config.method} must return a jaxad.methods.method.Method, not {method!r}", about="method"
+        )
     if method.loss is not None and config.epochs < 1:
-        raise UserError(f"config.epochs must be at least 1 for {config.method}, not {config.epochs}")
+        raise UserError(f"config.epochs must be at least 1 for {config.method}, not {config.epochs}", about="epochs")
     if method.loss is None and config.epochs:
-        raise UserError(f"config.epochs must be 0 for {config.method}, which is not trained, not {config.epochs}")
+        raise UserError(
+            f"config.epochs must be 0 for {config.method}, which is not trained, not {config.epochs}", about="epochs"
+        )
     # What only scoring needs is refused here too, before a training that it would come too late for.
     if "reduction" in config.score and config.score.reduction not in REDUCTIONS:
-        raise UserError(f"config.score.reduction must be mean, max or top, not {config.score.reduction!r}")
+        raise UserError(
+            f"config.score.reduction must be mean, max or top, not {config.score.reduction!r}", about="score.reduction"
+        )
     size, crop = config.score.size, config.evaluate.crop
     if crop > size or (crop and (size - crop) % 2):
         raise UserError(
             f"config.evaluate.crop {crop} is no central square of config.score.size {size}; "
-            "it must be smaller by an even number"
+            "it must be smaller by an even number",
+            about="evaluate.crop",
         )
     return method
 
@@ -54,13 +61,15 @@ def _creator(name: str) -> Callable[[ConfigDict], Method]:
     module, colon, function = name.partition(":")
     if not colon:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
-        raise UserError(f"config.method {name!r} is unknown; did you mean {near[0]!r}?")
+        raise UserError(f"config.method {name!r} is unknown; did you mean {near[0]!r}?", about="method")
     if function != "create":  # a config may come from anywhere, and not every function may be called with one
-        raise UserError(f"config.method {name} must name a function create: write {module}:create")
+        raise UserError(f"config.method {name} must name a function create: write {module}:create", about="method")
     try:
         found = importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"config.method {name} cannot be imported ({error}); check its name and PYTHONPATH") from error
+        raise UserError(
+            f"config.method {name} cannot be imported ({error}); check its name and PYTHONPATH", about="method"
+        ) from error
     if not callable(getattr(found, function, None)):
-        raise UserError(f"config.method {name}: module {module} has no function create(config)")
+        raise UserError(f"config.method {name}: module {module} has no function create(config)", about="method")
     return found.create

@@ -35,13 +35,17 @@ def create(config: ConfigDict) -> Method:
     """
     settings = config.score
     if not 0 < settings.sigma <= settings.size:
-        raise UserError(f"config.score.sigma must be positive and at most config.score.size, not {settings.sigma}")
+        raise UserError(
+            f"config.score.sigma must be positive and at most config.score.size, not {settings.sigma}",
+            about="score.sigma",
+        )
     if not settings.floor > 0:
-        raise UserError(f"config.score.floor must be positive, not {settings.floor}")
+        raise UserError(f"config.score.floor must be positive, not {settings.floor}", about="score.floor")
     if config.evaluate.crop or settings.size != config.data.size:
         raise UserError(
             "baseline_mean compares whole images pixel by pixel: config.evaluate.crop must be 0 "
-            f"and config.score.size the same as config.data.size, not {config.evaluate.crop} and {settings.size}"
+            f"and config.score.size the same as config.data.size, not {config.evaluate.crop} and {settings.size}",
+            about="evaluate.crop",
         )
 
     def fit(variables, good_images, key):

@@ -107,19 +107,25 @@ def _backbone(config: ConfigDict) -> Backbone:
     if settings.stochastic_depth and not backbone.drops:
         raise UserError(
             f"config.model.stochastic_depth is {settings.stochastic_depth}, but {settings.backbone} has no blocks to "
-            "skip; set it to 0"
+            "skip; set it to 0",
+            about="model.stochastic_depth",
         )
     if settings.sha256 and not settings.weights:
-        raise UserError("config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both")
+        raise UserError(
+            "config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both",
+            about="model.sha256",
+        )
     if (config.optim.head_epochs or settings.frozen_norm) and not settings.weights:
         raise UserError(
             "config.optim.head_epochs and config.model.frozen_norm are for published weights, but config.model.weights "
-            "is empty; name them, or set config.optim.head_epochs=0 and config.model.frozen_norm=false"
+            "is empty; name them, or set config.optim.head_epochs=0 and config.model.frozen_norm=false",
+            about="optim.head_epochs",
         )
     if config.optim.head_epochs and not settings.frozen_norm:
         raise UserError(
             "config.optim.head_epochs leaves the backbone as it is at first, but config.model.frozen_norm=false lets "
-            "its statistics change; set config.model.frozen_norm=true or config.optim.head_epochs=0"
+            "its statistics change; set config.model.frozen_norm=true or config.optim.head_epochs=0",
+            about="optim.head_epochs",
         )
     return backbone
 
@@ -306,7 +312,8 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
     if config.score.level not in levels:
         raise UserError(
             f"config.score.level {config.score.level!r} is none that a density is fitted on, which are "
-            f"config.density.levels={config.density.levels}"
+            f"config.density.levels={config.density.levels}",
+            about="score.level",
         )
     check_choices({"score.gradcam": (config.score.gradcam, ("density", "classifier"))})
     stages = {level: backbone.last if level == POOL else level for level in levels}
@@ -318,7 +325,8 @@ def _levels(config: ConfigDict, backbone: Backbone) -> dict[str, str]:
     if (side := config.evaluate.crop or config.score.size) <= stride:
         raise UserError(
             f"config.{key} is {side}, but GradCAM needs more than {stride} pixels: the network's stage {name} has one "
-            "position for up to so many; choose a larger size"
+            "position for up to so many; choose a larger size",
+            about=key,
         )
     return stages
 
@@ -328,7 +336,8 @@ def _check_uncropped(config: ConfigDict) -> None:
     if config.evaluate.crop not in (0, config.score.size):
         raise UserError(
             f"config.evaluate.crop is {config.evaluate.crop}, but every place has a density of its own, fitted on "
-            "whole images; set config.evaluate.crop=0"
+            "whole images; set config.evaluate.crop=0",
+            about="evaluate.crop",
         )
 
 
@@ -389,7 +398,8 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
     if not 1 <= settings.crop <= config.data.size:
         raise UserError(
             f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "
-            "it from 1 to config.data.size"
+            "it from 1 to config.data.size",
+            about="patch.crop",
         )
     if settings.per_location:
         _check_uncropped(config)

@@ -53,7 +53,8 @@ def stages_of(config: ConfigDict) -> list[str]:
     if not names or not set(names) <= set(STAGES) or len(set(names)) < len(names):
         raise UserError(
             f"config.score.stages must be one or several of {', '.join(STAGES)}, each once and with commas between, "
-            f"not {config.score.stages!r}"
+            f"not {config.score.stages!r}",
+            about="score.stages",
         )
     return names
 
@@ -69,11 +70,14 @@ def _check(config: ConfigDict) -> None:
     check_choices(choices)
     weights = {name: config.objective[name] for name in ("global_weight", "dense_weight", "negative_weight")}
     if not any(weights.values()):
-        raise UserError(f"one of config.objective.{', '.join(weights)} must be above 0; all are 0")
+        raise UserError(
+            f"one of config.objective.{', '.join(weights)} must be above 0; all are 0", about="objective.global_weight"
+        )
     if config.batch < 2:
         raise UserError(
             f"config.batch must be at least 2 for {config.method}, not {config.batch}: BatchNorm and the pairs of "
-            "different images need several"
+            "different images need several",
+            about="batch",
         )
     _check_scoring(config)
     image = jax.ShapeDtypeStruct((config.data.size, config.data.size, 3), jnp.float32)
@@ -83,22 +87,28 @@ def _check(config: ConfigDict) -> None:
 def _check_scoring(config: ConfigDict) -> None:
     scoring = config.score
     if not scoring.regression_weight and not scoring.uncertainty_weight:
-        raise UserError("one of config.score.regression_weight and config.score.uncertainty_weight must be above 0")
+        raise UserError(
+            "one of config.score.regression_weight and config.score.uncertainty_weight must be above 0",
+            about="score.regression_weight",
+        )
     if scoring.uncertainty_weight and scoring.passes < 2:
         raise UserError(
             f"config.score.passes must be at least 2, not {scoring.passes}: there is no variance over fewer; set "
-            "config.score.uncertainty_weight=0 to score without uncertainty"
+            "config.score.uncertainty_weight=0 to score without uncertainty",
+            about="score.passes",
         )
     if scoring.uncertainty_weight and not config.model.dropout:
         raise UserError(
             "config.model.dropout is 0, which makes all passes the same; raise it or set "
-            "config.score.uncertainty_weight=0 to score without uncertainty"
+            "config.score.uncertainty_weight=0 to score without uncertainty",
+            about="model.dropout",
         )
     if config.evaluate.crop or scoring.size != config.data.size:
         raise UserError(
             f"{config.method} compares whole images position by position: config.evaluate.crop must be 0, not "
             f"{config.evaluate.crop}, and config.score.size that of config.data.size, {config.data.size}, "
-            f"not {scoring.size}"
+            f"not {scoring.size}",
+            about="evaluate.crop",
         )
 
 
@@ -314,14 +324,16 @@ def _check_density(config: ConfigDict, density: Any, names: list[str], *, passes
     if unknown := set(names) - set(density["maps"]):
         raise UserError(
             f"config.score.stages has {', '.join(sorted(unknown))}, but the training fitted only "
-            f"{', '.join(density['maps'])}; choose among these, or train into another workdir"
+            f"{', '.join(density['maps'])}; choose among these, or train into another workdir",
+            about="score.stages",
         )
     fitted = len(density["keys"]) - 1
     if passes not in (0, fitted):
         raise UserError(
             f"config.score.passes is {config.score.passes} and config.score.uncertainty_weight "
             f"{config.score.uncertainty_weight}, but the training fitted the variances of {fitted} passes; leave "
-            "both as they were, or set config.score.uncertainty_weight=0"
+            "both as they were, or set config.score.uncertainty_weight=0",
+            about="score.passes",
         )
 
 

@@ -100,7 +100,7 @@ def check_choices(choices: dict[str, tuple[str, Sequence[str]]]) -> None:
     """Refuses values, by key of the config, that are not among the known ones beside them, with a `UserError`."""
     for key, (value, known) in choices.items():
         if value not in known:
-            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}")
+            raise UserError(f"config.{key} must be one of {', '.join(known)}, not {value!r}", about=key)
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
@@ -162,9 +162,9 @@ def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
     if reduction == "max":
         return flat.max(axis=1)
     if reduction != "top":
-        raise UserError(f"config.score.reduction must be mean, max or top, not {reduction!r}")
+        raise UserError(f"config.score.reduction must be mean, max or top, not {reduction!r}", about="score.reduction")
     if not 0 < top <= 1:
-        raise UserError(f"config.score.top must lie in (0, 1], not {top}")
+        raise UserError(f"config.score.top must lie in (0, 1], not {top}", about="score.top")
     return jax.lax.top_k(flat, max(1, round(top * flat.shape[1])))[0].mean(axis=1)
 
 

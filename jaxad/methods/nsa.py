@@ -67,26 +67,34 @@ def _check(config: ConfigDict) -> None:
     """Refuses what the synthesis or the network cannot take, before any image is read."""
     check_choices({"label": (config.label, LABELS), "data.synthesis": (config.data.synthesis, PLACES)})
     if config.synthesis.patches < 1:
-        raise UserError(f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}")
+        raise UserError(
+            f"config.synthesis.patches must be at least 1, not {config.synthesis.patches}", about="synthesis.patches"
+        )
     if config.synthesis.background is not None and len(config.synthesis.background) != 2:
-        raise UserError("config.synthesis.background must be none or (brightness, threshold)")
+        raise UserError(
+            "config.synthesis.background must be none or (brightness, threshold)", about="synthesis.background"
+        )
     view, whole = config.view, config.data.size
     if view.center_crop > whole or view.crop > (view.center_crop or whole):
         raise UserError(
             f"config.view.crop {view.crop} does not fit into config.view.center_crop {view.center_crop or 'none'} "
-            f"or config.data.size {whole}; lower the first or raise the last"
+            f"or config.data.size {whole}; lower the first or raise the last",
+            about="view.crop",
         )
     sides = {"view.crop": view.crop, "score.size (data.size unless set)": config.score.size}
     sides |= {"evaluate.crop": config.evaluate.crop} if config.evaluate.crop else {}
     for key, side in sides.items():
         if side < STRIDE or side % STRIDE:
-            raise UserError(f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only")
+            raise UserError(
+                f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only", about=key
+            )
     judged = config.evaluate.crop or config.score.size
     if view.center_crop and judged * whole > view.center_crop * config.score.size:
         raise UserError(
             f"config.evaluate.crop={config.evaluate.crop} judges {judged} of {config.score.size} pixels a side, but "
             f"config.view.center_crop={view.center_crop} shows the training only the central {view.center_crop} of "
-            f"{whole}; train with config.view.center_crop=0, or judge less"
+            f"{whole}; train with config.view.center_crop=0, or judge less",
+            about="evaluate.crop",
         )
     _check_ranges(config)
     _check_choices_together(config)
@@ -99,15 +107,22 @@ def _check_ranges(config: ConfigDict) -> None:
         low, high = made[key]
         if not 0.5 / config.view.crop < low <= high < 0.5:
             raise UserError(
-                f"config.synthesis.{key} must be (low, high) with half a pixel < low <= high < 0.5, not {made[key]}"
+                f"config.synthesis.{key} must be (low, high) with half a pixel < low <= high < 0.5, not {made[key]}",
+                about=f"synthesis.{key}",
             )
     if not 0 < made.scale[0] <= made.scale[1]:
-        raise UserError(f"config.synthesis.scale must be (low, high) with 0 < low <= high, not {made.scale}")
+        raise UserError(
+            f"config.synthesis.scale must be (low, high) with 0 < low <= high, not {made.scale}",
+            about="synthesis.scale",
+        )
     if min(made.gamma[:2]) <= 0 or made.gamma[2] < 0:
-        raise UserError(f"config.synthesis.gamma must be a shape and a scale above 0 and an offset, not {made.gamma}")
+        raise UserError(
+            f"config.synthesis.gamma must be a shape and a scale above 0 and an offset, not {made.gamma}",
+            about="synthesis.gamma",
+        )
     for key in ("object_fraction", "overlap"):
         if not 0 <= made[key] < 1:
-            raise UserError(f"config.synthesis.{key} must lie in [0, 1), not {made[key]}")
+            raise UserError(f"config.synthesis.{key} must lie in [0, 1), not {made[key]}", about=f"synthesis.{key}")
 
 
 def _check_choices_together(config: ConfigDict) -> None:
@@ -121,12 +136,14 @@ def _check_choices_together(config: ConfigDict) -> None:
     if config.label == "factor" and made.factor[0] == 1:
         raise UserError(
             "config.label factor needs factors below 1, on the device: set config.synthesis.factor to (0.05, 0.95) and "
-            "config.synthesis.blending to interpolate, source or mixed, or choose another label"
+            "config.synthesis.blending to interpolate, source or mixed, or choose another label",
+            about="label",
         )
     if made.source == "same" and not made.moved:
         raise UserError(
             "config.synthesis.source same with config.synthesis.moved false puts patches back where they were cut, "
-            "which changes nothing; set one of them otherwise"
+            "which changes nothing; set one of them otherwise",
+            about="synthesis.source",
         )
 
 

@@ -84,7 +84,8 @@ def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str =
         shape = tuple(leaf.shape[axis] for axis in (3, 2, 0, 1)) if leaf.ndim == 4 else leaf.shape
         if tensor.shape != shape:
             raise UserError(
-                f"{path}: {name} has the shape {tensor.shape}, but this {model} needs {shape}; give a file of it"
+                f"{path}: {name} has the shape {tensor.shape}, but this {model} needs {shape}; give a file of it",
+                about=path,
             )
         loaded[place] = np.ascontiguousarray(tensor.transpose(2, 3, 1, 0)) if tensor.ndim == 4 else tensor
     return unflatten_dict(loaded)
@@ -143,18 +144,22 @@ def find(source: str, *, sha256: str = "") -> tuple[Path, str]:
         pin = PINS.get(repository, Pin("main", ""))
         path, sha256 = _fetch(source, repository, revision or pin.revision), sha256 or pin.sha256
     elif not (path := Path(source)).is_file():
-        raise UserError(f"there is no file '{source}'; give the path of a safetensors file, or {HUB}OWNER/REPO")
+        raise UserError(
+            f"there is no file '{source}'; give the path of a safetensors file, or {HUB}OWNER/REPO", about=source
+        )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if hub and not sha256:
         raise UserError(
             f"the SHA-256 of {source} is not known; its file has {found}: compare that with the file's page on the hub "
-            f"and, if they agree, set config.model.sha256 to it"
+            f"and, if they agree, set config.model.sha256 to it",
+            about=source,
         )
     if sha256 and found != sha256.lower():
         raise UserError(
             f"{path} has the SHA-256 {found}, but {sha256} is expected of {source}; remove it and fetch it again, "
-            f"or set config.model.sha256 to the right one"
+            f"or set config.model.sha256 to the right one",
+            about=path,
         )
     return path, found
 
@@ -170,15 +175,19 @@ def _fetch(source: str, repository: str, revision: str) -> Path:
     except errors.LocalEntryNotFoundError as error:
         raise UserError(
             f"{source} is not in the hub's cache and the hub cannot be reached; fetch "
-            f"{hub.hf_hub_url(repository, FILE, revision=revision)} where there is a network and give the file's path"
+            f"{hub.hf_hub_url(repository, FILE, revision=revision)} where there is a network and give the file's path",
+            about=source,
         ) from error
     except errors.EntryNotFoundError as error:
         raise UserError(
             f"{source} has no {FILE} at revision {revision}; name one that has ({HUB}{repository}@REVISION, where "
-            f"refs/pr/N is a pull request), or convert its pickle and give the path"
+            f"refs/pr/N is a pull request), or convert its pickle and give the path",
+            about=source,
         ) from error
     except Exception as error:  # a misspelt name, no such repository or revision, a broken connection, a full disk
-        raise UserError(f"{source} cannot be fetched ({first_line(error)}); correct it, or give a path") from error
+        raise UserError(
+            f"{source} cannot be fetched ({first_line(error)}); correct it, or give a path", about=source
+        ) from error
 
 
 def _library(name: str) -> ModuleType:
@@ -203,15 +212,18 @@ def _read(path: Path, model: str) -> dict[str, np.ndarray]:
                 if (dtype := file.get_slice(stored[name]).get_dtype()) not in _DTYPES:
                     raise UserError(
                         f"{path}: {name} is stored as {dtype}, but weights are read from {', '.join(_DTYPES)} alone; "
-                        "convert the file where the framework that wrote it is installed"
+                        "convert the file where the framework that wrote it is installed",
+                        about=path,
                     )
             with np.errstate(over="ignore"):  # float64 may hold what float32 does not
                 tensors = {name: file.get_tensor(stored[name]).astype(np.float32) for name in names(model)}
     except safetensors.SafetensorError as error:
-        raise UserError(_unreadable(path, error)) from error
+        raise UserError(_unreadable(path, error), about=path) from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite in float32; fetch the file again")
+            raise UserError(
+                f"{path}: {name} holds values that are not finite in float32; fetch the file again", about=path
+            )
     return tensors
 
 
@@ -222,11 +234,11 @@ def _check_names(path: Path, stored: Iterable[str], model: str) -> None:
     if stored == expected:
         return
     if like := [other for other in MODELS if stored == set(names(other))]:
-        raise UserError(f"{path} is a file of {' or '.join(like)}, not of {model}; give one of {model}")
+        raise UserError(f"{path} is a file of {' or '.join(like)}, not of {model}; give one of {model}", about=path)
     faults = {"lacks": sorted(expected - stored), "has the unexpected": sorted(stored - expected)}
     said = " and ".join(f"{fault} {_few(those)}" for fault, those in faults.items() if those)
     origin = "torchvision" if model in RESNETS else "Hugging Face"
-    raise UserError(f"{path} {said}; give a file of {model} with the names of {origin}")
+    raise UserError(f"{path} {said}; give a file of {model} with the names of {origin}", about=path)
 
 
 def _few(those: list[str]) -> str:

@@ -113,7 +113,8 @@ def write_html(
             + "</body></html>\n",
         )
     except OSError as error:
-        raise UserError(f"{error.filename or path}: {error.strerror}; the report could not be written") from error
+        place = error.filename or path
+        raise UserError(f"{place}: {error.strerror}; the report could not be written", about=place) from error
 
 
 def _data_uri(data: bytes, kind: str) -> str:

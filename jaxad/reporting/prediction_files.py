@@ -136,16 +136,18 @@ def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
         for name in (_TABLE, _MARKER, *_FOLDERS):
             path = output / name
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
-                raise UserError(f"{path} was not written by jaxad.predict; {remedy}")
+                raise UserError(f"{path} was not written by jaxad.predict; {remedy}", about=path)
         return {folder: {} for folder in _FOLDERS}
     try:
         ours, coming = _pictures(marked, _rows(output)), _pictures(request.described(), [])
     except (KeyError, TypeError) as error:
-        raise other_version(str(output), f"{_MARKER} says other things", remedy) from error
+        raise other_version(str(output), f"{_MARKER} says other things", remedy, about=output) from error
     for folder in _FOLDERS:
         for name in coming[folder].keys() - ours[folder].keys():
             if (output / folder / name).exists():
-                raise UserError(f"{output / folder / name} was not written by jaxad.predict; {remedy}")
+                raise UserError(
+                    f"{output / folder / name} was not written by jaxad.predict; {remedy}", about=output / folder / name
+                )
     return ours
 
 
@@ -284,12 +286,12 @@ def walk(paths: list[str], listing: Callable, suffixes: tuple[str, ...]) -> tupl
         disk.refuse_nul(path)
         if not path.is_dir():
             if not os.path.lexists(path):
-                raise UserError(f"image '{path}' does not exist; check the path")
+                raise UserError(f"image '{path}' does not exist; check the path", about=path)
             images.append(path)
             continue
         found = _walk(path, listing, suffixes)
         if not found[0]:
-            raise UserError(f"folder {path} holds no images")
+            raise UserError(f"folder {path} holds no images", about=path)
         for every, inside in zip((images, others, trained), found, strict=True):
             every += inside
     return images, others, trained

@@ -137,10 +137,12 @@ def read_scores(path: Path, *, auroc: float) -> tuple[np.ndarray, np.ndarray] | 
             rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(file)]
         labels, scores = np.array(rows).T
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run python -m jaxad.evaluate again") from error
+        raise UserError(f"{path} cannot be read ({error}); run python -m jaxad.evaluate again", about=path) from error
     wins = _wins(labels, scores)
     if not wins.size or abs(wins.mean() - auroc) > 1e-6:
-        raise UserError(f"{path} and the results.json beside it are of two evaluations; run python -m jaxad.evaluate")
+        raise UserError(
+            f"{path} and the results.json beside it are of two evaluations; run python -m jaxad.evaluate", about=path
+        )
     return labels, scores
 
 

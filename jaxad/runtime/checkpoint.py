@@ -45,7 +45,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int):
         if keep < 1:
-            raise UserError(f"config.checkpoint.keep must be at least 1, not {keep}")
+            raise UserError(f"config.checkpoint.keep must be at least 1, not {keep}", about="checkpoint.keep")
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._writer = ocp.StandardCheckpointer()
@@ -156,13 +156,17 @@ class Checkpoints:
                 f"checkpoint {step} in {self._directory}",
                 "it does not fit the network of this one",
                 f"go back to that version, or {RETRAIN}",
+                about=self._directory,
             ) from error
 
     def _failure(self, step: int, error: Exception) -> UserError:
         self._pending = None
         _remove(self._directory / str(step))
         kept = f"the last complete one is step {self.steps()[-1]}" if self.steps() else "there is no complete one"
-        return UserError(f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}")
+        return UserError(
+            f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}",
+            about=self._directory,
+        )
 
 
 def write(pointer: Path, tree, values: dict) -> None:
@@ -185,7 +189,7 @@ def write(pointer: Path, tree, values: dict) -> None:
         disk.write_json(pointer, {"arrays": name, "sha256": _digests(folder / name), "values": values})
     except Exception as error:  # as above: many types for one cause
         _remove_versions(folder, keep=_named(pointer))
-        raise UserError(f"{pointer} cannot be written ({_reason(error)})") from error
+        raise UserError(f"{pointer} cannot be written ({_reason(error)})", about=pointer) from error
     _remove_versions(folder, keep=name)
 
 

@@ -98,7 +98,10 @@ def refuse_nul(path: str | Path) -> None:
       UserError: It holds one.
     """
     if "\0" in os.fspath(path):
-        raise UserError(f"the path {os.fspath(path)!r} holds a NUL character, which no name can have; check the path")
+        raise UserError(
+            f"the path {os.fspath(path)!r} holds a NUL character, which no name can have; check the path",
+            about=os.fspath(path),
+        )
 
 
 def refuse_undecodable(folder: str | Path) -> None:
@@ -114,7 +117,8 @@ def refuse_undecodable(folder: str | Path) -> None:
     except UnicodeDecodeError as error:
         raise UserError(
             f"the workdir {escaped(path)} has a name that is no UTF-8, which checkpoints cannot have; rename it, or "
-            "choose another --workdir"
+            "choose another --workdir",
+            about=path,
         ) from error
 
 
@@ -168,9 +172,11 @@ def read_json(path: str | Path, remedy: str, *, kind: type = dict) -> Any:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
+        raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}", about=path) from error
     if not isinstance(values, kind):
-        raise UserError(f"{path} is damaged (it holds no JSON {'object' if kind is dict else kind.__name__}); {remedy}")
+        raise UserError(
+            f"{path} is damaged (it holds no JSON {'object' if kind is dict else kind.__name__}); {remedy}", about=path
+        )
     return values
 
 
@@ -200,7 +206,9 @@ def locked(folder: str | Path, *, option: str = "--workdir") -> Iterator[None]:
                 file = _lock(folder, option)
                 _HELD[held] = thread
     except OSError as error:
-        raise UserError(f"folder {folder} cannot be written: {error.strerror}; choose another {option}") from error
+        raise UserError(
+            f"folder {folder} cannot be written: {error.strerror}; choose another {option}", about=folder
+        ) from error
     if owner == thread:
         yield
         return
@@ -237,4 +245,6 @@ def _lock(folder: Path, option: str) -> IO:
 
 
 def _in_use(folder: Path, holder: str, option: str) -> UserError:
-    return UserError(f"{folder} is in use by {holder}; wait until it has ended, or choose another {option}")
+    return UserError(
+        f"{folder} is in use by {holder}; wait until it has ended, or choose another {option}", about=folder
+    )

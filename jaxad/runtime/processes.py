@@ -215,11 +215,15 @@ def _start(flags: argparse.Namespace) -> bool:
         return False
     named = [value is not None for value in values]
     if any(named) and not all(named):
-        raise UserError("--coordinator, --processes and --process_id (or their variables) must be given together")
+        raise UserError(
+            "--coordinator, --processes and --process_id (or their variables) must be given together",
+            about="--coordinator",
+        )
     if any(named):
         if not 0 <= process < processes:
             raise UserError(
-                f"--process_id is {process}; it must lie in 0 to {processes - 1} for --processes {processes}"
+                f"--process_id is {process}; it must lie in 0 to {processes - 1} for --processes {processes}",
+                about="--process_id",
             )
         _check_port(address, lead=process == 0)
     elif not _on_tpu_vm():
@@ -276,7 +280,7 @@ def _check_port(address: str, *, lead: bool) -> None:
     """Refuses a malformed address, or one at which process 0 cannot listen: the runtime would crash on it."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UserError(f"--coordinator is {address!r}; it must be HOST:PORT of process 0")
+        raise UserError(f"--coordinator is {address!r}; it must be HOST:PORT of process 0", about="--coordinator")
     if lead:
         try:
             socket.create_server(("", int(port))).close()

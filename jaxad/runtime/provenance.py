@@ -73,7 +73,7 @@ def recorded(workdir: Path) -> list[dict]:
     remedy = "restore it, or move it away: results then don't say which command and commit trained the detector"
     rows = disk.read_json(path, remedy, kind=list) if path.is_file() else []
     if not all(isinstance(row, dict) and "command" in row for row in rows):
-        raise UserError(f"{path} is damaged (a row of it names no command); {remedy}")
+        raise UserError(f"{path} is damaged (a row of it names no command); {remedy}", about=path)
     return rows
 
 

@@ -146,9 +146,11 @@ def fit_gaussian(
     """
     n, d = features.shape[-2:]
     if shrinkage not in ("ledoit_wolf", "ridge"):
-        raise UserError(f"config.density.shrinkage must be ledoit_wolf or ridge, not {shrinkage!r}")
+        raise UserError(
+            f"config.density.shrinkage must be ledoit_wolf or ridge, not {shrinkage!r}", about="density.shrinkage"
+        )
     if not 0 <= ridge < np.inf:
-        raise UserError(f"config.density.ridge must be a number of at least 0, not {ridge}")
+        raise UserError(f"config.density.ridge must be a number of at least 0, not {ridge}", about="density.ridge")
     _check_count(features, "gaussian", shrinkage=shrinkage, ridge=ridge)
     kind, fit = (LowRankGaussian, _fit_low_rank) if n <= d else (Gaussian, _fit_cholesky)
     return _per_location(kind, lambda one: fit(one, shrinkage, ridge, l2_normalize), features, l2_normalize)
@@ -214,7 +216,8 @@ def _check_resolved(smallest: float, variance: float, ridge: float) -> None:
     if not smallest > max(SINGULAR * variance, np.finfo(np.float32).tiny):
         raise UserError(
             "the covariance of the good images' features is singular, because they are too few or don't differ; "
-            f"raise config.density.ridge, now {ridge}"
+            f"raise config.density.ridge, now {ridge}",
+            about="density.ridge",
         )
 
 
@@ -255,7 +258,10 @@ def fit_kernel(features: Array, *, bandwidth: str | float = "scott", l2_normaliz
     n, d = features.shape[-2:]
     number = isinstance(bandwidth, int | float) and 0 < bandwidth < np.inf
     if not number and bandwidth not in ("scott", "silverman"):
-        raise UserError(f"config.density.bandwidth must be scott, silverman or a number above 0, not {bandwidth!r}")
+        raise UserError(
+            f"config.density.bandwidth must be scott, silverman or a number above 0, not {bandwidth!r}",
+            about="density.bandwidth",
+        )
     _check_count(features, "kernel", bandwidth=bandwidth)
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -264,7 +270,10 @@ def fit_kernel(features: Array, *, bandwidth: str | float = "scott", l2_normaliz
             return points, np.asarray(bandwidth)
         sigma = np.sqrt(points.var(axis=0).mean())
         if not sigma > 0:
-            raise UserError("the good images' features don't differ; set config.density.bandwidth to a number")
+            raise UserError(
+                "the good images' features don't differ; set config.density.bandwidth to a number",
+                about="density.bandwidth",
+            )
         return points, sigma * (n if bandwidth == "scott" else n * (d + 2) / 4) ** (-1 / (d + 4))
 
     return _per_location(KernelDensity, fit_one, features, l2_normalize)
@@ -309,10 +318,14 @@ def fit_mixture(
       UserError: Too few (different) images, non-finite features, no convergence or an option out of range.
     """
     if covariance not in ("diag", "full"):
-        raise UserError(f"config.density.covariance must be diag or full, not {covariance!r}")
+        raise UserError(
+            f"config.density.covariance must be diag or full, not {covariance!r}", about="density.covariance"
+        )
     if not (ridge > 0 and tolerance > 0 and components >= 1):
         given = f"{ridge}, {tolerance} and {components}"
-        raise UserError(f"config.density.ridge, tolerance and components must be above 0, not {given}")
+        raise UserError(
+            f"config.density.ridge, tolerance and components must be above 0, not {given}", about="density.ridge"
+        )
     _check_count(features, "gaussian_mixture", components=components)
     seed = np.asarray(jax.random.key_data(key)).ravel()
 
@@ -327,7 +340,10 @@ def fit_mixture(
             previous, likelihood = likelihood, evidence.mean()
             if likelihood - previous < tolerance:
                 return fitted
-        raise UserError(f"the mixture did not converge in {ITERATIONS} iterations; raise config.density.tolerance")
+        raise UserError(
+            f"the mixture did not converge in {ITERATIONS} iterations; raise config.density.tolerance",
+            about="density.tolerance",
+        )
 
     return _per_location(GaussianMixture, fit_one, features, l2_normalize)
 
@@ -384,5 +400,7 @@ DENSITIES = {
 def select(name: str) -> Density:
     """The density of a name; UserError if it is not in `DENSITIES`."""
     if name not in DENSITIES:
-        raise UserError(f"config.density.name must be one of {', '.join(DENSITIES)}, not {name!r}")
+        raise UserError(
+            f"config.density.name must be one of {', '.join(DENSITIES)}, not {name!r}", about="density.name"
+        )
     return DENSITIES[name]

@@ -19,7 +19,7 @@ def k_means(rng: np.random.Generator, x: np.ndarray, k: int) -> np.ndarray:
         distance = cdist(x, centres, "sqeuclidean").min(axis=1)
         if not distance.any():
             different = f"{counted(len(centres), 'image')} {'have' if len(centres) > 1 else 'has'} different features"
-            raise UserError(f"config.density.components is {k}, but only {different}")
+            raise UserError(f"config.density.components is {k}, but only {different}", about="density.components")
         centres = np.concatenate([centres, x[[rng.choice(len(x), p=distance / distance.sum())]]])
     for _ in range(ROUNDS):
         nearest = cdist(x, centres, "sqeuclidean").argmin(axis=1)

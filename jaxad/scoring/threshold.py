@@ -25,7 +25,10 @@ def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | Non
       UserError: The rate lies outside [0, 1), or a score is not finite.
     """
     if not 0 <= false_alarm_rate < 1:
-        raise UserError(f"config.threshold.false_alarm_rate must lie in [0, 1), not {false_alarm_rate}")
+        raise UserError(
+            f"config.threshold.false_alarm_rate must lie in [0, 1), not {false_alarm_rate}",
+            about="threshold.false_alarm_rate",
+        )
     if not len(scores):
         return None
     ordered = np.sort(np.asarray(scores, np.float64))

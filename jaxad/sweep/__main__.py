@@ -43,10 +43,12 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         name, _, values = text.partition("=")
         values = re.split(r",(?![^(\[]*[)\]])", values)
         if not name.startswith("config.") or not all(values):
-            raise UserError(f"--grid {text!r} must have the form config.KEY=VALUE,VALUE,...")
+            raise UserError(f"--grid {text!r} must have the form config.KEY=VALUE,VALUE,...", about="--grid")
         key = name.removeprefix("config.")
         if key in grid:
-            raise UserError(f"--grid names config.{key} twice; give all its values at once: config.{key}=VALUE,VALUE")
+            raise UserError(
+                f"--grid names config.{key} twice; give all its values at once: config.{key}=VALUE,VALUE", about=key
+            )
         grid[key] = values
     return grid
 
@@ -72,13 +74,18 @@ def expand(
       UserError: A category is unknown, a config cannot be made, or two runs would be the same.
     """
     if not Path(file).is_file() and Path(name := file.partition(":")[0]).is_file():
-        raise UserError(f"--config {file} names a category; write --config {name} --categories={file[len(name) + 1 :]}")
+        raise UserError(
+            f"--config {file} names a category; write --config {name} --categories={file[len(name) + 1 :]}",
+            about="--config",
+        )
     if twice := [key for key in grid if key in overrides]:
-        raise UserError(f"config.{twice[0]} is given with --grid and alone; leave one of them out")
+        raise UserError(f"config.{twice[0]} is given with --grid and alone; leave one of them out", about=twice[0])
     if own := [key for key in (*grid, *overrides) if key in _OF_THE_SWEEP]:
-        raise UserError(f"config.{own[0]} is what a sweep runs over; use --categories and --seeds")
+        raise UserError(f"config.{own[0]} is what a sweep runs over; use --categories and --seeds", about=own[0])
     if "experiment" in grid:
-        raise UserError("config.experiment is the sweep's name, one for all runs; leave it out of --grid")
+        raise UserError(
+            "config.experiment is the sweep's name, one for all runs; leave it out of --grid", about="experiment"
+        )
     runs = []
     for category, *point, seed in itertools.product(categories, *grid.values(), range(seeds)):
         values = dict(zip(grid, point, strict=True))
@@ -106,7 +113,9 @@ def _check_category(file: str, category: str, config: ConfigDict) -> None:
         known += configs.categories(file)
     if category not in known:
         near = difflib.get_close_matches(category, known, n=1, cutoff=0)[0]
-        raise UserError(f"--categories: neither {file} nor {root} has {category!r}; did you mean {near!r}?")
+        raise UserError(
+            f"--categories: neither {file} nor {root} has {category!r}; did you mean {near!r}?", about="--categories"
+        )
 
 
 def _check_different(runs: Sequence[tuple[Run, ConfigDict]]) -> None:
@@ -132,11 +141,12 @@ def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> 
             began = [name for name in dict(old["runs"]) if Run(name, root / name, ()).began()]
             same = all(now.get(name) == old["runs"][name] for name in began)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not what jaxad.sweep writes; {remedy}") from error
+            raise UserError(f"{path} is not what jaxad.sweep writes; {remedy}", about=path) from error
         if not same:
             raise UserError(
                 f"{root} holds another sweep, {old['command']}; repeat that one, with more categories, values or seeds "
-                "if you like, or choose another --workdir"
+                "if you like, or choose another --workdir",
+                about=root,
             )
     for run, config in runs:
         if (run.workdir / "config.json").exists():
@@ -192,7 +202,7 @@ def _number(flag: str, text: str, *, whole: bool) -> float:
         value = 0.0
     if not 0 < value < float("inf") or (value != int(value) and (whole or value > 1)):
         kind = "a whole number from 1 on" if whole else "a number up to 1, or a whole one above"
-        raise UserError(f"{flag} must be {kind}, not {text!r}")
+        raise UserError(f"{flag} must be {kind}, not {text!r}", about=flag)
     return int(value) if whole else value
 
 
@@ -204,15 +214,15 @@ def _engine(flags: argparse.Namespace) -> Callable[[Sequence[Run]], Iterator[Run
     """
     others = {"local": ("ray_address", "devices_per_run"), "ray": ("processes", "vmap_seeds")}
     if flags.engine not in others:
-        raise UserError(f"--engine must be {' or '.join(others)}, not {flags.engine!r}")
+        raise UserError(f"--engine must be {' or '.join(others)}, not {flags.engine!r}", about="--engine")
     if wrong := [name for name in others[flags.engine] if getattr(flags, name) not in (None, False)]:
-        raise UserError(f"--{wrong[0]} is not for --engine {flags.engine}; leave one of them out")
+        raise UserError(f"--{wrong[0]} is not for --engine {flags.engine}; leave one of them out", about="--engine")
     if flags.engine == "ray":
         devices = _number("--devices_per_run", flags.devices_per_run or "1", whole=False)
         address = flags.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
         return functools.partial(launchers.on_ray, address=address, devices=devices)
     if flags.vmap_seeds and flags.processes is not None:
-        raise UserError("--vmap_seeds is one program in this process; leave out --processes")
+        raise UserError("--vmap_seeds is one program in this process; leave out --processes", about="--vmap_seeds")
     if flags.processes is None:
         return functools.partial(launchers.in_this_process, vmap_seeds=flags.vmap_seeds)
     return functools.partial(launchers.side_by_side, processes=_number("--processes", flags.processes, whole=True))
@@ -249,7 +259,9 @@ def main(argv: list[str] | None = None) -> None:
     chosen = names.get(flags.categories, lambda file: dict.fromkeys(flags.categories.split(",")))(flags.config)
     grid = read_grid(flags.grid)
     if not all(chosen):
-        raise UserError(f"--categories {flags.categories!r} holds an empty name; write them as A,B")
+        raise UserError(
+            f"--categories {flags.categories!r} holds an empty name; write them as A,B", about="--categories"
+        )
     root, planned = expand(
         flags.config, list(chosen), seeds=seeds, grid=grid, overrides=overrides, workdir=flags.workdir
     )

@@ -190,7 +190,8 @@ def _connect(address: str):
     except ImportError as error:
         raise UserError(
             "--engine ray needs Ray, which is not installed; run python3 -m pip install 'jaxad[ray]', or leave "
-            "--engine out"
+            "--engine out",
+            about="--engine",
         ) from error
     wanted = f"the Ray cluster at {address}" if address != "auto" else "a running Ray cluster"
     previous = signal.getsignal(signal.SIGTERM)
@@ -217,10 +218,13 @@ def _needs(nodes: Sequence[dict[str, float]], devices: float) -> dict[str, Any]:
     if devices > most[kind]:
         raise UserError(
             f"--devices_per_run is {devices:g}, but no host of the Ray cluster has more than {most[kind]:g} {kind}; "
-            "a run takes its devices from one host"
+            "a run takes its devices from one host",
+            about="--devices_per_run",
         )
     if kind == "TPU" and devices not in (1, 2, 4, 8):
-        raise UserError(f"--devices_per_run is {devices:g}; Ray gives a run 1, 2, 4 or 8 TPU chips")
+        raise UserError(
+            f"--devices_per_run is {devices:g}; Ray gives a run 1, 2, 4 or 8 TPU chips", about="--devices_per_run"
+        )
     options = {"GPU": {"num_gpus": devices}, "TPU": {"resources": {"TPU": devices}}, "CPU": {"num_cpus": devices}}
     return options[kind]
 

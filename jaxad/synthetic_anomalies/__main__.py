@@ -79,9 +79,12 @@ def glyphs(digits: str, mnist_root: str) -> np.ndarray:
 
         return load_digits().images
     if digits != "mnist":
-        raise UserError(f"config.digits must be digits or mnist, not {digits!r}")
+        raise UserError(f"config.digits must be digits or mnist, not {digits!r}", about="digits")
     if not mnist_root:
-        raise UserError("config.mnist_root is empty; name the data_dir of TFDS with MNIST: --config.mnist_root=DIR")
+        raise UserError(
+            "config.mnist_root is empty; name the data_dir of TFDS with MNIST: --config.mnist_root=DIR",
+            about="mnist_root",
+        )
     test = tfds.load(mnist_root, "0", channels=1).test  # digits of every class
     return np.stack([test[index].image[..., 0] for index in range(len(test))])
 
@@ -106,7 +109,7 @@ def natural_images(root: str, *, max_pixels: int = MAX_PIXELS) -> list[np.ndarra
 
         return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     if not (paths := find_images(root)):
-        raise UserError(f"config.natural_root: folder {root} holds no images")
+        raise UserError(f"config.natural_root: folder {root} holds no images", about="natural_root")
     if others := other_files(root):
         print(passed_over(others, NO_IMAGES), flush=True)
     made, deep = {}, {}
@@ -215,7 +218,8 @@ def good_images(found: detector.Detector, workdir: str | Path) -> list[Record]:
     if not good:
         raise UserError(
             f"the test set of {workdir} holds no good images, on which anomalies are pasted; add some to it, or name "
-            "another folder with --config.data_root=DIR"
+            "another folder with --config.data_root=DIR",
+            about=workdir,
         )
     records = [pipeline.resized(test[index], found.config.score.size) for index in good]
     if sentence := levels.clipped_images(test.deep, found.white_level):

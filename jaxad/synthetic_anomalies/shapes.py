@@ -20,7 +20,8 @@ def check_size(size: tuple[float, float]) -> None:
     low, high = size
     if not 0 < low <= high <= _LARGEST:
         raise UserError(
-            f"config.size must be (low, high) with 0 < low <= high <= 0.707, shares of the image's side, not {size}"
+            f"config.size must be (low, high) with 0 < low <= high <= 0.707, shares of the image's side, not {size}",
+            about="size",
         )
 
 

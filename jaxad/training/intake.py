@@ -37,10 +37,12 @@ def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
         place = Path(os.path.realpath(workdir))
         if place in taken or inside.intersection(place.parents):
             where = "is a folder" if place in taken else "lies in a folder"
-            raise UserError(f"the workdir {workdir} {where} from which images are read; choose another --workdir")
+            raise UserError(
+                f"the workdir {workdir} {where} from which images are read; choose another --workdir", about=workdir
+            )
         if root and place == Path(os.path.realpath(root)) / "train":
             what = f"would make {root} a folder in MVTec AD's layout"
-            raise UserError(f"the workdir {workdir} {what}; choose another --workdir")
+            raise UserError(f"the workdir {workdir} {what}; choose another --workdir", about=workdir)
 
 
 def take_in(
@@ -129,4 +131,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
         configs.claim(workdir, config, remedy=binding.advice(workdir))
     processes.barrier()
     if not (workdir / "config.json").exists():
-        raise UserError(f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share")
+        raise UserError(
+            f"process 0 has made the workdir {workdir}, which is not seen here; choose one that all share",
+            about=workdir,
+        )

@@ -153,6 +153,7 @@ def read_history(workdir: Path) -> list[dict[str, float]]:
             float(rows[-1]["step"] + rows[-1]["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"line {number} of {path} is damaged; remove the line: the metrics of its step alone are lost"
+                f"line {number} of {path} is damaged; remove the line: the metrics of its step alone are lost",
+                about=path,
             ) from error
     return rows

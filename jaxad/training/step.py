@@ -58,7 +58,10 @@ def make_optimizer(
     settings, make = config.optim, _optimizer(config.optim)
     first = settings.head_epochs if groups else 0
     if first >= max(config.epochs, 1):
-        raise UserError(f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}")
+        raise UserError(
+            f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}",
+            about="optim.head_epochs",
+        )
 
     highest, final = settings.learning_rate, settings.final_learning_rate
 
@@ -87,13 +90,14 @@ def _optimizer(settings: ConfigDict) -> Callable[[optax.Schedule], optax.Gradien
     """The optimiser of ``config.optim`` for any learning rate; raises UserError as `make_optimizer`."""
     name = settings.name
     if name not in _USED:
-        raise UserError(f"config.optim.name must be one of {', '.join(_USED)}, not {name!r}")
+        raise UserError(f"config.optim.name must be one of {', '.join(_USED)}, not {name!r}", about="optim.name")
     for key in ("momentum", "weight_decay"):
         if settings.get(key) and key not in _USED[name]:
             others = " or ".join(other for other, keys in _USED.items() if key in keys)
             raise UserError(
                 f"config.optim.{key} is {settings[key]}, which {name} does not use; set config.optim.{key}=0 or "
-                f"config.optim.name={others}"
+                f"config.optim.name={others}",
+                about=f"optim.{key}",
             )
     if name == "adam":
         return optax.adam
@@ -218,7 +222,9 @@ def plan(config: ConfigDict, method: Method, images: int) -> Plan:
     """
     mesh = devices.make_mesh()
     if config.batch % mesh.size:
-        raise UserError(f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices")
+        raise UserError(
+            f"config.batch is {config.batch}; it must be a multiple of the {mesh.size} devices", about="batch"
+        )
     if config.batch > images:
         print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
     per_epoch = configs.steps_per_epoch(config, images)

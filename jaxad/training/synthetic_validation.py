@@ -221,7 +221,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     try:
         return {name: float(value) for name, value in figures.items()} or unknown("no synthetic defect could be seen")
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged; {remedy}") from error
+        raise UserError(f"{path} is damaged; {remedy}", about=path) from error
 
 
 def summary(figures: dict[str, float | str | None]) -> str:

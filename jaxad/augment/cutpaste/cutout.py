@@ -60,7 +60,7 @@ def confetti(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> j
     each channel.
     """
     if not 0 < options.confetti <= 1:
-        raise UserError(f"config.proxy.confetti must lie in (0, 1], not {options.confetti}")
+        raise UserError(f"config.proxy.confetti must lie in (0, 1], not {options.confetti}", about="proxy.confetti")
     boxes, colours = jax.random.split(key)
     offset = jax.random.uniform(colours, (3,), jnp.float32, minval=-options.confetti, maxval=options.confetti)
     return shift_colour(image, _box(boxes, image, options), offset)

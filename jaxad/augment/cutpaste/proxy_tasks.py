@@ -58,7 +58,7 @@ PROXIES: dict[str, dict[str, Augmentation]] = {
 def classes(proxy: str) -> dict[str, Augmentation]:
     """The classes of a proxy by name; raises UserError where there is no such proxy."""
     if proxy not in PROXIES:
-        raise UserError(f"config.proxy.task must be one of {', '.join(PROXIES)}, not {proxy!r}")
+        raise UserError(f"config.proxy.task must be one of {', '.join(PROXIES)}, not {proxy!r}", about="proxy.task")
     return PROXIES[proxy]
 
 
@@ -82,7 +82,9 @@ def translation(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -
       UserError: The share is not in [0, 1).
     """
     if not 0 <= options.translation < 1:
-        raise UserError(f"config.proxy.translation must lie in [0, 1), not {options.translation}")
+        raise UserError(
+            f"config.proxy.translation must lie in [0, 1), not {options.translation}", about="proxy.translation"
+        )
     reach = int(options.translation * min(image.shape[:2]))
     down, right = jax.random.randint(key, (2,), -reach, reach + 1)
     return translate(image, down, right, reach=reach) if reach else image

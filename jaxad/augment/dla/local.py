@@ -65,13 +65,16 @@ def region_limit(shape: tuple[int, ...], *, options: LocalOptions) -> tuple[int,
     """
     low, high = options.size
     if not (low == int(low) and high == int(high) and 0 < low <= high):
-        raise UserError(f"config.local.size must be whole (low, high) with 0 < low <= high, not {options.size}")
+        raise UserError(
+            f"config.local.size must be whole (low, high) with 0 < low <= high, not {options.size}", about="local.size"
+        )
     side = min(shape[:2])
     least, most = (max(1, math.floor(size * side / _SIDE + 0.5)) for size in (low, high))
     if most > side:
         raise UserError(
             f"a region of up to {most}x{most} pixels (config.local.size {options.size} in an image of {_SIDE}) does "
-            f"not fit into an image of {shape[0]}x{shape[1]}; lower the largest size to {_SIDE} or less"
+            f"not fit into an image of {shape[0]}x{shape[1]}; lower the largest size to {_SIDE} or less",
+            about="local.size",
         )
     return least, most
 
@@ -241,20 +244,26 @@ def check(shape: tuple[int, ...], *, options: LocalOptions) -> None:
     """Refuses options that do not fit images of `shape` (h, w, ...) with a `UserError` that names the setting."""
     least, _ = region_limit(shape, options=options)
     if not 0 < options.angle <= 180:
-        raise UserError(f"config.local.angle must lie in (0, 180] degrees, not {options.angle}")
+        raise UserError(f"config.local.angle must lie in (0, 180] degrees, not {options.angle}", about="local.angle")
     if not 0 <= options.jitter <= 1:
-        raise UserError(f"config.local.jitter must lie in [0, 1], not {options.jitter}")
+        raise UserError(f"config.local.jitter must lie in [0, 1], not {options.jitter}", about="local.jitter")
     color.check_strength(options.hue, "config.local.hue")
     if options.mode == "jitter" and not (options.jitter or options.hue):
-        raise UserError("config.local.jitter and config.local.hue are 0, so config.local.mode jitter changes nothing")
+        raise UserError(
+            "config.local.jitter and config.local.hue are 0, so config.local.mode jitter changes nothing",
+            about="local.jitter",
+        )
     if not (options.parts == int(options.parts) and 2 <= options.parts <= least):
         raise UserError(
             f"config.local.parts must be a whole number from 2 to {least}, the smallest side of a region in an image "
-            f"of {shape[0]}x{shape[1]}, not {options.parts}"
+            f"of {shape[0]}x{shape[1]}, not {options.parts}",
+            about="local.parts",
         )
     modes = ("dynamic", "static", *LOCAL)
     if options.mode not in modes:
-        raise UserError(f"config.local.mode must be one of {', '.join(modes)}, not {options.mode!r}")
+        raise UserError(
+            f"config.local.mode must be one of {', '.join(modes)}, not {options.mode!r}", about="local.mode"
+        )
 
 
 def local_augmentation(key: jax.Array, image: jax.Array, *, options: LocalOptions) -> Local:

@@ -100,10 +100,11 @@ def check_options(options: ViewOptions) -> None:
                 relation = "<=" if name == "sigma" else "<"
                 limit = f" <= {most}" if most < math.inf else ""
                 raise UserError(
-                    f"config.view.{name} must be (low, high) with 0 {relation} low <= high{limit}, not {value}"
+                    f"config.view.{name} must be (low, high) with 0 {relation} low <= high{limit}, not {value}",
+                    about=f"view.{name}",
                 )
         elif not least <= value <= most:
-            raise UserError(f"config.view.{name} must lie in [{least}, {most}], not {value}")
+            raise UserError(f"config.view.{name} must lie in [{least}, {most}], not {value}", about=f"view.{name}")
 
 
 def crop_matrix(start: jax.Array | float, length: jax.Array | float, *, size: int) -> jax.Array:

@@ -129,24 +129,35 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
     named |= {"synthesis.blending": (settings.blending, BLENDINGS), "label": (label, LABELS)}
     for name, (value, known) in named.items():
         if value not in known:
-            raise UserError(f"config.{name} must be one of {', '.join(known)}, not {value!r}")
+            raise UserError(f"config.{name} must be one of {', '.join(known)}, not {value!r}", about=name)
     if settings.gamma[0] != int(settings.gamma[0]) or settings.gamma[0] < 1:
         raise UserError(
             f"config.synthesis.gamma has the shape {settings.gamma[0]}, but the device draws whole shapes from 1 only; "
-            "make it whole or set config.data.synthesis to host"
+            "make it whole or set config.data.synthesis to host",
+            about="synthesis.gamma",
         )
     if settings.resized and not settings.moved:
-        raise UserError("config.synthesis.moved false needs config.synthesis.resized false: it would change the place")
+        raise UserError(
+            "config.synthesis.moved false needs config.synthesis.resized false: it would change the place",
+            about="synthesis.moved",
+        )
     low, high = settings.factor
     if not 0 < low <= high <= 1:
-        raise UserError(f"config.synthesis.factor must be (low, high) with 0 < low <= high <= 1, not {settings.factor}")
+        raise UserError(
+            f"config.synthesis.factor must be (low, high) with 0 < low <= high <= 1, not {settings.factor}",
+            about="synthesis.factor",
+        )
     if settings.blending == "paste" and low != 1:
-        raise UserError("config.synthesis.blending paste has no factor; set config.synthesis.factor to (1.0, 1.0)")
+        raise UserError(
+            "config.synthesis.blending paste has no factor; set config.synthesis.factor to (1.0, 1.0)",
+            about="synthesis.blending",
+        )
     window = sampling.window(shape, settings=settings)
     if settings.moved and any(length > side - 3 for length, side in zip(window, shape, strict=False)):
         raise UserError(
             f"a patch of up to {window[0]}x{window[1]} pixels cannot be moved in an image of {shape[0]}x{shape[1]}; "
-            "lower config.synthesis.half_height or config.synthesis.half_width"
+            "lower config.synthesis.half_height or config.synthesis.half_width",
+            about="synthesis.half_height",
         )
 
 

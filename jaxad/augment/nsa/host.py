@@ -108,7 +108,8 @@ def refuse_unsupported(settings: Synthesis) -> None:
             allowed = " or ".join(map(str, values))
             raise UserError(
                 f"config.synthesis.{name} must be {allowed} on the host, not {value!r}; "
-                "set config.data.synthesis to device for the others"
+                "set config.data.synthesis to device for the others",
+                about=f"synthesis.{name}",
             )
 
 
@@ -119,7 +120,7 @@ def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, 
         return host_labels.continuous(image, blended, mask)
     if kind == "logistic":
         return host_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
-    raise UserError(f"config.label {kind!r} is not known; choose binary, continuous or logistic")
+    raise UserError(f"config.label {kind!r} is not known; choose binary, continuous or logistic", about="label")
 
 
 def _add_patch(
@@ -353,7 +354,10 @@ def blend_patch(patch: np.ndarray, under: np.ndarray, *, gradients: str) -> np.n
       UserError: ``gradients`` has another value.
     """
     if gradients not in _CLONE_FLAGS:
-        raise UserError(f"config.synthesis.blending {gradients!r} is not known on the host; choose source or mixed")
+        raise UserError(
+            f"config.synthesis.blending {gradients!r} is not known on the host; choose source or mixed",
+            about="synthesis.blending",
+        )
     height, width, channels = under.shape
     if channels == 1:  # OpenCV wants three
         patch, under = (np.repeat(x, 3, axis=2) for x in (patch, under))

@@ -41,7 +41,8 @@ def crop_at(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     if top < 0 or left < 0 or top + side > height or left + side > width:
         raise UserError(
             f"a crop of {side}x{side} pixels does not fit into an image of {height}x{width}; "
-            "lower config.view.crop and config.view.center_crop or raise config.data.size"
+            "lower config.view.crop and config.view.center_crop or raise config.data.size",
+            about="view.crop",
         )
     return image[top : top + side, left : left + side]
 

@@ -174,5 +174,6 @@ def settings(category: str) -> Settings:
     near = difflib.get_close_matches(category, SETTINGS, n=1, cutoff=0.0)[0]
     raise UserError(
         f"NSA has no settings for category '{category}'; the nearest name is '{near}' "
-        "('object' and 'texture' are for images of your own)"
+        "('object' and 'texture' are for images of your own)",
+        about="category",
     )

@@ -146,10 +146,14 @@ def load(
         near = difflib.get_close_matches(str(category), CATEGORIES, n=1, cutoff=0)[0]
         raise UserError(
             f"config.data.category: there is no demo category {category!r}; did you mean {near!r}? "
-            f"Choose one of {', '.join(CATEGORIES)}."
+            f"Choose one of {', '.join(CATEGORIES)}.",
+            about="data.category",
         )
     if size < _SMALLEST_SIZE:
-        raise UserError(f"config.data.size: demo pictures of {size} pixels show nothing; use {_SMALLEST_SIZE} or more")
+        raise UserError(
+            f"config.data.size: demo pictures of {size} pixels show nothing; use {_SMALLEST_SIZE} or more",
+            about="data.size",
+        )
     defective = dict.fromkeys(_CATEGORIES[category].defects, test_defective)
     return Dataset(
         DemoSource(category, "train", {"good": train}, size=size, seed=seed),
