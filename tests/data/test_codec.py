@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import struct
 import subprocess
 import sys
@@ -54,13 +55,13 @@ def expected(array, bits):
     return np.broadcast_to(np.round(array / (2**bits - 1) * 255).astype(np.uint8), (*array.shape[:2], 3))
 
 
-def check(tmp_path, capfd, data, array, bits):
+def check(tmp_path, capfd, data, array, bits, case=""):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image = read_image(write(tmp_path, data, "part.tif"))
-    assert image.dtype == np.uint8
-    np.testing.assert_array_equal(image, expected(array, bits))
-    assert capfd.readouterr() == ("", "")
+    assert image.dtype == np.uint8, case
+    np.testing.assert_array_equal(image, expected(array, bits), err_msg=str(case))
+    assert capfd.readouterr() == ("", ""), case
 
 
 # TIFF
@@ -70,43 +71,38 @@ STRIPS = ["lzw", "adobe_deflate", "deflate", "packbits", "zstd", "lzma"]
 LOSSLESS = [*STRIPS, "lerc", "jpeg2000", "jpegxl"]
 
 
-@BOTH
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("compression", LOSSLESS)
-def test_compressions(tmp_path, capfd, compression, channels, bits):
-    array = pixels(channels, bits)
-    check(tmp_path, capfd, written(array, compression=compression), array, bits)
+def test_compressions(tmp_path, capfd):
+    for compression, channels, bits in itertools.product(LOSSLESS, (1, 3), (8, 16)):
+        array = pixels(channels, bits)
+        data = written(array, compression=compression)
+        check(tmp_path, capfd, data, array, bits, (compression, channels, bits))
 
 
-@BOTH
-@pytest.mark.parametrize("channels", [2, 4])
-@pytest.mark.parametrize("compression", [None, "lzw", "zstd"])
-def test_alpha(tmp_path, capfd, channels, bits, compression):
-    array = pixels(channels, bits)
-    check(tmp_path, capfd, written(array, compression=compression), array, bits)
+def test_alpha(tmp_path, capfd):
+    for compression, channels, bits in itertools.product((None, "lzw", "zstd"), (2, 4), (8, 16)):
+        array = pixels(channels, bits)
+        data = written(array, compression=compression)
+        check(tmp_path, capfd, data, array, bits, (compression, channels, bits))
 
 
-@BOTH
-@pytest.mark.parametrize("channels", [2, 4])
-@pytest.mark.parametrize("compression", [None, "zstd"])
-def test_alpha_that_the_colors_were_multiplied_with(tmp_path, channels, bits, compression):
-    array = pixels(channels, bits)
-    white = 2**bits - 1
-    array[..., -1] = np.maximum(array[..., -1], white // 4)
-    stored = array.copy()
-    stored[..., :-1] = np.round(array[..., :-1] * (array[..., -1:] / white))
-    image = read_image(write(tmp_path, written(stored, compression=compression, extrasamples=["assocalpha"])))
-    assert np.abs(image.astype(int) - expected(array, bits)).max() <= 3  # 8 bits divided by a quarter
+def test_alpha_that_the_colors_were_multiplied_with(tmp_path):
+    for compression, channels, bits in itertools.product((None, "zstd"), (2, 4), (8, 16)):
+        array = pixels(channels, bits)
+        white = 2**bits - 1
+        array[..., -1] = np.maximum(array[..., -1], white // 4)
+        stored = array.copy()
+        stored[..., :-1] = np.round(array[..., :-1] * (array[..., -1:] / white))
+        image = read_image(write(tmp_path, written(stored, compression=compression, extrasamples=["assocalpha"])))
+        apart = np.abs(image.astype(int) - expected(array, bits)).max()
+        assert apart <= 3, (compression, channels, bits)  # 8 bits divided by a quarter
 
 
-@BOTH
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_big_tiff(tmp_path, capfd, channels, bits, order):
-    array = pixels(channels, bits)
-    data = written(array, bigtiff=True, byteorder=order)
-    assert data[:4] in (b"II+\0", b"MM\0+")
-    check(tmp_path, capfd, data, array, bits)
+def test_big_tiff(tmp_path, capfd):
+    for order, channels, bits in itertools.product("<>", (1, 3), (8, 16)):
+        array = pixels(channels, bits)
+        data = written(array, bigtiff=True, byteorder=order)
+        assert data[:4] in (b"II+\0", b"MM\0+")
+        check(tmp_path, capfd, data, array, bits, (order, channels, bits))
 
 
 @BOTH
@@ -140,16 +136,15 @@ def test_a_reversed_grey_scale_ends_at_the_white_level(tmp_path, bits):
     assert (decoded.peak, decoded.clipped) == (white + 7, 1)
 
 
-@pytest.mark.parametrize("compression", [None, *LOSSLESS])
-@pytest.mark.parametrize("bits", [8, 12, 16])
-@pytest.mark.parametrize("alpha", [False, True])
-def test_a_reversed_grey_scale_of_every_compression(tmp_path, compression, bits, alpha):
+def test_a_reversed_grey_scale_of_every_compression(tmp_path):
     """Decoded by Pillow or tifffile; the values of 12 bits lie in 16."""
-    grey, white = pixels(1, bits), 2**bits - 1
-    stored = np.dstack([white - grey, np.full_like(grey, white)]) if alpha else white - grey
-    path = write(tmp_path, written(stored, photometric="miniswhite", compression=compression))
-    image = read_image(path, white_level=white if bits > 8 else None)
-    np.testing.assert_array_equal(image, expected(grey, bits))
+    for case in itertools.product((None, *LOSSLESS), (8, 12, 16), (False, True)):
+        compression, bits, alpha = case
+        grey, white = pixels(1, bits), 2**bits - 1
+        stored = np.dstack([white - grey, np.full_like(grey, white)]) if alpha else white - grey
+        path = write(tmp_path, written(stored, photometric="miniswhite", compression=compression))
+        image = read_image(path, white_level=white if bits > 8 else None)
+        np.testing.assert_array_equal(image, expected(grey, bits), err_msg=str(case))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -175,18 +170,19 @@ def test_jpeg_of_8_bits_in_a_tiff(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("compression", [None, "zstd"])
-@BOTH
-def test_orientation(tmp_path, capfd, orientation, compression, bits):
-    array = pixels(3, bits)
-    data = written(array, compression=compression, extratags=[(274, 3, 1, orientation, True)])
-    check(tmp_path, capfd, data, codec.turn(array, orientation), bits)
-    png = bytearray(cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes())
+def test_orientation(tmp_path, capfd, orientation):
     exif = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0" + bytes([orientation]) + bytes(6)
     chunk = b"eXIf" + exif
     chunk = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    for end in (33, len(png) - 12):  # before the pixels, or after them
-        check(tmp_path, capfd, bytes(png[:end] + chunk + png[end:]), codec.turn(array, orientation), bits)
+    for bits in (8, 16):
+        array = pixels(3, bits)
+        turned = codec.turn(array, orientation)
+        for compression in (None, "zstd"):
+            data = written(array, compression=compression, extratags=[(274, 3, 1, orientation, True)])
+            check(tmp_path, capfd, data, turned, bits, (compression, bits))
+        png = bytearray(cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes())
+        for end in (33, len(png) - 12):  # before the pixels, or after them
+            check(tmp_path, capfd, bytes(png[:end] + chunk + png[end:]), turned, bits, ("PNG", end, bits))
 
 
 def test_a_png_of_16_bits_without_metadata_is_decoded_once(tmp_path, capfd, monkeypatch):

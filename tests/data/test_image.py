@@ -72,20 +72,13 @@ def message(function, *args, **options):
 
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_8_bit_colours_come_back_exactly(tmp_path, kind, options):
+def test_lossless_pixels_come_back_exactly(tmp_path, kind, options):
+    """Colours, colours whose alpha is dropped without blending, and grey, which is repeated over the channels."""
     image = read_image(write(tmp_path, encoded(RGB, kind, **options)))
     assert image.dtype == np.uint8 and image.flags.writeable
     np.testing.assert_array_equal(image, RGB)
-
-
-@pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_alpha_is_dropped_without_blending(tmp_path, kind, options):
-    options = options | ({"exact": True} if kind == "WEBP" else {})  # otherwise WebP clears what is transparent
-    np.testing.assert_array_equal(read_image(write(tmp_path, encoded(RGBA, kind, **options))), RGB)
-
-
-@pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_grey_is_repeated_over_the_channels(tmp_path, kind, options):
+    exact = options | ({"exact": True} if kind == "WEBP" else {})  # otherwise WebP clears what is transparent
+    np.testing.assert_array_equal(read_image(write(tmp_path, encoded(RGBA, kind, **exact))), RGB)
     grey = Image.fromarray(GREY).convert("RGB") if kind == "WEBP" else GREY
     expected = np.stack([GREY] * 3, axis=-1)
     np.testing.assert_array_equal(read_image(write(tmp_path, encoded(grey, kind, **options))), expected)
@@ -150,8 +143,7 @@ def test_16_bits_become_8_bits_unchanged_when_they_hold_8(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_orientation_is_applied(tmp_path, kind, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation):
     stored = smooth()
     # EXIF 2.32, tag 0x0112: which sides of the scene the stored row 0 and column 0 show.
     upright = {
@@ -166,10 +158,10 @@ def test_exif_orientation_is_applied(tmp_path, kind, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
-    image = read_image(write(tmp_path, encoded(stored, kind, exif=exif, **options)))
-    assert image.shape == upright.shape
-    assert np.abs(image.astype(int) - upright).mean() < (4 if kind == "JPEG" else 1e-9)
+    for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        image = read_image(write(tmp_path, encoded(stored, kind, exif=exif, **options)))
+        assert image.shape == upright.shape, kind
+        assert np.abs(image.astype(int) - upright).mean() < (4 if kind == "JPEG" else 1e-9), kind
 
 
 def test_format_is_told_by_content_not_by_suffix(tmp_path):
