@@ -5,7 +5,6 @@ import copy
 import json
 import math
 import pickle
-import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from jaxad import config as configs
 from jaxad import evaluate, predict, train
 from jaxad.errors import UserError
 from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_parts
+from tests.refusals import refuses
 
 CUTPASTE = f"{ROOT}/experiments/cutpaste_3way.py"
 
@@ -26,13 +26,6 @@ def parser():
     result.add_argument("--config", required=True)
     result.add_argument("--workdir")
     return result
-
-
-def refused(spec, **overrides):
-    with pytest.raises(UserError) as caught:
-        configs.load(spec, {key.replace("__", "."): value for key, value in overrides.items()})
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_file_and_category():
@@ -97,57 +90,50 @@ def test_overrides_from_python(key, given, value):
     assert got == value and type(got) is type(value)
 
 
-@pytest.mark.parametrize("key, given, words", [
-    ("seed", 1.5, "config.seed must be of type int, not 1.5"),
-    ("seed", 3.0, "config.seed must be of type int, not 3.0"),
-    ("seed", True, "config.seed must be of type int, not True"),
-    ("seed", np.True_, "config.seed must be of type int, not "),
-    ("seed", None, "config.seed must be of type int, not None"),
-    ("seed", [3], "config.seed must be of type int, not [3]"),
-    ("seed", {"a": 3}, "config.seed must be of type int, not {'a': 3}"),
-    ("seed", -1, "config.seed must be at least 0, not -1"),
-    ("score.top", False, "config.score.top must be of type float, not False"),
-    ("score.top", 2, "config.score.top must lie in (0, 1], not 2.0"),
-    ("score.top", math.nan, "config.score.top must be finite, not nan"),
-    ("optim.learning_rate", math.inf, "config.optim.learning_rate must be finite, not inf"),
-    ("optim.learning_rate", "1e999", "config.optim.learning_rate must be finite, not inf"),
-    ("optim.learning_rate", -1, "config.optim.learning_rate must be at least 0, not -1.0"),
-    ("optim.learning_rate", 10**400, "config.optim.learning_rate must be of type float, not 1000"),
-    ("data.root", None, "config.data.root must be of type str, not None"),
-    ("data.root", 12, "config.data.root must be of type str, not 12"),
-    ("view.flip", 1, "config.view.flip must be true or false, not 1"),
-    ("view.flip", None, "config.view.flip must be true or false, not None"),
-    ("synthesis.gamma", None, "config.synthesis.gamma must be of type tuple, not None"),
-    ("synthesis.gamma", (2, 0.1), "config.synthesis.gamma must hold 3 numbers, not (2, 0.1)"),
-    ("synthesis.gamma", (2, True, 1), "config.synthesis.gamma must hold 3 numbers, not (2, True, 1)"),
-    ("synthesis.gamma", (2, math.inf, 1), "config.synthesis.gamma must be finite, not [2, inf, 1]"),
-    ("normalize.mean", 0.5, "config.normalize.mean must be of type tuple, not 0.5"),
-    (3, 4, "config has no key '3'; the keys are batch, "),
-    ("score", {"top": 0.5}, "config has no key 'score'; did you mean config.score."),
+@pytest.mark.parametrize("key, given, word", [
+    ("seed", 1.5, "int"),
+    ("seed", 3.0, "int"),
+    ("seed", True, "int"),
+    ("seed", np.True_, "int"),
+    ("seed", None, "int"),
+    ("seed", [3], "int"),
+    ("seed", {"a": 3}, "int"),
+    ("seed", -1, "least"),
+    ("score.top", False, "float"),
+    ("score.top", 2, "(0, 1]"),
+    ("score.top", math.nan, "finite"),
+    ("optim.learning_rate", math.inf, "finite"),
+    ("optim.learning_rate", "1e999", "finite"),
+    ("optim.learning_rate", -1, "least"),
+    ("optim.learning_rate", 10**400, "float"),
+    ("data.root", None, "str"),
+    ("data.root", 12, "str"),
+    ("view.flip", 1, "true"),
+    ("view.flip", None, "true"),
+    ("synthesis.gamma", None, "tuple"),
+    ("synthesis.gamma", (2, 0.1), "3 numbers"),
+    ("synthesis.gamma", (2, True, 1), "3 numbers"),
+    ("synthesis.gamma", (2, math.inf, 1), "finite"),
+    ("normalize.mean", 0.5, "tuple"),
+    (3, 4, "keys are batch, "),
+    ("score", {"top": 0.5}, "mean config.score."),
 ])  # fmt: skip
-def test_values_from_python_of_the_wrong_type(key, given, words):
-    with pytest.raises(UserError) as caught:
+def test_values_from_python_of_the_wrong_type(key, given, word):
+    with refuses(str(key), word):
         configs.load(f"{NSA}:object", {key: given})
-    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file, given, words", [
-    (f"{NSA}:object", {"score.top": "0.05"},
-     "config.score.top has no effect while config.score.reduction is mean; set config.score.reduction to top as well, "
-     "or leave config.score.top out"),
-    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01},
-     "config.threshold.false_alarm_rate has no effect while config.data.holdout is 0.0; set config.data.holdout above "
-     "0 as well, or leave config.threshold.false_alarm_rate out"),
-    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_learning_rate has no effect while config.optim."),
-    (CUTPASTE, {"density.components": 3}, "config.density.components has no effect while config.density.name is gauss"),
-    (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.bandwidth has no effect while config.density.name is gau"),
-    (f"{NSA}:object", {"category": "bottle"},
-     f"config.category only names what the experiment was made for; write --config {NSA}:CATEGORY"),
+@pytest.mark.parametrize("file, given, word", [
+    (f"{NSA}:object", {"score.top": "0.05"}, "config.score.reduction to top"),
+    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01}, "config.data.holdout above"),
+    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_epochs above"),
+    (CUTPASTE, {"density.components": 3}, "config.density.name to gaussian_mixture"),
+    (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.name to kernel"),
+    (f"{NSA}:object", {"category": "bottle"}, f"--config {NSA}:CATEGORY"),
 ])  # fmt: skip
-def test_an_override_without_effect_is_refused(file, given, words):
-    with pytest.raises(UserError) as caught:
+def test_an_override_without_effect_is_refused(file, given, word):
+    with refuses(next(iter(given)), word):
         configs.load(file, given)
-    assert str(caught.value).startswith(words)
 
 
 def test_an_override_that_another_one_puts_into_effect():
@@ -158,7 +144,7 @@ def test_an_override_that_another_one_puts_into_effect():
 
 
 def test_overrides_that_are_no_dict():
-    with pytest.raises(UserError, match="overrides must be a dict of values by key, such as "):
+    with refuses(None, "dict"):
         configs.load(NSA, "seed=3")
 
 
@@ -179,67 +165,71 @@ def test_grey_images_need_one_mean_and_one_deviation():
     given = {"data.channels": "1", "normalize.mean": "0.4,", "normalize.std": "(0.2,)"}
     config = configs.load(f"{NSA}:object", given)
     assert (configs.channels(config), config.normalize.mean, config.normalize.std) == (1, (0.4,), (0.2,))
-    message = refused(NSA, **{"data.channels": "1"})
-    assert message == "config.normalize.mean must hold config.data.channels=1 numbers, not [0.485, 0.456, 0.406]"
-    assert refused(NSA, **{"data.channels": "4"}) == "config.data.channels must be 3 (RGB) or 1 (grey), not 4"
-    message = refused(NSA, **{"normalize.std": "(1, 2)"})
-    assert message == "config.normalize.std must hold config.data.channels=3 numbers, not [1, 2]"
+    for given, about, word in (
+        ({"data.channels": "1"}, "normalize.mean", "config.data.channels=1"),
+        ({"data.channels": "4"}, "data.channels", "3 (RGB) or 1 (grey)"),
+        ({"normalize.std": "(1, 2)"}, "normalize.std", "config.data.channels=3"),
+    ):
+        with refuses(about, word):
+            configs.load(NSA, given)
     assert configs.channels(configs.load(BASELINE)) == 3  # has no such key
 
 
 @pytest.mark.parametrize("key, near", [
-    ("epoch", "did you mean config.epochs?"),
-    ("data.sise", "did you mean config.data.size?"),
-    ("learning_rate", "did you mean config.optim.learning_rate?"),
-    ("dta.root", "did you mean config.data.root?"),
-    ("data", "did you mean config.data."),
-    ("zzz", "the keys are batch, category, checkpoint.every_steps,"),
+    ("epoch", "config.epochs?"),
+    ("data.sise", "config.data.size?"),
+    ("learning_rate", "config.optim.learning_rate?"),
+    ("dta.root", "config.data.root?"),
+    ("data", "config.data."),
+    ("zzz", "batch, category, checkpoint.every_steps,"),
 ])  # fmt: skip
 def test_a_misspelt_key_names_the_right_one(key, near):
-    message = refused(NSA, **{key: "1"})
-    assert message.startswith(f"config has no key {key!r}; ") and near in message
+    with refuses(key, near):
+        configs.load(NSA, {key: "1"})
 
 
-@pytest.mark.parametrize("key, text, words", [
-    ("seed", "1.5", "config.seed must be of type int, not '1.5'"),
-    ("seed", "one", "config.seed must be of type int, not 'one'"),
-    ("seed", "true", "config.seed must be of type int, not 'true'"),
-    ("seed", "none", "config.seed must be of type int, not 'none'"),
-    ("optim.learning_rate", "fast", "config.optim.learning_rate must be of type float, not 'fast'"),
-    ("optim.learning_rate", "True", "config.optim.learning_rate must be of type float, not 'True'"),
-    ("view.flip", "1", "config.view.flip must be true or false, not '1'"),
-    ("synthesis.gamma", "2", "config.synthesis.gamma must be of type tuple, not '2'"),
-    ("synthesis.gamma", "(2, 0.1)", "config.synthesis.gamma must hold 3 numbers, not '(2, 0.1)'"),
-    ("synthesis.gamma", "(2, 'a', 3)", "config.synthesis.gamma must hold 3 numbers"),
-    ("synthesis.gamma", "none", "config.synthesis.gamma must be of type tuple, not 'none'"),
+@pytest.mark.parametrize("key, text, word", [
+    ("seed", "1.5", "int"),
+    ("seed", "one", "int"),
+    ("seed", "true", "int"),
+    ("seed", "none", "int"),
+    ("optim.learning_rate", "fast", "float"),
+    ("optim.learning_rate", "True", "float"),
+    ("view.flip", "1", "true"),
+    ("synthesis.gamma", "2", "tuple"),
+    ("synthesis.gamma", "(2, 0.1)", "3 numbers"),
+    ("synthesis.gamma", "(2, 'a', 3)", "3 numbers"),
+    ("synthesis.gamma", "none", "tuple"),
 ])  # fmt: skip
-def test_a_value_of_the_wrong_type(key, text, words):
-    assert words in refused(NSA, **{key: text})
+def test_a_value_of_the_wrong_type(key, text, word):
+    with refuses(key, word):
+        configs.load(NSA, {key: text})
 
 
-@pytest.mark.parametrize("key, text, words", [
-    ("seed", "-1", "config.seed must be at least 0, not -1"),
-    ("seed", "4294967296", "config.seed must be below 4294967296, not 4294967296"),
-    ("evaluate.heatmap_sigma", "1e5", "config.evaluate.heatmap_sigma must be below 100, not 100000.0"),
-    ("batch", "0", "config.batch must be at least 1, not 0"),
-    ("epochs", "-2", "config.epochs must be at least 0, not -2"),
-    ("log_every", "0", "config.log_every must be at least 1, not 0"),
-    ("synthetic_every", "-1", "config.synthetic_every must be at least 0, not -1"),
-    ("data.workers", "-1", "config.data.workers must be at least 0, not -1"),
-    ("data.holdout", "1", "config.data.holdout must lie in [0, 1), not 1.0"),
-    ("data.holdout", "-0.1", "config.data.holdout must lie in [0, 1), not -0.1"),
-    ("score.top", "0", "config.score.top must lie in (0, 1], not 0.0"),
-    ("score.top", "1.5", "config.score.top must lie in (0, 1], not 1.5"),
-    ("evaluate.pro_limit", "0", "config.evaluate.pro_limit must lie in (0, 1], not 0.0"),
-    ("evaluate.batch", "0", "config.evaluate.batch must be at least 1, not 0"),
-    ("threshold.false_alarm_rate", "1", "config.threshold.false_alarm_rate must lie in [0, 1), not 1.0"),
-    ("checkpoint.every_steps", "0", "config.checkpoint.every_steps must be at least 1, not 0"),
-    ("checkpoint.keep", "0", "config.checkpoint.keep must be at least 1, not 0"),
-    ("normalize.std", "(1, 0, 1)", "config.normalize.std must hold numbers above 0, not [1, 0, 1]"),
-    ("normalize.std", "(1, -1, 1)", "config.normalize.std must hold numbers above 0, not [1, -1, 1]"),
+@pytest.mark.parametrize("key, text, word", [
+    ("seed", "-1", "least"),
+    ("seed", "4294967296", "below 4294967296"),
+    ("evaluate.heatmap_sigma", "1e5", "below 100"),
+    ("batch", "0", "least"),
+    ("epochs", "-2", "least"),
+    ("log_every", "0", "least"),
+    ("synthetic_every", "-1", "least"),
+    ("data.workers", "-1", "least"),
+    ("data.holdout", "1", "[0, 1)"),
+    ("data.holdout", "-0.1", "[0, 1)"),
+    ("score.top", "0", "(0, 1]"),
+    ("score.top", "1.5", "(0, 1]"),
+    ("evaluate.pro_limit", "0", "(0, 1]"),
+    ("evaluate.batch", "0", "least"),
+    ("threshold.false_alarm_rate", "1", "[0, 1)"),
+    ("checkpoint.every_steps", "0", "least"),
+    ("checkpoint.keep", "0", "least"),
+    ("normalize.std", "(1, 0, 1)", "[1, 0, 1]"),
+    ("normalize.std", "(1, -1, 1)", "[1, -1, 1]"),
 ])  # fmt: skip
-def test_a_value_out_of_range(key, text, words):
-    assert refused(NSA, **{key: text}) == words
+def test_a_value_out_of_range(key, text, word):
+    with refuses(key, word):
+        configs.load(NSA, {key: text})
 
 
 def test_values_at_the_ends_of_their_ranges_are_accepted():
@@ -260,33 +250,36 @@ def test_the_categories_of_a_table_are_those_of_the_file_or_of_the_one_it_change
     (tmp_path / "own.py").write_text("CATEGORIES = ['left', 'right']\n")
     assert configs.categories(tmp_path / "own.py") == ("left", "right")
     (tmp_path / "none.py").write_text("")
-    with pytest.raises(UserError, match=r"none\.py has no CATEGORIES"):
+    with refuses(tmp_path / "none.py", "CATEGORIES"):
         configs.categories(tmp_path / "none.py")
-    with pytest.raises(UserError, match=r"any\.py does not exist"):
+    with refuses(tmp_path / "any.py", "exist"):
         configs.categories(tmp_path / "any.py")
 
 
 def test_a_missing_file_names_a_near_one(tmp_path):
-    near = refused(NSA.replace("logistic", "logstic"))
-    assert "nsa_logstic.py does not exist; did you mean" in near and near.endswith("experiments/nsa_logistic.py?")
-    assert refused(str(tmp_path / "any.py")).endswith("does not exist; give the path of an experiment file")
+    wrong = NSA.replace("logistic", "logstic")
+    with refuses(wrong, "experiments/nsa_logistic.py?"):
+        configs.load(wrong)
+    with refuses(tmp_path / "any.py", "exist"):
+        configs.load(str(tmp_path / "any.py"))
 
 
-@pytest.mark.parametrize("text, words", [
-    ("x = (", "cannot be loaded: SyntaxError"),
-    ("import no_such_module_here", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module_here'"),
-    ("x = y", "cannot be loaded: NameError: name 'y' is not defined"),
-    ("x = 1", "has no function get_config(category)"),
+@pytest.mark.parametrize("text, word", [
+    ("x = (", "SyntaxError"),
+    ("import no_such_module_here", "ModuleNotFoundError: No module named 'no_such_module_here'"),
+    ("x = y", "NameError: name 'y' is not defined"),
+    ("x = 1", "get_config(category)"),
 ])  # fmt: skip
-def test_a_file_that_is_no_experiment(tmp_path, text, words):
+def test_a_file_that_is_no_experiment(tmp_path, text, word):
     (tmp_path / "mine.py").write_text(text)
-    message = refused(str(tmp_path / "mine.py"))
-    assert str(tmp_path / "mine.py") in message and words in message
+    with refuses(tmp_path / "mine.py", word):
+        configs.load(str(tmp_path / "mine.py"))
 
 
 def test_a_category_for_a_file_that_takes_none(tmp_path):
     (tmp_path / "mine.py").write_text("def get_config():\n    return None\n")
-    assert refused(f"{tmp_path}/mine.py:cap").endswith("takes no category, but 'cap' was given")
+    with refuses(tmp_path / "mine.py", "'cap'"):
+        configs.load(f"{tmp_path}/mine.py:cap")
 
 
 def test_both_forms_of_an_override_anywhere_on_the_line():
@@ -296,36 +289,28 @@ def test_both_forms_of_an_override_anywhere_on_the_line():
     assert overrides == {"seed": "3", "data.root": "/x y", "e": "-1"}
 
 
-@pytest.mark.parametrize("argument, words", [
-    ("--epochs=3", "unknown argument '--epochs=3'; see --help"),
-    ("cap", "unknown argument 'cap'; see --help"),
-    ("--config.seed", "--config.seed needs a value: --config.seed=VALUE"),
-])  # fmt: skip
-def test_arguments_that_are_neither(argument, words):
-    with pytest.raises(UserError) as caught:
+@pytest.mark.parametrize("argument, word", [("--epochs=3", "--help"), ("cap", "--help"), ("--config.seed", "=VALUE")])
+def test_arguments_that_are_neither(argument, word):
+    with refuses(argument, word):
         configs.arguments(parser(), ["--config", "a.py", argument])
-    assert str(caught.value) == words
 
 
 @pytest.mark.parametrize("argv", [["--config", "a.py", "--workdir="], ["--config", "a.py", "--workdir", ""]])
 def test_an_empty_flag_as_of_an_unset_variable_is_no_default(argv):
-    with pytest.raises(UserError) as caught:
+    with refuses("workdir", "empty"):
         configs.arguments(parser(), argv)
-    assert str(caught.value) == "the value given for workdir is empty; write one, or leave it out"
     assert configs.arguments(parser(), argv[:2])[0].workdir is None
 
 
 def test_an_empty_category_is_not_the_demo():
-    assert refused(f"{NSA}:") == (
-        f"--config {NSA}: names no category after the colon; write {NSA}:CATEGORY, or {NSA} alone"
-    )
+    with refuses("--config", f"{NSA}:CATEGORY"):
+        configs.load(f"{NSA}:")
 
 
 def test_a_config_file_that_is_no_python(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert refused(f"{tmp_path}/config.json:cap") == (
-        f"config file {tmp_path}/config.json is no Python file (.py); see experiments/ for examples"
-    )
+    with refuses(tmp_path / "config.json", "Python"):
+        configs.load(f"{tmp_path}/config.json:cap")
 
 
 def test_claim_round_trip(tmp_path):
@@ -343,25 +328,21 @@ def test_claim_round_trip(tmp_path):
 def test_claim_names_the_keys_that_differ(tmp_path):
     configs.claim(tmp_path, configs.load(NSA))
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(UserError) as caught:
+    with refuses(tmp_path, "optim.name ('adam' there, 'sgd' now), seed (0 there, 3 now)"):
         configs.claim(tmp_path, configs.load(NSA, {"seed": "3", "optim.name": "sgd"}))
-    assert str(caught.value) == (
-        f"{tmp_path} was made with another config: optim.name ('adam' there, 'sgd' now), seed (0 there, 3 now); "
-        "choose another --workdir"
-    )
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("text, words", [
-    ("{", "config.json is damaged (Expecting property name"),
-    ("[]", "config.json is damaged (it holds no JSON object); restore it or choose another"),
-    (None, "it has no config.json; train with --workdir"),
-    ("workdir", "it has no config.json; train with --workdir"),
+@pytest.mark.parametrize("text, about, word", [
+    ("{", "config.json", "Expecting"),
+    ("[]", "config.json", "object"),
+    (None, "", "--workdir"),
+    ("workdir", "config.json", "--workdir"),
 ])  # fmt: skip
-def test_a_workdir_without_a_readable_config(tmp_path, text, words):
+def test_a_workdir_without_a_readable_config(tmp_path, text, about, word):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=re.escape(words)):
+    with refuses(tmp_path / about, word):
         configs.read(tmp_path / "config.json" if text == "workdir" else tmp_path)
 
 
@@ -406,9 +387,8 @@ def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path):
     for one in copies:
         for key, ask in (("optim.name", lambda c: c.optim.name), ("label", lambda c: c["label"]),
                          ("optim.name", lambda c: c["optim.name"])):  # fmt: skip
-            with pytest.raises(UserError) as caught:
+            with refuses(key, str(tmp_path / "config.json")):
                 ask(one)
-            assert str(caught.value) == f"{tmp_path / 'config.json'} lacks config.{key}; {OTHER_VERSION}"
         assert "name" not in one.optim and one.optim.get("name", 7) == 7 and not hasattr(one, "label")
     assert config == copies[1] and config.optim == copies[3].optim
 

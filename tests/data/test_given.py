@@ -6,7 +6,7 @@ from PIL import Image
 
 from jaxad.data.given import several, to_image
 from jaxad.data.image import read_image, to_grey
-from jaxad.errors import UserError
+from tests.refusals import refuses
 
 
 def noise(*shape, seed=0, dtype=np.uint8):
@@ -19,11 +19,9 @@ def converted(given, *, channels=3, number=4, min_side=1):
     return image
 
 
-def refused(given, **options):
-    with pytest.raises(UserError) as caught:
+def assert_refused(about, word, given, **options):
+    with refuses(about, word):
         converted(given, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_arrays():
@@ -79,24 +77,19 @@ def test_alpha_palettes_and_orientation_of_pillow(tmp_path):
     (np.array(None), "object ()"),
 ])  # fmt: skip
 def test_arrays_that_are_no_images(given, what):
-    assert refused(given) == (
-        f"image 4 must be uint8 (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), with levels from 0 to 255, not {what}"
-    )
+    assert_refused(None, what, given)
 
 
 @pytest.mark.parametrize("given, what", [
     (None, "NoneType"), (3, "int"), ([[1, 2]], "list"), (b"bytes", "bytes"), ({}, "dict"), (open, "builtin_function"),
 ])  # fmt: skip
 def test_things_that_are_no_images(given, what):
-    assert refused(given).startswith(f"image 4 must be a path, an image of Pillow or an array, not {what}")
+    assert_refused(None, what, given)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F", "I;16B"])
 def test_pillow_modes_whose_levels_are_not_those_of_8_bits(mode):
-    assert refused(Image.new(mode, (5, 6))) == (
-        f"image 4 is an image of Pillow in mode {mode}, whose levels are not from 0 to 255; give the path of its file, "
-        "or scale it to 8 bits"
-    )
+    assert_refused(None, f"mode {mode},", Image.new(mode, (5, 6)))
 
 
 def test_images_of_pillow_that_cannot_be_decoded(tmp_path):
@@ -104,27 +97,25 @@ def test_images_of_pillow_that_cannot_be_decoded(tmp_path):
     Image.fromarray(noise(64, 64, 3)).save(path)
     path.write_bytes(path.read_bytes()[:3000])
     image = Image.open(path)
-    assert refused(image).startswith("image 4, an image of Pillow, cannot be decoded (")
+    assert_refused(None, "decoded", image)
     image.close()
-    assert refused(image).startswith("image 4, an image of Pillow, cannot be decoded (")
-    assert refused(path).startswith(f"image '{path}' is truncated or damaged")
+    assert_refused(None, "decoded", image)
+    assert_refused(path, "truncated", path)
 
 
 def test_paths_that_cannot_be_read(tmp_path):
     (tmp_path / "text.png").write_text("text")
-    assert refused(tmp_path / "none.png") == f"image '{tmp_path / 'none.png'}' does not exist; check the path"
-    assert refused(str(tmp_path)) == f"'{tmp_path}' is a directory where an image should be; name an image file"
-    assert "is not an image in PNG" in refused(tmp_path / "text.png")
+    assert_refused(tmp_path / "none.png", "exist", tmp_path / "none.png")
+    assert_refused(tmp_path, "directory", str(tmp_path))
+    assert_refused(tmp_path / "text.png", "PNG", tmp_path / "text.png")
 
 
 def test_images_that_are_too_small(tmp_path):
-    words = "image 4 is 40 x 31 pixels (width x height), but at least 32 pixels a side are needed"
-    assert refused(noise(31, 40, 3), min_side=32) == refused(Image.fromarray(noise(31, 40)), min_side=32) == words
+    for image in (noise(31, 40, 3), Image.fromarray(noise(31, 40))):
+        assert_refused(None, "40 x 31", image, min_side=32)
     Image.fromarray(noise(31, 40)).save(tmp_path / "small.png")
-    assert "small.png' is 40 x 31 pixels" in refused(tmp_path / "small.png", min_side=32)
-    assert refused(noise(0, 5, 3), min_side=1) == (
-        "image 4 is 5 x 0 pixels (width x height), but at least 1 pixels a side are needed"
-    )
+    assert_refused(tmp_path / "small.png", "40 x 31", tmp_path / "small.png", min_side=32)
+    assert_refused(None, "5 x 0", noise(0, 5, 3), min_side=1)
 
 
 def test_one_image_and_several():
@@ -136,6 +127,5 @@ def test_one_image_and_several():
         assert len(list(several(stack))) == len(stack)
     assert list(several(())) == []
     for wrong, kind in ((3, "int"), (None, "NoneType")):
-        with pytest.raises(UserError) as caught:
+        with refuses(None, kind):
             several(wrong)
-        assert str(caught.value) == f"images must be paths, images of Pillow or arrays, not {kind}"

@@ -17,6 +17,7 @@ from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.methods import nsa
 from tests.parts import NSA, ROOT
+from tests.refusals import refuses
 
 
 class Numbered:
@@ -213,12 +214,12 @@ def test_holdout_is_a_random_fixed_part() -> None:
 
 @pytest.mark.parametrize("holdout", [-0.1, 1.0])
 def test_holdout_must_be_a_fraction(holdout: float) -> None:
-    with pytest.raises(UserError, match=r"config.data.holdout must lie in \[0, 1\)"):
+    with refuses("data.holdout", "[0, 1)"):
         pipeline.split_holdout(120, holdout=holdout, seed=0)
 
 
 def test_holdout_leaves_two_images() -> None:
-    with pytest.raises(UserError, match="at least 2 good images besides the held-out part; there are 1"):
+    with refuses(None, "2 good"):
         pipeline.split_holdout(2, holdout=0.5, seed=0)
 
 

@@ -5,7 +5,6 @@ import gc
 import importlib.util
 import io
 import pickle
-import re
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from jaxad.data.image import to_grey
 from jaxad.errors import UserError
 from tests import parts
 from tests.parts import BASELINE, ROOT, command, refusal, write, write_parts
+from tests.refusals import refuses
 from tests.runtime.test_disk import no_space
 from tests.shared import SHARED, needs_shared
 
@@ -80,11 +80,9 @@ def same_records(made, expected):
         assert (ours.label, ours.id, ours.defect) == (theirs.label, theirs.id, theirs.defect)
 
 
-def refused(root, category):
-    with pytest.raises(UserError) as caught:
+def assert_refused(about, word, root, category):
+    with refuses(about, word):
         tfds.load(root, category)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # MVTec AD
@@ -92,8 +90,7 @@ def refused(root, category):
 
 @needs_tfds
 def test_a_full_disk_ends_in_a_sentence_and_the_same_command_goes_on(tmp_path, bottles):
-    words = r"category bottle cannot be written to .* \(.+\); make that possible"
-    with pytest.raises(UserError, match=words), no_space():
+    with refuses(tmp_path / "prepared", "bottle"), no_space():
         prepare(bottles[0], tmp_path / "prepared")
     prepare(bottles[0], tmp_path / "prepared")
     same_records(tfds.load(tmp_path / "prepared", "bottle").train, tfds.load(bottles[1], "bottle").train)
@@ -293,42 +290,37 @@ def config_of(root, category="bottle", **overrides):
 
 @pytest.mark.parametrize("key", ["data.test", "data.ground_truth"])
 def test_folders_beside_a_dataset_are_refused(key):
-    with pytest.raises(UserError, match=r"config\.data\.source is tfds, .* leave config\.data\.test"):
+    with refuses("data.source", "config.data.test"):
         data.load(config_of("anywhere", **{key: "masks"}))
 
 
 def test_a_dataset_without_its_package_names_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    message = r"TensorFlow Datasets is not installed \(\w+ is missing\); run python3 -m pip install 'jaxad\[tfds\]'"
-    with pytest.raises(UserError, match=message):
+    extra = "python3 -m pip install 'jaxad[tfds]'"
+    with refuses(None, extra):
         data.load(config_of(tmp_path))
     write_bottles(tmp_path)
     flags = ("--manual_dir", tmp_path, "--data_dir", tmp_path / "prepared", "--categories", "bottle")
-    assert re.fullmatch(message, refusal(capsys, mvtec_ad.main, *flags))
+    assert extra in refusal(capsys, mvtec_ad.main, *flags)
 
 
-@pytest.mark.parametrize(("category", "hint"), [("botle", "did you mean 'bottle'? choose"), ("", "; choose")])
+@pytest.mark.parametrize(("category", "hint"), [("botle", "'bottle'"), ("", "; choose")])
 def test_an_unknown_category_is_refused(category, hint):
-    told = refused("anywhere", category)
-    assert told.startswith(f"config.data.category: there is no category '{category}'; ") and hint in told
-    assert told.endswith("7, 8, 9")
+    assert_refused("data.category", hint, "anywhere", category)
+    assert_refused("data.category", "7, 8, 9", "anywhere", category)
 
 
 def test_an_empty_root_is_refused():
-    assert refused("", "bottle") == "config.data.root is empty; name the data_dir of TFDS: --config.data.root=DIR"
+    assert_refused("data.root", "empty", "", "bottle")
 
 
 @needs_tfds
 def test_what_is_not_prepared_is_refused(tmp_path):
-    assert refused(tmp_path, "bottle") == (
-        f"'{tmp_path}' holds no prepared 'mvtec_ad/bottle'; run python -m jaxad.data.mvtec_ad --manual_dir DIR "
-        f"--data_dir {tmp_path} --categories bottle"
-    )
-    assert refused(tmp_path, "8") == (
-        f"'{tmp_path}' holds no prepared 'mnist'; run tfds build mnist --data_dir={tmp_path} "
-        "--file_format=array_record where TensorFlow is installed"
-    )
-    assert refused(tmp_path / "none", "cat") == f"folder '{tmp_path / 'none'}' does not exist; check the path"
+    own = f"python -m jaxad.data.mvtec_ad --manual_dir DIR --data_dir {tmp_path} --categories bottle"
+    assert_refused(tmp_path, own, tmp_path, "bottle")
+    built = f"tfds build mnist --data_dir={tmp_path} --file_format=array_record"
+    assert_refused(tmp_path, built, tmp_path, "8")
+    assert_refused(tmp_path / "none", "exist", tmp_path / "none", "cat")
 
 
 @needs_tfds
@@ -337,8 +329,7 @@ def test_another_file_format_is_refused(classes, tmp_path):
     for path in (classes / "mnist" / "3.0.1").glob("*.*"):
         text = path.read_bytes().replace(b'"fileFormat": "array_record"', b'"fileFormat": "tfrecord"')
         (tmp_path / "mnist" / "3.0.1" / path.name).write_bytes(text)
-    told = refused(tmp_path, "8")
-    assert told.startswith(f"'mnist' in '{tmp_path}' is not in the array_record format; delete it and run tfds build")
+    assert_refused(tmp_path, "array_record", tmp_path, "8")
 
 
 @needs_tfds
@@ -348,9 +339,7 @@ def test_damaged_files_are_refused(bottles, tmp_path, name):
         copy = tmp_path / "mvtec_ad" / "bottle" / "1.0.0" / path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes()[:70] if path.name == name else path.read_bytes())
-    told = refused(tmp_path, "bottle")
-    assert told.startswith(f"'mvtec_ad/bottle' in '{tmp_path}' cannot be read (")
-    assert told.endswith(f"--data_dir {tmp_path} --categories bottle")
+    assert_refused(tmp_path, f"--data_dir {tmp_path} --categories bottle", tmp_path, "bottle")
 
 
 def refused_preparation(capsys, manual, categories="bottle"):
@@ -395,4 +384,4 @@ def test_a_damaged_image_is_refused_by_its_name(tmp_path, capsys):
     flags = ("--manual_dir", manual, "--data_dir", tmp_path / "prepared", "--categories", "bottle")
     told = refusal(capsys, mvtec_ad.main, *flags)
     assert told.startswith(f"image '{path}' is truncated or damaged")
-    assert "holds no prepared 'mvtec_ad/bottle'" in refused(tmp_path / "prepared", "bottle")
+    assert_refused(tmp_path / "prepared", "'mvtec_ad/bottle'", tmp_path / "prepared", "bottle")

@@ -14,13 +14,13 @@ from jaxad import methods
 from jaxad.augment.nsa import device, host_views, views
 from jaxad.augment.nsa import host as on_host
 from jaxad.augment.nsa.settings import Synthesis, settings
-from jaxad.errors import UserError
 from jaxad.methods import nsa
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
 from jaxad.training.log import Log, read_history
 from tests.augment.quick import quick_jit
 from tests.parts import NSA, ROOT
+from tests.refusals import refuses
 
 SIZES = {
     "data.size": "72", "view.crop": "64", "view.center_crop": "0", "score.size": "64", "evaluate.crop": "0",
@@ -258,19 +258,22 @@ def test_both_places_have_the_same_statistics():
     assert 0.05 < host["skipped"].mean() < 1  # both outcomes are compared
 
 
-@pytest.mark.parametrize("category", ["bottle", "tile", "chest_xray_female", "cap"])
 @pytest.mark.parametrize("file", ROWS, ids=lambda file: file.stem)
-def test_the_settings_of_every_experiment_reach_the_synthesis(asked, file, category):
-    config = configs.load(f"{file}:{category}")
-    channels, side = config.data.channels, config.view.crop
-    image = jax.ShapeDtypeStruct((2, config.data.size, config.data.size, channels), jnp.uint8)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    jax.eval_shape(methods.create(config).corrupt, keys, {"image": image, "partner": image})
-    (call,) = asked
-    assert (call["shape"], call["dtype"], call["label"]) == ((side, side, channels), jnp.uint8, config.label)
-    assert isinstance(call["settings"], Synthesis)
-    assert call["settings"]._asdict() == {name: config.synthesis[name] for name in Synthesis._fields}
-    hash(call["settings"])  # values that JAX can take as static
+def test_the_settings_of_every_experiment_reach_the_synthesis(asked, file):
+    for category in ("bottle", "tile", "chest_xray_female", "cap"):
+        config = configs.load(f"{file}:{category}")
+        channels, side = config.data.channels, config.view.crop
+        image = jax.ShapeDtypeStruct((2, config.data.size, config.data.size, channels), jnp.uint8)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+        asked.clear()
+        jax.eval_shape(methods.create(config).corrupt, keys, {"image": image, "partner": image})
+        (call,) = asked
+        found = call["shape"], call["dtype"], call["label"]
+        assert found == ((side, side, channels), jnp.uint8, config.label), category
+        assert isinstance(call["settings"], Synthesis)
+        expected = {name: config.synthesis[name] for name in Synthesis._fields}
+        assert call["settings"]._asdict() == expected, category
+        hash(call["settings"])  # values that JAX can take as static
 
 
 def test_values_read_back_from_json_reach_the_synthesis(asked, tmp_path):
@@ -364,28 +367,28 @@ def test_from_a_quarter_on_the_user_is_told():
 # Configs that are refused before any image is read
 
 
-@pytest.mark.parametrize("overrides, words", [
-    ({"label": "factor"}, "config.label factor needs factors below 1, on the device: set config.synthesis.factor"),
-    ({"label": "factor", "synthesis.blending": "paste"}, "config.label factor needs factors below 1"),
-    ({"label": "factor", "data.synthesis": "host"}, "config.label factor needs factors below 1, on the device"),
-    ({"synthesis.blending": "paste", "synthesis.factor": "(0.5, 0.9)"}, "config.synthesis.blending paste has no fac"),
-    ({"synthesis.factor": "(0.5, 1.2)"}, r"config.synthesis.factor must be \(low, high\) with 0 < low"),
-    ({"synthesis.factor": "(0.0, 0.5)"}, r"config.synthesis.factor must be \(low, high\) with 0 < low"),
-    ({"synthesis.factor": "(0.9, 0.5)"}, r"config.synthesis.factor must be \(low, high\) with 0 < low"),
-    ({"synthesis.moved": "false"}, "config.synthesis.moved false needs config.synthesis.resized false"),
+@pytest.mark.parametrize("overrides, about, word", [
+    ({"label": "factor"}, "label", "config.synthesis.factor"),
+    ({"label": "factor", "synthesis.blending": "paste"}, "label", "config.synthesis.factor"),
+    ({"label": "factor", "data.synthesis": "host"}, "label", "device"),
+    ({"synthesis.blending": "paste", "synthesis.factor": "(0.5, 0.9)"}, "synthesis.blending", "factor"),
+    ({"synthesis.factor": "(0.5, 1.2)"}, "synthesis.factor", "(0.5, 1.2)"),
+    ({"synthesis.factor": "(0.0, 0.5)"}, "synthesis.factor", "(0.0, 0.5)"),
+    ({"synthesis.factor": "(0.9, 0.5)"}, "synthesis.factor", "(0.9, 0.5)"),
+    ({"synthesis.moved": "false"}, "synthesis.moved", "config.synthesis.resized"),
     ({"synthesis.source": "same", "synthesis.moved": "false", "synthesis.resized": "false"},
-     "config.synthesis.source same with config.synthesis.moved false puts patches back"),
-    ({"synthesis.resized": "false", "synthesis.half_width": "(0.03, 0.499)"}, "a patch of up to .* cannot be moved"),
-    ({"synthesis.gamma": "(2.5, 0.05, 0.03)"}, "config.synthesis.gamma has the shape 2.5"),
-    ({"synthesis.half_height": "(0.0078125, 0.4)"}, "config.synthesis.half_height must be .* half a pixel"),
-    ({"synthesis.source": "mine"}, "config.synthesis.source must be one of other, same, not 'mine'"),
-    ({"synthesis.shape": "round"}, "config.synthesis.shape must be one of rectangle, cutpaste, ellipses, not 'round'"),
-    ({"synthesis.blending": "mix"}, "config.synthesis.blending must be one of source, mixed, paste, interpolate, not"),
-    ({"label": "logstic"}, "config.label must be one of binary, continuous, logistic, factor, not 'logstic'"),
-    ({"data.synthesis": "gpu"}, "config.data.synthesis must be one of device, host, not 'gpu'"),
+     "synthesis.source", "config.synthesis.moved"),
+    ({"synthesis.resized": "false", "synthesis.half_width": "(0.03, 0.499)"}, "synthesis.half_height", "moved"),
+    ({"synthesis.gamma": "(2.5, 0.05, 0.03)"}, "synthesis.gamma", "2.5"),
+    ({"synthesis.half_height": "(0.0078125, 0.4)"}, "synthesis.half_height", "pixel"),
+    ({"synthesis.source": "mine"}, "synthesis.source", "other, same"),
+    ({"synthesis.shape": "round"}, "synthesis.shape", "rectangle, cutpaste, ellipses"),
+    ({"synthesis.blending": "mix"}, "synthesis.blending", "source, mixed, paste, interpolate"),
+    ({"label": "logstic"}, "label", "binary, continuous, logistic, factor"),
+    ({"data.synthesis": "gpu"}, "data.synthesis", "device, host"),
 ])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(overrides, words):
-    with pytest.raises(UserError, match=f"^{words}"):
+def test_settings_that_make_no_sense_are_refused(overrides, about, word):
+    with refuses(about, word):
         methods.create(configs.load(f"{NSA}:bottle", SIZES | overrides))
 
 
@@ -401,7 +404,7 @@ def test_the_host_makes_what_it_can_and_refuses_the_rest(file):
         if config.label == "binary":
             assert set(np.unique(made["label"])) == {0, 1}
         return
-    with pytest.raises(UserError, match=f"^config.synthesis.{changed[0]} must be .* on the host"):
+    with refuses(f"synthesis.{changed[0]}", "host"):
         methods.create(config)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.errors import UserError
 from tests.parts import BASELINE, ROOT, SIZE, part, write, write_parts
+from tests.refusals import refuses
 
 METHOD = """
 import jax.numpy as jnp
@@ -86,19 +86,18 @@ def test_it_trains_resumes_evaluates_and_predicts(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "word"),
     [
-        ("no_such_module:create", "cannot be imported (No module named 'no_such_module')"),
-        ("json:create", "module json has no function create"),
-        ("json:loads", "must name a function create: write json:create"),
-        ("venv:create", "must return a jaxad.methods.method.Method"),
-        ("nsaa", "did you mean 'nsa'?"),
+        ("no_such_module:create", "imported"),
+        ("json:create", "module json has no"),
+        ("json:loads", "json:create"),
+        ("venv:create", "jaxad.methods.method.Method"),
+        ("nsaa", "'nsa'"),
     ],
 )
-def test_what_is_no_method_is_refused(name, words, monkeypatch):
+def test_what_is_no_method_is_refused(name, word, monkeypatch):
     import venv
 
     monkeypatch.setattr(venv, "create", lambda config: None)
-    with pytest.raises(UserError) as caught:
+    with refuses("method", word):
         methods.create(configs.load(f"{BASELINE}:nut", {"method": name}))
-    assert words in str(caught.value)

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 import jaxad
-from jaxad.errors import UserError
 from tests.parts import ROOT, baseline, command, write_parts
+from tests.refusals import refuses
 from tests.test_detector import baseline as unsaved
 
 TRAIN = """
@@ -139,9 +139,9 @@ def test_what_is_pickled_is_a_path(workdir):
 
 
 def test_a_detector_that_was_never_saved_cannot_be_pickled(tmp_path):
-    with pytest.raises(UserError, match="is passed to another process by its workdir, and this one is in none"):
+    with refuses(None, "workdir"):
         pickle.dumps(unsaved())
-    with pytest.raises(UserError, match="this one is in none"):
+    with refuses(None, "workdir"):
         pickle.dumps(unsaved().with_weights({}, {}))
 
 
@@ -154,5 +154,5 @@ def test_a_detector_that_was_trained_again_meanwhile_is_refused(tmp_path, workdi
     assert pickle.loads(pickle.dumps(other)).heat_range == (0.25, 0.5)  # what is saved can be passed on
     again = pickle.loads(text)  # an error here would leave a pool waiting for ever
     for use in (lambda: again.predict([]), lambda: again.config, lambda: pickle.dumps(again)):
-        with pytest.raises(UserError, match="is another one than was passed to this process; load it again"):
+        with refuses(copy, "again"):
             use()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxad.errors import UserError
 from jaxad.models.layers import conv
 from jaxad.models.resnet import ResNet
 from jaxad.runtime import devices
 from jaxad.scoring import localization
+from tests.refusals import refuses
 
 RNG = np.random.default_rng(0)
 
@@ -35,21 +35,21 @@ def test_grid_size(size, patch, stride, grid):
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "stride", "words"),
+    ("size", "patch", "stride", "word"),
     [
-        ((64, 64), 65, 4, "65 x 65 pixels is larger than the image of 64 x 64"),
-        ((64, 32), 48, 4, "larger than the image of 64 x 32"),
-        ((256, 256), 32, 5, "256 - 32 = 224: patches of 32 would cover only 252 of 256 pixels"),
-        ((32, 34), 8, 4, "cover only 32 of 34 pixels"),
-        ((64, 64), 8, 14, "gaps between patches of 8"),
-        ((64, 64), 0, 4, "at least 1 pixel"),
-        ((64, 64), 8, 0, "at least 1 pixel"),
+        ((64, 64), 65, 4, "64 x 64"),
+        ((64, 32), 48, 4, "64 x 32"),
+        ((256, 256), 32, 5, "252 of 256"),
+        ((32, 34), 8, 4, "32 of 34"),
+        ((64, 64), 8, 14, "gaps"),
+        ((64, 64), 0, 4, "least"),
+        ((64, 64), 8, 0, "least"),
     ],
 )
-def test_impossible_grids_are_told_in_one_sentence(size, patch, stride, words):
-    with pytest.raises(UserError, match=words):
+def test_impossible_grids_are_told_in_one_sentence(size, patch, stride, word):
+    with refuses(None, word):
         localization.grid_size(size, patch=patch, stride=stride)
-    with pytest.raises(UserError, match=words):
+    with refuses(None, word):
         localization.dense_features(lambda x: x, jnp.zeros((1, *size, 3)), patch=patch, stride=stride, chunk=4)
 
 
@@ -112,7 +112,7 @@ def test_devices_compute_the_patches_of_their_own_images():
 
 
 def test_a_chunk_holds_at_least_one_patch():
-    with pytest.raises(UserError, match="at least 1, not 0"):
+    with refuses(None, "least"):
         localization.dense_features(lambda x: x, jnp.zeros((1, 8, 8, 3)), patch=4, stride=4, chunk=0)
 
 
@@ -203,11 +203,11 @@ def test_a_constant_grid_keeps_its_value_inside():
 
 
 def test_upsampling_checks_its_arguments():
-    with pytest.raises(UserError, match="deviation of the upsampling must be positive, not 0"):
+    with refuses(None, "positive"):
         localization.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=4, stride=2, size=(8, 8), deviation=0.0)
     with pytest.raises(ValueError, match=r"\(4, 4\) do not fit the grid of \(3, 3\)"):
         localization.receptive_field_upsample(jnp.zeros((1, 4, 4)), patch=4, stride=2, size=(8, 8))
-    with pytest.raises(UserError, match="cover only 9 of 10"):
+    with refuses(None, "9 of 10"):
         localization.receptive_field_upsample(jnp.zeros((1, 3, 3)), patch=3, stride=3, size=(9, 10))
 
 
@@ -323,5 +323,5 @@ def test_gradcam_needs_a_stage_of_the_input():
 
 @pytest.mark.parametrize("shape", [(2, 512), (2, 1, 1, 512)])
 def test_gradcam_needs_a_spatial_stage(shape):
-    with pytest.raises(UserError, match="choose an earlier stage of the network or a larger input size"):
+    with refuses(None, "earlier"):
         localization.gradcam_maps(lambda a: a.reshape(2, -1).sum(axis=1), jnp.ones(shape), size=(32, 32))

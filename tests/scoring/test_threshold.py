@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxad.errors import UserError
 from jaxad.scoring.threshold import ROUNDING, fit_threshold
+from tests.refusals import refuses
 from tests.test_detector import baseline, pictures
 
 HELD_OUT = {
@@ -75,10 +75,10 @@ def test_the_threshold_keeps_the_rate_and_no_lower_one_would(rate):
 
 def test_a_senseless_rate_and_scores_that_are_not_finite_are_refused():
     for rate in (-0.1, 1.0):
-        with pytest.raises(UserError, match=r"config\.threshold\.false_alarm_rate must lie in \[0, 1\)"):
+        with refuses("threshold.false_alarm_rate", "[0, 1)"):
             fit_threshold(np.arange(3.0), false_alarm_rate=rate)
     for value in (np.nan, np.inf):
-        with pytest.raises(UserError, match="a held-out good image has a score that is not finite"):
+        with refuses(None, "finite"):
             fit_threshold(np.array([1.0, value]), false_alarm_rate=0.1)
 
 

@@ -16,7 +16,6 @@ import pytest
 from jaxad import config as configs
 from jaxad import data, detector, methods
 from jaxad.data import pipeline
-from jaxad.errors import UserError
 from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.training import loop, synthetic_validation
@@ -24,6 +23,7 @@ from jaxad.training import step as training
 from jaxad.training.log import read_history
 from tests import tiny
 from tests.parts import NSA, interrupt, interrupted, write_fabric
+from tests.refusals import refuses
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS = 12, 8  # one image is held out; 11 images in batches of 8 make 2 steps an epoch
@@ -340,7 +340,7 @@ def test_a_seed_that_was_ahead_does_not_keep_the_others_back(alone, config_of, t
 
 def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
-    with pytest.raises(UserError, match=r"^the loss of seed 0 is nan at step 1; there was no checkpoint yet"):
+    with refuses(None, "seed 0"):
         train_together(config_of, tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_seeds_restart_together(config_of, tmp_path) -> None:
     workdirs = [tmp_path / "0", tmp_path / "1"]
     loop.train(config_of(epochs=1), workdirs[0])
     several = [config_of(seed=seed) for seed in (0, 1)]
-    with pytest.raises(UserError, match="was made with another config: epochs"):
+    with refuses(workdirs[0], "epochs"):
         loop.train_seeds(several, workdirs, commands="ab")
     loop.train_seeds(several, workdirs, commands="ab", restart=True)
     assert [len(read_history(workdir)) for workdir in workdirs] == [STEPS, STEPS]
@@ -366,9 +366,8 @@ def test_seeds_of_different_configs_are_refused(config_of, tmp_path) -> None:
 
 def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> None:
     workdir = shutil.copytree(complete, tmp_path / "run")
-    with pytest.raises(UserError) as caught:
+    with refuses(workdir, "optim.learning_rate (0.001 there, 0.5 now), seed (0 there, 1 now)"):
         loop.train(config_of(optim__learning_rate=0.5, seed=1), workdir)
-    assert "optim.learning_rate (0.001 there, 0.5 now), seed (0 there, 1 now); choose another" in str(caught.value)
     assert_ends_as(complete, workdir)
 
 
@@ -386,26 +385,22 @@ def falling(value) -> methods.Method:
 
 DIVERGENCES = {
     # step 5 sees -1
-    "loss": (lambda w: jnp.where(w < 0, jnp.nan, w), "the loss is nan at step 5; the last good checkpoint is step 4"),
+    "loss": (lambda w: jnp.where(w < 0, jnp.nan, w), "loss", 5, 4),
     # step 4 sees 0: the loss is 0, the slope of the square root is infinite, and the state after it is spoilt
-    "gradient": (
-        lambda w: w + 0 * jnp.sqrt(w),
-        "the norm of the gradient is nan at step 4; the last good checkpoint is step 2",
-    ),
+    "gradient": (lambda w: w + 0 * jnp.sqrt(w), "gradient", 4, 2),
 }
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of, tmp_path, monkeypatch, kind) -> None:
-    value, sentence = DIVERGENCES[kind]
+    value, word, step, kept = DIVERGENCES[kind]
     monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(value))
     config = config_of(
         optim__name="sgd", optim__learning_rate=1.0, optim__final_learning_rate=1.0, checkpoint__every_steps=2
     )
-    with pytest.raises(UserError) as caught:
+    with refuses(None, word) as caught:
         loop.train(config, tmp_path / "run")
-    assert str(caught.value) == f"{sentence}; start again with a lower config.optim.learning_rate and another --workdir"
-    kept = int(sentence.split()[-1])
+    assert f"step {step}; " in str(caught.value) and f"step {kept}; " in str(caught.value)
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
         optimizer, _ = training.make_optimizer(config, 2)
         fresh = training.init_state(falling(value), optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
@@ -415,7 +410,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of,
 
 def test_divergence_before_any_checkpoint(config_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
-    with pytest.raises(UserError, match="the loss is nan at step 1; there was no checkpoint yet; start again"):
+    with refuses(None, "step 1"):
         loop.train(config_of(), tmp_path / "run")
 
 
@@ -434,10 +429,10 @@ def test_batch_larger_than_the_data_repeats_images_and_says_so(config_of, tmp_pa
 
 
 def test_batch_that_the_devices_cannot_share_is_refused(config_of, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"config.batch is 12; it must be a multiple of the 8 devices"):
+    with refuses("batch", "multiple"):
         loop.train(config_of(batch=12), tmp_path / "run")
 
 
 def test_unknown_optimiser_is_refused(config_of, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"config.optim.name must be one of sgd, adam, adamw, not 'rmsprop'"):
+    with refuses("optim.name", "adamw"):
         loop.train(config_of(optim__name="rmsprop"), tmp_path / "run")

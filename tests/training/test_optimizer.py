@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import train
-from jaxad.errors import UserError
 from jaxad.training import step as training
 from tests.parts import NSA, ROOT, refusal, write_parts
+from tests.refusals import refuses
 
 DLA = f"{ROOT}/experiments/dla.py"
 CUTPASTE = f"{ROOT}/experiments/cutpaste_3way.py"
@@ -32,30 +32,25 @@ def test_first_steps_by_hand():
     assert first_step(name="adamw", weight_decay=0.2, momentum=0.0) == first_step(name="adamw", weight_decay=0.2)
 
 
-@pytest.mark.parametrize("optim, words", [
-    ({"name": "adam", "momentum": 0.9},
-     "config.optim.momentum is 0.9, which adam does not use; set config.optim.momentum=0 or config.optim.name=sgd"),
-    ({"name": "adam", "weight_decay": 5e-4},
-     "config.optim.weight_decay is 0.0005, which adam does not use; set config.optim.weight_decay=0 or "
-     "config.optim.name=sgd or adamw"),
-    ({"name": "adamw", "momentum": 0.9, "weight_decay": 0.1},
-     "config.optim.momentum is 0.9, which adamw does not use; set config.optim.momentum=0 or config.optim.name=sgd"),
+@pytest.mark.parametrize("optim, about, others", [
+    ({"name": "adam", "momentum": 0.9}, "optim.momentum", "config.optim.name=sgd"),
+    ({"name": "adam", "weight_decay": 5e-4}, "optim.weight_decay", "config.optim.name=sgd or adamw"),
+    ({"name": "adamw", "momentum": 0.9, "weight_decay": 0.1}, "optim.momentum", "config.optim.name=sgd"),
 ])  # fmt: skip
-def test_what_an_optimizer_would_not_use_is_refused(optim, words):
-    with pytest.raises(UserError) as caught:
+def test_what_an_optimizer_would_not_use_is_refused(optim, about, others):
+    with refuses(about, others):
         first_step(**optim)
-    assert str(caught.value) == words
 
 
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "synthetic_anomalies"]
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_uses_what_it_sets(file):
-    for category in configs.categories(file):
-        config = configs.load(f"{file}:{category}")
-        if config.epochs:
-            training.make_optimizer(config, 10)
+def test_every_experiment_uses_what_it_sets():
+    for file in EXPERIMENTS:
+        for category in configs.categories(file):
+            config = configs.load(f"{file}:{category}")
+            if config.epochs:
+                training.make_optimizer(config, 10)  # an error of it names the file
 
 
 def test_a_training_is_refused_before_its_workdir_is_made(tmp_path, capsys):

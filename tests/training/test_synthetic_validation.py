@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 import jaxad
 from jaxad import data, evaluate, train
 from jaxad.data import pipeline
-from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 from jaxad.training import synthetic_validation as defects
 from tests.parts import baseline, command, refusal, write_parts
+from tests.refusals import refuses
 
 SIDE = 64
 KINDS = ("blend", "patch", "scar")
@@ -211,7 +211,7 @@ def test_figures_are_those_of_scikit_learn(made):
 def test_scores_that_are_not_finite_are_refused(made):
     maps = made.masks.astype(np.float32)
     maps[11, 0, 0] = np.nan
-    with pytest.raises(UserError, match=r"number 11 of the synthetic set \(patch\).*not finite"):
+    with refuses(None, "number 11"):
         defects.measure(Scores(np.zeros(len(maps), np.float32), maps), made)
 
 

@@ -12,10 +12,10 @@ from jaxad.augment import color
 from jaxad.augment.boxes import Box
 from jaxad.augment.dla import local
 from jaxad.augment.dla.local import LOCAL, LocalOptions
-from jaxad.errors import UserError
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
 from tests.augment.test_color import reference
+from tests.refusals import refuses
 
 DRAWS = 5_000
 DEFAULTS = LocalOptions()
@@ -356,28 +356,24 @@ def test_a_new_augmentation_is_one_line_of_the_table(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "words"),
+    ("shape", "options", "word"),
     [
-        ((224, 224), {"size": (50, 225)}, r"225x225 pixels \(config.local.size \(50, 225\).*image of 224x224; lower"),
-        ((96, 64), {"size": (50, 448)}, r"128x128 pixels .*config.local.size.* does not fit into an image of 96x64"),
-        ((224, 224), {"size": (0, 128)}, r"config.local.size must be whole .* not \(0, 128\)"),
-        ((224, 224), {"size": (60, 50)}, r"config.local.size must be whole .*low <= high, not \(60, 50\)"),
-        ((224, 224), {"size": (50, 100.5)}, r"config.local.size must be whole"),
-        ((224, 224), {"angle": 0.0}, r"config.local.angle must lie in \(0, 180\] degrees, not 0.0"),
-        ((224, 224), {"angle": 181.0}, r"config.local.angle"),
-        ((224, 224), {"angle": math.nan}, r"config.local.angle"),
-        ((224, 224), {"jitter": 1.1}, r"config.local.jitter must lie in \[0, 1\], not 1.1"),
-        ((224, 224), {"hue": -0.1}, r"config.local.hue must lie in \[0, 0.5\]"),
-        ((224, 224), {"parts": 1}, r"config.local.parts must be a whole number from 2 to 50.*not 1"),
-        ((112, 112), {"parts": 26}, r"from 2 to 25, the smallest side of a region in an image of 112x112, not 26"),
-        ((224, 224), {"parts": 2.5}, r"config.local.parts must be a whole number"),
-        (
-            (224, 224),
-            {"mode": "cutout"},
-            r"config.local.mode must be one of dynamic, static, rotation, jitter, permutation, grey, not 'cutout'",
-        ),
+        ((224, 224), {"size": (50, 225)}, "225x225"),
+        ((96, 64), {"size": (50, 448)}, "96x64"),
+        ((224, 224), {"size": (0, 128)}, "(0, 128)"),
+        ((224, 224), {"size": (60, 50)}, "(60, 50)"),
+        ((224, 224), {"size": (50, 100.5)}, "whole"),
+        ((224, 224), {"angle": 0.0}, "180"),
+        ((224, 224), {"angle": 181.0}, "181.0"),
+        ((224, 224), {"angle": math.nan}, "nan"),
+        ((224, 224), {"jitter": 1.1}, "1.1"),
+        ((224, 224), {"hue": -0.1}, "-0.1"),
+        ((224, 224), {"parts": 1}, "50"),
+        ((112, 112), {"parts": 26}, "25"),
+        ((224, 224), {"parts": 2.5}, "whole"),
+        ((224, 224), {"mode": "cutout"}, "dynamic, static, rotation, jitter, permutation, grey"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(shape, options, words):
-    with pytest.raises(UserError, match=words):
+def test_options_that_do_not_fit_are_refused(shape, options, word):
+    with refuses(f"local.{next(iter(options))}", word):
         local.local_augmentation(jax.random.key(0), jnp.zeros((*shape, 3)), options=LocalOptions(**options))

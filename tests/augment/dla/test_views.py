@@ -12,9 +12,9 @@ from scipy import ndimage, stats
 from jaxad.augment import color
 from jaxad.augment.dla import views
 from jaxad.augment.dla.views import Crop, View, ViewOptions
-from jaxad.errors import UserError
 from jaxad.runtime import devices
 from tests.augment.quick import quick_jit
+from tests.refusals import refuses
 
 COUNT = 64
 OPTIONS = ViewOptions(
@@ -311,29 +311,29 @@ def test_image_that_is_not_square_without_colour_jitter():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "word"),
     [
-        ({"area": (0.0, 1.0)}, r"config.view.area must be \(low, high\) with 0 < low <= high <= 1, not \(0.0, 1.0\)"),
-        ({"area": (0.6, 1.2)}, r"config.view.area .* not \(0.6, 1.2\)"),
-        ({"area": (0.9, 0.6)}, r"config.view.area .* not \(0.9, 0.6\)"),
-        ({"aspect": (0.0, 1.0)}, r"config.view.aspect must be \(low, high\) with 0 < low <= high, not \(0.0, 1.0\)"),
-        ({"aspect": (1.0, float("inf"))}, r"config.view.aspect .* not \(1.0, inf\)"),
-        ({"aspect": (float("nan"), 1.0)}, r"config.view.aspect .* not \(nan, 1.0\)"),
-        ({"sigma": (-0.1, 2.0)}, r"config.view.sigma must be \(low, high\) with 0 <= low <= high, not \(-0.1, 2.0\)"),
-        ({"sigma": (2.0, 1.0)}, r"config.view.sigma .* not \(2.0, 1.0\)"),
-        ({"flip": 1.5}, r"config.view.flip must lie in \[0, 1\], not 1.5"),
-        ({"jitter": -0.1}, r"config.view.jitter must lie in \[0, 1\], not -0.1"),
-        ({"hue": 0.6}, r"config.view.hue must lie in \[0, 0.5\], not 0.6"),
-        ({"jitter_probability": 2}, r"config.view.jitter_probability must lie in \[0, 1\], not 2"),
-        ({"grey": float("nan")}, r"config.view.grey must lie in \[0, 1\], not nan"),
-        ({"blur": -1}, r"config.view.blur must lie in \[0, 1\], not -1"),
+        ({"area": (0.0, 1.0)}, "(0.0, 1.0)"),
+        ({"area": (0.6, 1.2)}, "(0.6, 1.2)"),
+        ({"area": (0.9, 0.6)}, "(0.9, 0.6)"),
+        ({"aspect": (0.0, 1.0)}, "(0.0, 1.0)"),
+        ({"aspect": (1.0, float("inf"))}, "(1.0, inf)"),
+        ({"aspect": (float("nan"), 1.0)}, "(nan, 1.0)"),
+        ({"sigma": (-0.1, 2.0)}, "(-0.1, 2.0)"),
+        ({"sigma": (2.0, 1.0)}, "(2.0, 1.0)"),
+        ({"flip": 1.5}, "[0, 1]"),
+        ({"jitter": -0.1}, "[0, 1]"),
+        ({"hue": 0.6}, "[0, 0.5]"),
+        ({"jitter_probability": 2}, "[0, 1]"),
+        ({"grey": float("nan")}, "[0, 1]"),
+        ({"blur": -1}, "[0, 1]"),
     ],
     ids=str,
 )
-def test_bad_options_are_refused(change, message):
+def test_bad_options_are_refused(change, word):
     options = ViewOptions(**change)
     for draw in (views.sample_crop, views.sample_view):
-        with pytest.raises(UserError, match=message):
+        with refuses(f"view.{next(iter(change))}", word):
             draw(jax.random.key(0), (8, 8), options=options)
 
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host import Box
 from jaxad.augment.nsa.settings import Synthesis, settings
-from jaxad.errors import UserError
+from tests.refusals import refuses
 
 SHAPE = (224, 224)
 BOUNDS = {"half_height": (0.03, 0.40), "half_width": (0.03, 0.40)}
@@ -225,9 +225,9 @@ def test_grey_blending_equals_each_channel_alone(gradients):
 
 
 def test_unknown_gradients_and_label_are_refused():
-    with pytest.raises(UserError, match=r"config.synthesis.blending 'both'.*source or mixed"):
+    with refuses("synthesis.blending", "both"):
         host.blend_patch(noise(0)[:20, :20], noise(1)[:20, :20], gradients="both")
-    with pytest.raises(UserError, match=r"config.label 'logit'.*logistic"):
+    with refuses("label", "logistic"):
         host.synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")
     with pytest.raises(ValueError, match="shape"):
         host.synthesize(np.random.default_rng(0), noise(0), noise(1)[:100], settings=PLAIN)

@@ -1,7 +1,7 @@
 import pytest
 
 from jaxad.augment.nsa.settings import SETTINGS, settings
-from jaxad.errors import UserError
+from tests.refusals import refuses
 
 # Table 4 of the paper, with full patch sizes: n; h_min, h_max; w_min, w_max; b, t; t_object; t_overlap; s; y0; 1/k.
 TABLE_4 = """
@@ -72,5 +72,5 @@ def test_generic_rows_have_no_background_and_no_rotation():
 
 @pytest.mark.parametrize(("wrong", "right"), [("botle", "bottle"), ("metalnut", "metal_nut"), ("Screw", "screw")])
 def test_unknown_category_names_the_nearest(wrong, right):
-    with pytest.raises(UserError, match=f"'{wrong}'.*'{right}'"):
+    with refuses("category", f"'{right}'"):
         settings(wrong)

@@ -9,6 +9,7 @@ from scipy import stats
 from jaxad.augment.nsa import host_views, views
 from jaxad.errors import UserError
 from tests.augment.quick import quick_jit
+from tests.refusals import refuses
 
 HEIGHT, WIDTH, CENTER, CROP = 60, 72, 48, 40
 
@@ -222,7 +223,7 @@ def test_a_random_view_is_determined_by_its_key_alone():
 @pytest.mark.parametrize(("center_crop", "crop"), [(0, 61), (50, 51), (61, 40)])
 def test_crops_that_do_not_fit_are_refused_in_the_hosts_words(rotation, center_crop, crop):
     options = {"rotation": rotation, "center_crop": center_crop, "crop": crop, "flip": False}
-    with pytest.raises(UserError, match="does not fit into an image of") as host:
+    with refuses("view.crop", "fit") as host:
         host_views.random_view(np.random.default_rng(0), noise(), **options)
     with pytest.raises(UserError) as device:
         jax.jit(functools.partial(views.random_view, **options))(jax.random.key(0), noise())
