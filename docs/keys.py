@@ -38,6 +38,16 @@ RECORDS = {
 _CATEGORIES = (*demo.CATEGORIES, *folder.TEXTURES, *folder.OBJECTS, "object", "texture", "chest_xray_male")
 _SHOWN = 3  # defaults of a key
 _LARGE = 10**12
+# The experiments that the others derive from.
+_BASES = ("nsa_logistic", "cutpaste_3way", "dla", "baseline_mean")
+# What must be set for a key to be looked at.
+_WITH = {
+    "density.bandwidth": {"density.name": "kernel"},
+    "density.covariance": {"density.name": "gaussian_mixture"},
+    "density.components": {"density.name": "gaussian_mixture"},
+    "density.tolerance": {"density.name": "gaussian_mixture"},
+    "proxy.confetti": {"proxy.task": "confetti"},
+}
 
 
 def family(config: ConfigDict) -> str:
@@ -62,9 +72,9 @@ BY_METHOD = {
 
 @functools.cache
 def experiments() -> tuple[ConfigDict, ...]:
-    """The configs of every experiment, for each of its categories; the one without a category comes first."""
+    """The configs of every experiment and category, those first that others derive from."""
     found = []
-    for file in sorted(EXPERIMENTS.glob("*.py")):
+    for file in sorted(EXPERIMENTS.glob("*.py"), key=lambda file: (file.stem not in _BASES, file.stem)):
         found.append(configs.load(str(file), required=()))
         for category in _CATEGORIES:
             try:
@@ -77,7 +87,9 @@ def experiments() -> tuple[ConfigDict, ...]:
 def _shown(value: object) -> str:
     if isinstance(value, list):
         return f"({', '.join(map(_shown, value))})"
-    return f"{value:.3g}" if isinstance(value, float) else "empty" if value == "" else str(value).lower()
+    if isinstance(value, str):
+        return value or "empty"
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
 
 
 def _defaults(key: str, known: list[dict]) -> str:
@@ -90,7 +102,7 @@ def _defaults(key: str, known: list[dict]) -> str:
 def _refusal(config: ConfigDict, key: str, value: object, *, of_method: bool = True) -> str:
     """What the program says to a value of a key; empty where it takes it."""
     try:
-        changed = configs.override(config, {key: value})
+        changed = configs.override(config, {key: value, **_WITH.get(key, {})})
         if of_method and "method" in config:
             methods.create(changed)
             data.load(changed)
@@ -111,9 +123,10 @@ def _values(config: ConfigDict, key: str, default: object) -> str:
         kind = "whole number" if type(default) is int else "number"
         said = [_refusal(config, key, -1), _refusal(config, key, _LARGE, of_method=False)]
     else:
-        numbers = default or [0.0, 0.0]  # an optional value is two numbers
+        numbers = default or [0.0]  # None, where a value is optional
         kind, said = f"{len(numbers)} numbers", [_refusal(config, key, [type(number)(-1) for number in numbers])]
-    rules = [re.search(rf"config\.{re.escape(key)} must (?:be )?(.+?)(?:, not |;|: |$)", sentence) for sentence in said]
+    pattern = rf"config\.{re.escape(key)} must (?:be |lie |hold )?(.+?)(?:, not |, as |;|: |$)"
+    rules = [re.search(pattern, sentence) for sentence in said]
     return " and ".join(dict.fromkeys(rule[1] for rule in rules if rule)) or kind
 
 
