@@ -4,8 +4,8 @@
     python -m jaxad.train --config experiments/confetti.py:bottle --config.data.root=DIR
 
 Normal images against patches whose colour is shifted, by up to `proxy.confetti` of each channel, which the paper does
-not give. Everything else is written out in cutpaste_3way.py, whose overrides for Appendix A.3 hold here too. Results
-are in README.md.
+not give. Everything else is written out in cutpaste_3way.py, whose overrides for Appendix A.3 hold here too. See
+docs/cutpaste.md.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@
 
 Normal images against patches of one colour: grey, or with `--config.proxy.task=cutout_mean` the image's mean, or with
 `--config.proxy.task=cutout_random` a random colour. Everything else is written out in cutpaste_3way.py, whose overrides
-for Appendix A.3 hold here too. Results are in docs/cutpaste.md.
+for Appendix A.3 hold here too. See docs/cutpaste.md.
 """
 
 from pathlib import Path

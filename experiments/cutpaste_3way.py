@@ -17,7 +17,7 @@ The ablations of Appendix A.3 (Tables 7 and 8) are overrides; the first value is
 
 What the paper leaves open: the projection head, strength of translation and of the jitter of whole images, the
 covariance's shrinkage, the normalisation. `--config.density.name` may also be kernel or gaussian_mixture (footnote 1).
-Results are in docs/cutpaste.md.
+See docs/cutpaste.md.
 """
 
 from ml_collections import ConfigDict

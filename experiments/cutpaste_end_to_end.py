@@ -6,7 +6,7 @@
 Patches of the image itself are pasted at another place of it, as they are, and the network of NSA learns where. Sizes,
 number and constraints of the patches are NSA's. CutPaste as its authors have it is in cutpaste.py and its neighbours.
 Everything else, every category with its settings and the chest X-rays' command included, is written out in
-nsa_logistic.py. Results are in docs/nsa.md.
+nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

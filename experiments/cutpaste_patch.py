@@ -5,7 +5,7 @@
 
 Trained on random crops of 64 pixels (Section 4.2; 32 with `--config.patch.crop=32`), scored on all patches of 32 pixels
 at a stride of 4 (Appendix A.5). Everything else is written out in cutpaste_3way.py, whose overrides for Appendix A.3
-hold here too. Results are in docs/cutpaste.md.
+hold here too. See docs/cutpaste.md.
 """
 
 from pathlib import Path

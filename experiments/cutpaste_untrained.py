@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/cutpaste_untrained.py:bottle --config.data.root=DIR
 
 The features of a network as it is drawn, never trained. Everything else is written out in cutpaste_3way.py, whose
-overrides for Appendix A.3 hold here too. Results are in docs/cutpaste.md.
+overrides for Appendix A.3 hold here too. See docs/cutpaste.md.
 """
 
 from pathlib import Path

@@ -13,9 +13,9 @@ the floor is dla_untrained.py. Figures 2 and 3 are samples.png of a run, Figure 
 The score departs from the paper on purpose. The squared differences of Equations 9 and 11 are high also where good
 images differ, as at glints, and those of Equation 11 so small that their weight in Equation 12 does not matter. Here
 each is divided by its variance over the good images (plus 1 % of the stage's mean variance) and averaged over the
-channels, which finds synthetic and real defects of bottle better; docs/dla.md has the figures. The paper's score, but
-for what is listed at the end, takes both of these, in the training or in the evaluation of a trained detector, whose
-threshold is then gone and whose results are replaced (so copy its workdir):
+channels; docs/dla.md says why. The paper's score, but for what is listed at the end, takes both of these, in the
+training or in the evaluation of a trained detector, whose threshold is then gone and whose results are replaced (so
+copy its workdir):
 
     --config.score.standardize=false --config.score.channels=sum
 
@@ -39,7 +39,7 @@ the size of a local region refers to an image of 224. Other than in SimSiam's pr
 has a scale and a bias, and the prediction's learning rate decays with all others.
 
 The views are milder than SimSiam's: parts lie still, so crops keep most of them, and colour and sharpness are what
-defects change, so the features had better not be made blind to them. Results are in docs/dla.md.
+defects change, so the features had better not be made blind to them. See docs/dla.md.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/dla_global_dense.py:bottle --config.data.root=DIR
 
 Global and dense loss, without negatives.
-Everything else is written out in dla.py. Results are in docs/dla.md.
+Everything else is written out in dla.py. See docs/dla.md.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/dla_static.py:bottle --config.data.root=DIR
 
 Negatives are the sum of all local augmentations, none weighted (the paper's static local augmentation).
-Everything else is written out in dla.py. Results are in docs/dla.md.
+Everything else is written out in dla.py. See docs/dla.md.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@
 
 Maps of a network as it is drawn, never trained: by the shortcuts of its blocks alone, or by all of it with
 `--config.model.zero_init_residual=false`. There is no uncertainty, as dropout acts inside the silent blocks. Everything
-else is written out in dla.py. Results are in docs/dla.md.
+else is written out in dla.py. See docs/dla.md.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@
 
 Patches of another image are mixed into the same place, and the network of NSA learns the factor of the mixture, one for
 all patches of an image. Sizes, number and constraints of the patches are NSA's, too. Everything else, every category
-with its settings and the chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+with its settings and the chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/nsa_binary.py:bottle --config.data.root=DIR
 
 The label says where blending changed the image, and not how much. Everything else, every category with its settings and
-the chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+the chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@
 
 The label is the change in grey levels, learnt by the squared error of a rectified output, as the paper says. (In the
 authors' program four of the five runs have a sigmoid before the squared error.) Everything else, every category with
-its settings and the chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+its settings and the chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

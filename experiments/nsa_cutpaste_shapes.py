@@ -5,7 +5,7 @@
 
 One patch in every image, whose area and aspect ratio are drawn as CutPaste draws them, at any place and without
 resizing. Everything else, every category with its settings and the chest X-rays' command included, is written out in
-nsa_logistic.py. Results are in docs/nsa.md.
+nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

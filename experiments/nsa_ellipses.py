@@ -5,7 +5,7 @@
 
 Of every patch only the union of five random ellipses is blended. This trains for 240 epochs more than NSA, as in the
 authors' program; the demo, which lasts minutes, does not. Everything else, every category with its settings and the
-chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

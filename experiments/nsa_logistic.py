@@ -10,7 +10,7 @@ The first line trains on the embedded demo in minutes. The second follows the pa
 AD below DIR, where objects are tested on the central crop only. The third is for images of your own (`:object` or
 `:texture`): the whole image is tested and a threshold is fitted on held-out good images. The fourth (or
 `:chest_xray_female`) reads the NIH release of chest X-rays below NIH, in one channel, and which images are meant from
-three lists below LISTS, which the user has (see jaxad/data/chest_xray.py). The results are in README.md.
+three lists below LISTS, which the user has (see jaxad/data/chest_xray.py). See docs/results.md.
 """
 
 from ml_collections import ConfigDict

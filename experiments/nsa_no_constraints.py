@@ -5,7 +5,7 @@
 
 Patches are taken from and go to any place, also of plain background. This is nsa_logistic.py itself where there is no
 plain background: for cable, transistor, textures and the demo. Everything else, every category with its settings and
-the chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+the chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/nsa_one_patch.py:bottle --config.data.root=DIR
 
 The network sees one blended patch at a time, never several. Everything else, every category with its settings and the
-chest X-rays' command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@
 
 FPI with Poisson blending, of mixed gradients for every category, where the factor weights the patch's gradients. Sizes,
 number and constraints of the patches are NSA's. Everything else, every category with its settings and the chest X-rays'
-command included, is written out in nsa_logistic.py. Results are in docs/nsa.md.
+command included, is written out in nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

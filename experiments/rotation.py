@@ -4,7 +4,7 @@
     python -m jaxad.train --config experiments/rotation.py:bottle --config.data.root=DIR
 
 Four classes: images turned by 0, 90, 180 and 270 degrees. Everything else is written out in cutpaste_3way.py, whose
-overrides for Appendix A.3 hold here too. Results are in docs/cutpaste.md.
+overrides for Appendix A.3 hold here too. See docs/cutpaste.md.
 """
 
 from pathlib import Path

@@ -25,7 +25,7 @@ _NO_NUMBER = ("seed", "data.root", "data.workers", "data.cache_gib", "data.devic
               "checkpoint.keep")  # fmt: skip
 # What an experiment is called, and where its images lie.
 _NO_SETTING = ("experiment", "category", "data.category", "data.test", "data.ground_truth")
-_FOLDERS = ("data.root", "data.test", "data.ground_truth", "data.lists", "data_root", "mnist_root", "natural_root")
+FOLDERS = ("data.root", "data.test", "data.ground_truth", "data.lists", "data_root", "mnist_root", "natural_root")
 # What says where a command wrote, and which processes ran it together.
 _OF_THE_MACHINE = ("--workdir", "--coordinator", "--processes", "--process_id")
 START, END = "<!-- {}:start -->", "<!-- {}:end -->"  # a section's name between
@@ -106,7 +106,7 @@ def _flags(command: str) -> Iterator[tuple[str, str | None]]:
         yield name, value if takes_value or equals else None
 
 
-def _portable(command: str) -> str:
+def portable(command: str) -> str:
     """The command without what belongs to a machine: data folders are called DIR, workdir and processes are left out.
 
     An ensemble's workdirs are called W... and its folder OUT.
@@ -118,7 +118,7 @@ def _portable(command: str) -> str:
         if name == "--output":
             kept.append("--workdir W... --output OUT")
             continue
-        if name.removeprefix("--config.") in _FOLDERS:
+        if name.removeprefix("--config.") in FOLDERS:
             value = "DIR"
         elif name == "--config.model.weights":
             value = _weights(value)
@@ -146,7 +146,7 @@ def _typed(entry: dict) -> list[str]:
 
 def _commands(entry: dict) -> str:
     """How a row is made."""
-    return ", then ".join(f"`{_portable(command)}`" for command in _typed(entry)) or "n/a"
+    return ", then ".join(f"`{portable(command)}`" for command in _typed(entry)) or "n/a"
 
 
 def _changes(config: dict, base: dict) -> list[str]:
@@ -241,6 +241,12 @@ def flat(runs: Sequence[dict]) -> tables.Table:
     return tables.Table(titles, rows, "llrrrrrllll")
 
 
+def summary(runs: Sequence[dict]) -> tables.Table:
+    """A table with a row for each experiment, category and config: each metric beside the published number."""
+    groups = group_seeds(runs)
+    return tables.summary(list(zip(_names(groups), groups, strict=True)))
+
+
 def _three_digits(value: float) -> str:
     """A number above zero with three digits, or as many as stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -275,7 +281,7 @@ def _benchmark_rows(run: dict) -> dict[str, str]:
         "peak memory": f"{_three_digits(peak['bytes'] / 2**30)} GiB of the {peak['of']}",
         "date": run["date"],
         "commit": run["commit"] or "n/a",
-        "command": f"`{_portable(run['command'])}`",
+        "command": f"`{portable(run['command'])}`",
     }
 
 
@@ -346,7 +352,9 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
     """The tables of workdirs, or of benchmarks' files, which have a layout of their own."""
     if not all(path.endswith(".json") for path in paths):
         runs = gather(paths)
-        return [flat(runs)] if layout == "flat" else tables.paper(by_column(group_seeds(runs)))
+        if layout == "paper":
+            return tables.paper(by_column(group_seeds(runs)))
+        return [flat(runs) if layout == "flat" else summary(runs)]
     if layout != "flat":
         raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out", about=paths[0])
     makes, held = zip(*map(_read_figures, paths), strict=True)
@@ -370,10 +378,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--layout",
-        choices=("flat", "paper"),
+        choices=("flat", "paper", "summary"),
         default="flat",
         help="flat: a row for each experiment and category; paper: a table for each metric, categories as rows, the "
-        "published numbers beside ours",
+        "published numbers beside ours; summary: rows as in flat, all metrics beside the published numbers",
     )
     parser.add_argument("--output", metavar="FILE.md", help="write the Markdown to this file")
     parser.add_argument("--html", metavar="FILE.html", help="write the tables as an HTML page to this file")

@@ -172,11 +172,11 @@ def _gradcam(size: int) -> tuple[Callable, Callable]:
 
 def _turned(size: int) -> tuple[Callable, Callable]:
     """Whole numbers: where pixels of an image with `size` columns lie in a turned bar."""
-    bar = boxes.Bar(*(np.int32(n) for n in (3, 0, 5000, 2)), np.float32(0.02 * size))
+    bar = boxes.RotatedBox(*(np.int32(n) for n in (3, 0, 5000, 2)), np.float32(0.02 * size))
 
     def found(x):
         rows, columns = jnp.arange(len(x))[:, None], jnp.arange(size)
-        return jnp.stack([part.astype(jnp.float32) for part in boxes.bar_pixels(bar, rows, columns)])
+        return jnp.stack([part.astype(jnp.float32) for part in boxes.rotated_pixels(bar, rows, columns)])
 
     def expected(x):
         rows, columns = np.arange(len(x))[:, None], np.arange(size)
@@ -206,7 +206,7 @@ def _jitter(size: int) -> tuple[Callable, Callable]:
 
     def found(x):
         image = jnp.stack([x[plane] for plane in planes], -1)[:, None]
-        return color.jitter(image, drawn)[:, 0]
+        return color.color_jitter(image, drawn)[:, 0]
 
     def expected(x):
         rgb = np.stack([x[plane] for plane in planes], -1)

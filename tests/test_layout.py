@@ -13,7 +13,7 @@ from tests.parts import ROOT
 ORDER = (
     ("errors",),
     ("runtime",),
-    ("config", "config_values", "guarded_config", "metrics"),
+    ("config", "config_keys", "config_values", "guarded_config", "metrics"),
     ("data",),
     ("augment",),
     ("models",),

@@ -1,4 +1,4 @@
-"""Where synthetic defects are: upright boxes and rotated bars, drawn as in Li et al. 2021, Appendix A.2.
+"""Where synthetic defects are: upright and rotated boxes, drawn as in Li et al. 2021, Appendix A.2.
 
 Every index is exact: rotation counts in integers, so a region is the same whether it is made alone, in a batch, or on
 one of many devices.
@@ -26,14 +26,14 @@ class Box(NamedTuple):
     width: jax.Array
 
 
-class Bar(NamedTuple):
+class RotatedBox(NamedTuple):
     """A rotated rectangle.
 
     Attributes:
       top: First row of the upright rectangle that bounds it, int32.
       left: First column of that rectangle, int32.
-      length: Pixels along the bar, which is vertical when not rotated, int32.
-      width: Pixels across the bar, int32.
+      length: Pixels along its vertical side before it is rotated, int32.
+      width: Pixels along its horizontal side before it is rotated, int32.
       angle: Counter-clockwise rotation in degrees, float32.
     """
 
@@ -56,15 +56,15 @@ def _turn(degrees: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.round(_ONE * f(radians)).astype(jnp.int32) for f in (jnp.cos, jnp.sin))
 
 
-def bar_extent(bar: Bar) -> tuple[jax.Array, jax.Array]:
-    """Height and width of the upright rectangle that bounds a rotated bar, int32 pixels, rounded up."""
-    cosine, sine = (jnp.abs(x) for x in _turn(bar.angle))
-    height = cosine * bar.length + sine * bar.width
-    width = sine * bar.length + cosine * bar.width
+def rotated_extent(box: RotatedBox) -> tuple[jax.Array, jax.Array]:
+    """Height and width of the upright rectangle that bounds a rotated box, int32 pixels, rounded up."""
+    cosine, sine = (jnp.abs(x) for x in _turn(box.angle))
+    height = cosine * box.length + sine * box.width
+    width = sine * box.length + cosine * box.width
     return (height + _ONE - 1) >> _SHIFT, (width + _ONE - 1) >> _SHIFT
 
 
-def turned_back(
+def unrotate(
     box: Box,
     size: tuple[jax.Array, jax.Array],
     degrees: jax.Array | float,
@@ -91,25 +91,25 @@ def turned_back(
     return row, column
 
 
-def bar_pixels(bar: Bar, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Where the pixels of an image lie in a rotated bar, by the nearest pixel of the upright one.
+def rotated_pixels(box: RotatedBox, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where the pixels of an image lie in a rotated box, by the nearest pixel of the upright one.
 
     Args:
-      bar: The bar.
+      box: The box.
       rows: int32 (h, 1), rows of the image.
       columns: int32 (w,), columns of the image.
 
     Returns:
-      Row and column in the upright bar, int32 (h, w), and whether the pixel's centre is in the bar, bool (h, w).
+      Row and column in the upright box, int32 (h, w), and whether the pixel's centre is in the box, bool (h, w).
     """
-    box = Box(bar.top, bar.left, *bar_extent(bar))
-    row, column = turned_back(box, (bar.length, bar.width), bar.angle, rows, columns)
-    return row, column, (row >= 0) & (row < bar.length) & (column >= 0) & (column < bar.width)
+    bounds = Box(box.top, box.left, *rotated_extent(box))
+    row, column = unrotate(bounds, (box.length, box.width), box.angle, rows, columns)
+    return row, column, (row >= 0) & (row < box.length) & (column >= 0) & (column < box.width)
 
 
-def bar_mask(bar: Bar, shape: tuple[int, int]) -> jax.Array:
-    """Which pixels of an image of `shape` lie in a rotated bar: bool (h, w)."""
-    return bar_pixels(bar, jnp.arange(shape[0])[:, None], jnp.arange(shape[1]))[2]
+def rotated_box_mask(box: RotatedBox, shape: tuple[int, int]) -> jax.Array:
+    """Which pixels of an image of `shape` lie in a rotated box: bool (h, w)."""
+    return rotated_pixels(box, jnp.arange(shape[0])[:, None], jnp.arange(shape[1]))[2]
 
 
 def _ordered(low: float, high: float) -> bool:
@@ -176,7 +176,7 @@ def _scaled(size: int, scale: float, least: int) -> int:
     return max(least, math.floor(size * scale + 0.5))
 
 
-def draw_place(
+def sample_place(
     key: jax.Array, shape: tuple[int, ...], height: jax.Array, width: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """First row and column of a rectangle, uniform over all places where it lies in an image of `shape` (h, w, ...)."""
@@ -206,10 +206,10 @@ def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptio
     aspect = jnp.where(half < 0.5, wide, tall)
     height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, tallest).astype(jnp.int32)
     width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, widest).astype(jnp.int32)
-    return Box(*draw_place(places, shape, height, width), height, width)
+    return Box(*sample_place(places, shape, height, width), height, width)
 
 
-def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Bar:
+def sample_rotated_box(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> RotatedBox:
     """Draws a scar of an image of `shape` (h, w, ...): size, angle, and a place where all of it lies in the image.
 
     Raises:
@@ -221,13 +221,13 @@ def sample_bar(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptio
     width, length, angle = jax.random.uniform(drawn, (3,), jnp.float32)
 
     def size(share, bounds, least):
-        # Every whole size of an image of 256 is as likely; a bar of length 1 may rotate out of every pixel's centre.
+        # Every whole size of an image of 256 is as likely; a box of length 1 may rotate out of every pixel's centre.
         low, high = (int(bound) for bound in bounds)
         sizes = jnp.array([_scaled(size, scale, least) for size in range(low, high + 1)], jnp.int32)
         return sizes[_pick(share, len(sizes))]
 
     length, width = size(length, options.scar_length, 2), size(width, options.scar_width, 1)
     angle = options.scar_angle * (2 * angle - 1)
-    bar = Bar(jnp.int32(0), jnp.int32(0), length, width, angle)
-    top, left = draw_place(places, shape, *bar_extent(bar))
-    return bar._replace(top=top, left=left)
+    box = RotatedBox(jnp.int32(0), jnp.int32(0), length, width, angle)
+    top, left = sample_place(places, shape, *rotated_extent(box))
+    return box._replace(top=top, left=left)

@@ -73,7 +73,7 @@ def adjust_hue(planes: Planes, turns: jax.Array | float) -> Planes:
     return channel(5), channel(3), channel(1)
 
 
-def jitter(image: jax.Array, drawn: Jitter, inside: jax.Array | None = None) -> jax.Array:
+def color_jitter(image: jax.Array, drawn: Jitter, inside: jax.Array | None = None) -> jax.Array:
     """Applies the four operations in the drawn order.
 
     Args:
@@ -117,7 +117,7 @@ def sample_jitter(key: jax.Array, *, strength: float, hue: float) -> Jitter:
     return Jitter(1 + strength * changes[:3], hue * changes[3], jnp.argsort(drawn[4:]))
 
 
-def color_jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float) -> jax.Array:
+def random_color_jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: float) -> jax.Array:
     """Jitters the colours of a whole image.
 
     Args:
@@ -134,4 +134,4 @@ def color_jitter(key: jax.Array, image: jax.Array, *, strength: float, hue: floa
     """
     check_strength(strength, "the strength of the colour jitter")
     check_strength(hue, "the hue of the colour jitter")
-    return jitter(image, sample_jitter(key, strength=strength, hue=hue)) if strength or hue else image
+    return color_jitter(image, sample_jitter(key, strength=strength, hue=hue)) if strength or hue else image

@@ -136,9 +136,10 @@ def augment(key: jax.Array, image: jax.Array, *, config: ConfigDict) -> jax.Arra
     view_key, negative_key = jax.random.split(key)
     made = []
     if view_options:
-        made.append(views.global_views(view_key, image, options=view_options))
+        made.append(views.random_view_pair(view_key, image, options=view_options))
     if local_options:
-        made.append(jnp.stack([image, local.local_augmentation(negative_key, image, options=local_options).image]))
+        negative = local.random_local_augmentation(negative_key, image, options=local_options)
+        made.append(jnp.stack([image, negative.image]))
     return jnp.concatenate(made)
 
 

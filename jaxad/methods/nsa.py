@@ -41,7 +41,7 @@ class HostExample:
         """Returns ``image`` uint8 (h, w, c), ``label`` float32 (h, w), and the counts ``patches`` and ``skipped``."""
         view = host_views.random_view(rng, image, **self._view)
         source = host_views.random_view(rng, partner, **self._view)
-        made = host.synthesize(rng, view, source, settings=self._settings, label=self._label)
+        made = host.random_synthesize(rng, view, source, settings=self._settings, label=self._label)
         counts = {"patches": np.int32(len(made.boxes)), "skipped": np.int32(made.skipped)}
         return {"image": made.image, "label": made.label, **counts}
 
@@ -57,7 +57,7 @@ def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
         first, second, patches = jax.random.split(key, 3)
         image = views.random_view(first, image, **view)
         partner = views.random_view(second, partner, **view)
-        made = device.synthesize(patches, image, partner, settings=settings, label=config.label)
+        made = device.random_synthesize(patches, image, partner, settings=settings, label=config.label)
         return {name: getattr(made, name) for name in ("image", "label", "patches", "skipped")}
 
     return lambda keys, batch: jax.vmap(example)(keys, batch["image"], batch["partner"])

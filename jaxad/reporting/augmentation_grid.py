@@ -9,19 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxad.augment import color
 from jaxad.augment.boxes import Box
 from jaxad.augment.cutpaste import proxy_tasks
 from jaxad.augment.cutpaste.options import CutPasteOptions
-from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
-from jaxad.augment.dla.views import ViewOptions, global_views
+from jaxad.augment.dla.local import LOCAL, LocalOptions, random_local_augmentation
+from jaxad.augment.dla.views import ViewOptions, random_view_pair
 from jaxad.errors import UserError
 from jaxad.runtime import devices
+
+
+def _image_jitter(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+    return color.random_color_jitter(key, image, strength=options.image_jitter, hue=options.image_jitter)
+
 
 # Every class of every proxy task, and what every image of them goes through before.
 AUGMENTATIONS: dict[str, proxy_tasks.Augmentation] = {
     **{name: make for classes in proxy_tasks.PROXIES.values() for name, make in classes.items()},
-    "colour jitter": proxy_tasks.image_jitter,
-    "translation": proxy_tasks.translation,
+    "colour jitter": _image_jitter,
+    "translation": proxy_tasks.random_translate,
 }
 _GAP = 4
 _FRAME = (0, 230, 118)
@@ -118,8 +124,8 @@ def local_grid(
     def draw(key, image):
         views, negative = jax.random.split(key)
         return (
-            None if view is None else global_views(views, image, options=view),
-            None if local is None else local_augmentation(negative, image, options=local),
+            None if view is None else random_view_pair(views, image, options=view),
+            None if local is None else random_local_augmentation(negative, image, options=local),
         )
 
     keys = jax.random.split(key, len(images))

@@ -4,7 +4,7 @@ import csv
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -251,6 +251,46 @@ def paper(columns: Mapping[str, Sequence[list[dict]]]) -> list[Table]:
     return [_paper_table(named, present, metric) for metric in METRICS]
 
 
+def summary(named: Sequence[tuple[str, Sequence[dict]]]) -> Table:
+    """A row for each group of runs that differ in the seed alone, with its name: our metrics beside the published ones.
+
+    Nothing is published of a test set that is not the paper's.
+    """
+    heads, rows, notes = ["experiment", "category", "epochs"], [], []
+    for metric in METRICS:
+        heads += [METRICS[metric].removesuffix(", %"), "published"]
+    for name, group in named:
+        row = [name, str(group[0]["category"]), str(group[0]["config"].get("epochs") or "–")]
+        for metric in METRICS:
+            measured = measure(group, metric)
+            cell = "n/a" if measured is None else ours(measured).split(" [")[0]
+            row += [cell, compare(None, published.value(_published_name(group[0]), metric, row_of(group[0])))[0]]
+        rows.append(row)
+        if any(cell != "–" for cell in row[4::2]):
+            notes += _other_score(name, [group])
+    return Table(heads, rows, "ll" + "r" * (len(heads) - 2), notes=notes)
+
+
+def published_table(experiments: Sequence[str], category: str) -> Table:
+    """What the papers print of experiments: a category, and the average over all of them."""
+    heads, rows = ["experiment", "source"], []
+    for metric in METRICS:
+        title = METRICS[metric].removesuffix(", %")
+        heads += [f"{title}, {category}", f"{title}, average"]
+    for name in experiments:
+        found = [column for metric in METRICS for column in published.find(name, metric)]
+        found = [column for column in found if category in column.values or "all" in column.averages]
+        row = [name, ", ".join(dict.fromkeys([found[0].paper, *(column.table for column in found)]))]
+        for metric in METRICS:
+            average = published.average(name, metric, (), name="all")
+            row += [compare(None, value)[0] for value in (published.value(name, metric, category), average)]
+        rows.append(row)
+    kept = [i for i, head in enumerate(heads) if i < 2 or any(row[i] != "–" for row in rows)]
+    rows = [[row[i] for i in kept] for row in rows]
+    note = "±: standard error of the mean over the paper's runs, where it prints one."
+    return Table([heads[i] for i in kept], rows, "ll" + "r" * (len(kept) - 2), notes=[note])
+
+
 def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str], metric: str) -> Table:
     order = [category for category in TEXTURES + OBJECTS if category in present]
     scopes = [name for name, (_, all_) in SCOPES.items() if any(len(set(all_) & set(g)) > 1 for g in named.values())]
@@ -276,15 +316,19 @@ def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str
             sources += [
                 _source(title, column) for column in found if not column.values or groups.keys() & column.values
             ]
-            if any(group[0]["config"].get("score", {}).get("standardize") for group in groups.values()):
-                sources.append(
-                    f"{title}: not by the paper's score, which score.standardize=false with score.channels=sum is."
-                )
+            sources += _other_score(title, groups.values())
             width = 4
         own += [cell[0] for cell in cells]
         for row, cell in zip(rows, cells, strict=True):
             row += cell[:width]
     return Table(heads, rows, "l" + "r" * (len(heads) - 1), METRICS[metric], [*_notes(rows, own, metric), *sources])
+
+
+def _other_score(name: str, groups: Iterable[Sequence[dict]]) -> list[str]:
+    """A note where runs are not scored as the paper scores."""
+    if not any(group[0]["config"].get("score", {}).get("standardize") for group in groups):
+        return []
+    return [f"{name}: not by the paper's score, which score.standardize=false with score.channels=sum is."]
 
 
 def _published_name(entry: dict) -> str:

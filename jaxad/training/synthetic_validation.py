@@ -88,7 +88,7 @@ def paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, flo
 
 
 def _blend(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return host.synthesize(rng, image, other, settings=_BLENDING, label="binary").image
+    return host.random_synthesize(rng, image, other, settings=_BLENDING, label="binary").image
 
 
 def _patch(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_jitter_applies_the_four_in_the_drawn_order():
     inside[3:11, 2:9] = True
     amounts = (1.25, 0.7, 1.3, 0.2)
     results = []
-    run = jax.jit(color.jitter)
+    run = jax.jit(color.color_jitter)
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)):
         expected = image
         for operation in order:
@@ -115,7 +115,7 @@ def test_jitter_is_the_same_plain_vmapped_and_jitted():
     keys = jax.random.split(jax.random.key(0), 4)
 
     def one(key, image):
-        return color.color_jitter(key, image, strength=0.3, hue=0.3)
+        return color.random_color_jitter(key, image, strength=0.3, hue=0.3)
 
     made = np.asarray(jax.jit(jax.vmap(one))(keys, images))
     np.testing.assert_allclose(made, jax.vmap(one)(keys, images), atol=2e-6)
@@ -138,12 +138,12 @@ def test_draws_are_uniform_and_every_order_is_as_likely():
 
 def test_strength_of_nothing_returns_the_image_itself():
     image = picture()
-    np.testing.assert_array_equal(color.color_jitter(jax.random.key(0), image, strength=0.0, hue=0.0), image)
+    np.testing.assert_array_equal(color.random_color_jitter(jax.random.key(0), image, strength=0.0, hue=0.0), image)
 
 
 def test_hue_alone_is_jittered_where_the_strength_is_nothing():
     image = picture(12, 10)
-    made = color.color_jitter(jax.random.key(0), image, strength=0.0, hue=0.3)
+    made = color.random_color_jitter(jax.random.key(0), image, strength=0.0, hue=0.3)
     assert np.abs(made - image).max() > 0.05
     # Brightness, contrast and saturation do nothing: each pixel keeps its largest and its smallest value.
     for extreme in (np.max, np.min):
@@ -157,4 +157,4 @@ def test_strength_out_of_range_is_refused(value):
     for name, setting in (("strength", "the strength of"), ("hue", "the hue of")):
         amounts = {"strength": 0.1, "hue": 0.1, name: value}
         with refuses(None, setting):
-            color.color_jitter(jax.random.key(0), picture(), **amounts)
+            color.random_color_jitter(jax.random.key(0), picture(), **amounts)

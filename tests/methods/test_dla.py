@@ -112,11 +112,11 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
         view_key, local_key = jax.random.split(key)
         if weights[0] or weights[1]:
             options = options_of(config.view, views.ViewOptions)
-            expected = augmenting(views.global_views, options)(view_key, floats[number])
+            expected = augmenting(views.random_view_pair, options)(view_key, floats[number])
             np.testing.assert_allclose(made["image"][:2, number], expected, atol=1e-5)
         if weights[2]:
             options = options_of(config.local, local.LocalOptions)
-            negative = augmenting(local.local_augmentation, options)(local_key, floats[number])
+            negative = augmenting(local.random_local_augmentation, options)(local_key, floats[number])
             np.testing.assert_allclose(made["image"][-2, number], floats[number], atol=1e-7)
             np.testing.assert_allclose(made["image"][-1, number], negative.image, atol=1e-5)
             changed = (made["image"][-1, number] != made["image"][-2, number]).any(-1)

@@ -163,7 +163,7 @@ def asked(monkeypatch):
         boxes, counts = jnp.zeros((3, 4), int), (jnp.int32(2), jnp.int32(1))
         return device.Synthetic(image // 2, partner[..., 0] / 255.0, partner[..., 0], boxes, *counts)
 
-    monkeypatch.setattr(device, "synthesize", synthesize)
+    monkeypatch.setattr(device, "random_synthesize", synthesize)
     return calls
 
 
@@ -176,7 +176,7 @@ def test_a_host_example_is_two_views_and_their_blend(category):
     rng, view = np.random.default_rng(3), dict(config.view)
     seen = [host_views.random_view(rng, picture(number, channels), **view) for number in (0, 1)]
     row = settings(category).synthesis._replace(**sizes)
-    expected = on_host.synthesize(rng, *seen, settings=row, label="logistic")
+    expected = on_host.random_synthesize(rng, *seen, settings=row, label="logistic")
     assert len(expected.boxes)
     np.testing.assert_array_equal(made["image"], expected.image)
     np.testing.assert_array_equal(made["label"], expected.label)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad.augment.dla.local import LOCAL, LocalOptions, local_augmentation
-from jaxad.augment.dla.views import ViewOptions, global_views
+from jaxad.augment.dla.local import LOCAL, LocalOptions, random_local_augmentation
+from jaxad.augment.dla.views import ViewOptions, random_view_pair
 from jaxad.reporting import augmentation_grid
 from tests.augment.quick import quick_jit
 
@@ -48,7 +48,8 @@ def expected(images, local):
 
     def make(key, image):
         views, negative = jax.random.split(key)
-        return alone(global_views, ViewOptions())(views, image), alone(local_augmentation, local)(negative, image)
+        pair = alone(random_view_pair, ViewOptions())(views, image)
+        return pair, alone(random_local_augmentation, local)(negative, image)
 
     keys = jax.random.split(jax.random.key(5), len(images))
     return [make(key, image) for key, image in zip(keys, np.float32(images) / 255, strict=True)]

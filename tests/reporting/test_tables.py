@@ -157,6 +157,33 @@ def test_all_categories_and_averages_beside_the_papers(tmp_path):
     assert "divided by its root" in "".join(image.notes) and "Table 8" in "".join(aupro.notes)
 
 
+def test_a_summary_has_all_metrics_beside_the_papers(tmp_path):
+    for seed, auroc in enumerate((0.94, 0.96, 0.98)):
+        write(tmp_path / f"nsa{seed}", seed=seed, auroc=auroc, epochs=320)
+    write(tmp_path / "dla", experiment="dla", score={"standardize": True})
+    write(tmp_path / "cap", experiment="dla", category="cap", score={"standardize": True})
+    write(tmp_path / "other", category="cable", counts=(1, 2))
+    table = report.summary(report.gather([tmp_path]))
+    assert table.heads[3:] == ["Image AUROC", "published", "Pixel AUROC", "published", "AU-PRO", "published"]
+    assert table.rows == [
+        ["dla", "bottle", "–", "97.0", "–", "98.0", "91.8 ± 0.2", "n/a", "–"],
+        ["dla", "cap", "–", "97.0", "–", "98.0", "–", "n/a", "–"],
+        ["nsa_logistic", "bottle", "320", "96.0 ± 1.2", "97.7 ± 0.1", "98.0 ± 0.0", "98.3 ± 0.0", "n/a", "92.9 ± 0.1"],
+        ["nsa_logistic", "cable", "–", "97.0", "–", "98.0", "–", "n/a", "–"],  # another test set
+    ]
+    assert len(table.notes) == 1 and table.notes[0].startswith("dla: not by the paper's score")
+
+
+def test_published_numbers_have_a_table_of_their_own():
+    table = tables.published_table(["nsa_logistic", "nsa_one_patch"], "bottle")
+    titles = [f"{name}, {of}" for name in ("Image AUROC", "Pixel AUROC", "AU-PRO") for of in ("bottle", "average")]
+    assert table.heads == ["experiment", "source", *titles]
+    paper = "Schlüter et al., ECCV 2022"
+    assert table.rows[0][:4] == ["nsa_logistic", f"{paper}, Table 1, Table 2, Table 8", "97.7 ± 0.1", "97.2 ± 0.1"]
+    assert table.rows[1][1:] == [f"{paper}, Table 7", "97.1 ± 0.2", "95.3 ± 0.2", "97.9 ± 0.0", "94.1 ± 0.4", "–", "–"]
+    assert tables.published_table(["scar"], "bottle").heads == ["experiment", "source", *titles[:2]]
+
+
 def test_features_of_another_level_have_a_published_column_of_their_own(tmp_path):
     for level in ("pool", "level7"):
         evaluated = f"python -m jaxad.evaluate --config.score.level={level}"

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from jaxad.augment import color
 from jaxad.augment.boxes import (
-    Bar,
     Box,
-    bar_pixels,
+    RotatedBox,
     box_limit,
     box_mask,
-    draw_place,
-    sample_bar,
+    rotated_pixels,
     sample_box,
+    sample_place,
+    sample_rotated_box,
     scar_limit,
 )
 from jaxad.augment.cutpaste.options import CutPasteOptions
@@ -37,7 +37,7 @@ class Scar(NamedTuple):
 
     source_top: jax.Array
     source_left: jax.Array
-    bar: Bar
+    box: RotatedBox
     jitter: color.Jitter | None
 
 
@@ -46,7 +46,7 @@ def _corner(image: jax.Array, top: jax.Array, left: jax.Array, window: tuple[int
     return jnp.minimum(top, image.shape[0] - window[0]), jnp.minimum(left, image.shape[1] - window[1])
 
 
-def paste(image: jax.Array, patch: Patch, *, window: tuple[int, int]) -> jax.Array:
+def paste_patch(image: jax.Array, patch: Patch, *, window: tuple[int, int]) -> jax.Array:
     """Pastes a patch of an image at another place of it.
 
     Args:
@@ -65,7 +65,7 @@ def paste(image: jax.Array, patch: Patch, *, window: tuple[int, int]) -> jax.Arr
     cut = jnp.roll(jax.lax.dynamic_slice(image, (*source, 0), (*window, 3)), (down, right), (0, 1))
     inside = box_mask(box._replace(top=box.top - target[0], left=box.left - target[1]), window)
     if patch.jitter is not None:
-        cut = color.jitter(cut, patch.jitter, inside)
+        cut = color.color_jitter(cut, patch.jitter, inside)
     under = jax.lax.dynamic_slice(image, (*target, 0), (*window, 3))
     return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], cut, under), (*target, 0))
 
@@ -87,13 +87,22 @@ def paste_scar(image: jax.Array, scar: Scar, *, window: int) -> jax.Array:
     skipped = (scar.source_top - source[0], scar.source_left - source[1])
     cut = jax.lax.dynamic_slice(image, (*source, 0), (*square, 3))
     if scar.jitter is not None:
-        cut = color.jitter(cut, scar.jitter, box_mask(Box(*skipped, scar.bar.length, scar.bar.width), square))
-    target = _corner(image, scar.bar.top, scar.bar.left, square)
+        cut = color.color_jitter(cut, scar.jitter, box_mask(Box(*skipped, scar.box.length, scar.box.width), square))
+    target = _corner(image, scar.box.top, scar.box.left, square)
     steps = jnp.arange(window)
-    row, column, inside = bar_pixels(scar.bar, target[0] + steps[:, None], target[1] + steps)
+    row, column, inside = rotated_pixels(scar.box, target[0] + steps[:, None], target[1] + steps)
     rotated = cut[jnp.where(inside, row + skipped[0], 0), jnp.where(inside, column + skipped[1], 0)]
     under = jax.lax.dynamic_slice(image, (*target, 0), (*square, 3))
     return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], rotated, under), (*target, 0))
+
+
+def paste_patch_or_scar(
+    image: jax.Array, patch: Patch, scar: Scar, is_patch: jax.Array | bool, *, windows: tuple[tuple[int, int], int]
+) -> jax.Array:
+    """`paste_patch` where `is_patch`, else `paste_scar`; `windows` are those of the two."""
+    return jnp.where(
+        is_patch, paste_patch(image, patch, window=windows[0]), paste_scar(image, scar, window=windows[1])
+    )
 
 
 def _sample_jitter(key: jax.Array, options: CutPasteOptions) -> color.Jitter | None:
@@ -105,23 +114,39 @@ def sample_patch(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOpt
     """Draws a CutPaste for an image of `shape` (h, w, ...); raises UserError as `box_limit`."""
     boxes, sources, jitters = jax.random.split(key, 3)
     box = sample_box(boxes, shape, options=options)
-    return Patch(*draw_place(sources, shape, box.height, box.width), box, _sample_jitter(jitters, options))
+    return Patch(*sample_place(sources, shape, box.height, box.width), box, _sample_jitter(jitters, options))
 
 
 def sample_scar(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Scar:
     """Draws a CutPaste-Scar for an image of `shape` (h, w, ...); raises UserError as `scar_limit`."""
-    bars, sources, jitters = jax.random.split(key, 3)
-    bar = sample_bar(bars, shape, options=options)
-    return Scar(*draw_place(sources, shape, bar.length, bar.width), bar, _sample_jitter(jitters, options))
+    boxes, sources, jitters = jax.random.split(key, 3)
+    box = sample_rotated_box(boxes, shape, options=options)
+    return Scar(*sample_place(sources, shape, box.length, box.width), box, _sample_jitter(jitters, options))
 
 
-def cutpaste(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """CutPaste: a patch of the image, its colours jittered, pasted at another place; float32 (h, w, 3) in [0, 1]."""
+def random_paste_patch(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+    """CutPaste: a patch of the image, its colors jittered, pasted at another place; float32 (h, w, 3) in [0, 1].
+
+    Raises:
+      UserError: As `box_limit`.
+    """
     window = box_limit(image.shape, options=options)
-    return paste(image, sample_patch(key, image.shape, options=options), window=window)
+    return paste_patch(image, sample_patch(key, image.shape, options=options), window=window)
 
 
-def cutpaste_scar(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """CutPaste-Scar: a thin, long patch, jittered and rotated, pasted at another place; float32 (h, w, 3) in [0, 1]."""
+def random_paste_scar(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+    """CutPaste-Scar: a thin, long patch, jittered and rotated, pasted at another place; float32 (h, w, 3) in [0, 1].
+
+    Raises:
+      UserError: As `scar_limit`.
+    """
     window = scar_limit(image.shape, options=options)
     return paste_scar(image, sample_scar(key, image.shape, options=options), window=window)
+
+
+def random_paste_patch_or_scar(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+    """CutPaste or CutPaste-Scar, each half of the time (Section 5.2); float32 (h, w, 3) in [0, 1]."""
+    choice, drawn = jax.random.split(key)
+    patch, scar = (sample(drawn, image.shape, options=options) for sample in (sample_patch, sample_scar))
+    windows = box_limit(image.shape, options=options), scar_limit(image.shape, options=options)
+    return paste_patch_or_scar(image, patch, scar, jax.random.bernoulli(choice), windows=windows)

@@ -11,20 +11,15 @@ import jax.numpy as jnp
 
 from jaxad.augment import color
 from jaxad.augment.cutpaste import cutout
-from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.cutpaste.cutpaste import random_paste_patch, random_paste_patch_or_scar, random_paste_scar
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 
 Augmentation = Callable[..., jax.Array]  # (key, image, *, options) -> image
 
 
-def normal(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """The image itself."""
-    return image
-
-
-def quarter_turns(key: jax.Array, image: jax.Array, *, options: CutPasteOptions, turns: int) -> jax.Array:
-    """The image (h, h, 3) turned counter-clockwise by `turns` times 90 degrees; nothing in it is random.
+def quarter_turns(image: jax.Array, *, turns: int) -> jax.Array:
+    """The image (h, h, 3) turned counter-clockwise by `turns` times 90 degrees.
 
     Raises:
       UserError: The image is not square.
@@ -34,24 +29,25 @@ def quarter_turns(key: jax.Array, image: jax.Array, *, options: CutPasteOptions,
     return jnp.rot90(image, turns)
 
 
-def union(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """CutPaste or CutPaste-Scar, each half of the time (Section 5.2)."""
-    choice, drawn = jax.random.split(key)
-    patch, thin = (f(drawn, image, options=options) for f in (cutpaste, cutpaste_scar))
-    return jnp.where(jax.random.bernoulli(choice), patch, thin)
+def _normal(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+    return image
+
+
+def _turned(key: jax.Array, image: jax.Array, *, options: CutPasteOptions, turns: int) -> jax.Array:
+    return quarter_turns(image, turns=turns)
 
 
 PROXIES: dict[str, dict[str, Augmentation]] = {
-    "cutpaste": {"normal": normal, "CutPaste": cutpaste},
-    "cutpaste_scar": {"normal": normal, "CutPaste-Scar": cutpaste_scar},
-    "cutpaste_union": {"normal": normal, "CutPaste or -Scar": union},
-    "cutpaste_3way": {"normal": normal, "CutPaste": cutpaste, "CutPaste-Scar": cutpaste_scar},
-    "rotation": {"normal": normal} | {f"rotation {90 * n}": partial(quarter_turns, turns=n) for n in (1, 2, 3)},
-    "cutout_grey": {"normal": normal, "Cutout, grey": cutout.cutout_grey},
-    "cutout_mean": {"normal": normal, "Cutout, mean": cutout.cutout_mean},
-    "cutout_random": {"normal": normal, "Cutout, colour": cutout.cutout_random},
-    "scar": {"normal": normal, "Scar": cutout.scar},
-    "confetti": {"normal": normal, "Confetti": cutout.confetti},
+    "cutpaste": {"normal": _normal, "CutPaste": random_paste_patch},
+    "cutpaste_scar": {"normal": _normal, "CutPaste-Scar": random_paste_scar},
+    "cutpaste_union": {"normal": _normal, "CutPaste or -Scar": random_paste_patch_or_scar},
+    "cutpaste_3way": {"normal": _normal, "CutPaste": random_paste_patch, "CutPaste-Scar": random_paste_scar},
+    "rotation": {"normal": _normal} | {f"rotation {90 * n}": partial(_turned, turns=n) for n in (1, 2, 3)},
+    "cutout_grey": {"normal": _normal, "Cutout, grey": cutout.random_cutout_grey},
+    "cutout_mean": {"normal": _normal, "Cutout, mean": cutout.random_cutout_mean},
+    "cutout_random": {"normal": _normal, "Cutout, colour": cutout.random_cutout_color},
+    "scar": {"normal": _normal, "Scar": cutout.random_scar},
+    "confetti": {"normal": _normal, "Confetti": cutout.random_confetti},
 }
 
 
@@ -75,7 +71,7 @@ def translate(image: jax.Array, down: jax.Array, right: jax.Array, *, reach: int
     return jax.lax.dynamic_slice(padded, (reach - down, reach - right, 0), image.shape)
 
 
-def translation(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
+def random_translate(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
     """A random shift of up to `options.translation` of the shorter side, uniform over whole pixels.
 
     Raises:
@@ -90,15 +86,11 @@ def translation(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -
     return translate(image, down, right, reach=reach) if reach else image
 
 
-def image_jitter(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """Colour jitter of the whole image, up to `options.image_jitter`."""
-    return color.color_jitter(key, image, strength=options.image_jitter, hue=options.image_jitter)
-
-
-def view(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:
-    """Random translation and colour jitter, which come before any class is made (Appendix A.1)."""
-    shifts, colours = jax.random.split(key)
-    return image_jitter(colours, translation(shifts, image, options=options), options=options)
+def _view(key: jax.Array, image: jax.Array, options: CutPasteOptions) -> jax.Array:
+    """Random translation and color jitter, which come before any class is made (Appendix A.1)."""
+    shifts, colors = jax.random.split(key)
+    moved = random_translate(shifts, image, options=options)
+    return color.random_color_jitter(colors, moved, strength=options.image_jitter, hue=options.image_jitter)
 
 
 def proxy_batch(
@@ -124,7 +116,7 @@ def proxy_batch(
 
     def one(key, image):
         own, *others = jax.random.split(key, 1 + len(made))
-        image = view(own, image, options=options)
+        image = _view(own, image, options)
         return jnp.stack([make(key, image, options=options) for make, key in zip(made, others, strict=True)])
 
     stacked = jax.vmap(one, out_axes=1)(keys, images)

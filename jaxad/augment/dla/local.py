@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxad.augment import color
-from jaxad.augment.boxes import Box, box_mask, draw_place, turned_back
+from jaxad.augment.boxes import Box, box_mask, sample_place, unrotate
 from jaxad.errors import UserError
 
 _SIDE = 224  # of the images to which the sizes of the rectangle refer, as their maps do; the paper also names 256
@@ -91,7 +91,7 @@ def sample_region(key: jax.Array, shape: tuple[int, ...], *, options: LocalOptio
     least, most = region_limit(shape, options=options)
     sizes, places = jax.random.split(key)
     height, width = jax.random.randint(sizes, (2,), least, most + 1)
-    return Box(*draw_place(places, shape, height, width), height, width)
+    return Box(*sample_place(places, shape, height, width), height, width)
 
 
 def _inside(image: jax.Array, box: Box, changed: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def rotate(image: jax.Array, box: Box, degrees: jax.Array | float) -> jax.Array:
       float32 (h, w, 3); bit-identical to the image outside the rectangle.
     """
     rows, columns = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])
-    row, column = turned_back(box, (box.height, box.width), degrees, rows, columns)
+    row, column = unrotate(box, (box.height, box.width), degrees, rows, columns)
     row, column = _mirror(box.top + row, image.shape[0]), _mirror(box.left + column, image.shape[1])
     return _inside(image, box, image[row, column])
 
@@ -156,39 +156,38 @@ def grey(image: jax.Array, box: Box) -> jax.Array:
     return _inside(image, box, color.luma(jnp.moveaxis(image, -1, 0))[..., None])
 
 
-def jitter_region(image: jax.Array, box: Box, drawn: color.Jitter) -> jax.Array:
-    """Jitters the colours of a rectangle of an image (h, w, 3), by its own mean; the rest stays to the bit."""
-    return _inside(image, box, color.jitter(image, drawn, box_mask(box, image.shape[:2])))
+def jitter(image: jax.Array, box: Box, drawn: color.Jitter) -> jax.Array:
+    """Jitters the colors of a rectangle of an image (h, w, 3), by its own mean; the rest stays to the bit."""
+    return _inside(image, box, color.color_jitter(image, drawn, box_mask(box, image.shape[:2])))
 
 
-def rotation(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
+def random_rotate(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
     """The rectangle turned by an angle that is uniform in +-`options.angle` degrees; float32 (h, w, 3)."""
     turned = jax.random.uniform(key, (), jnp.float32, minval=-options.angle, maxval=options.angle)
     return rotate(image, box, turned)
 
 
-def jitter(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
-    """The rectangle with its colours jittered; float32 (h, w, 3)."""
-    return jitter_region(image, box, color.sample_jitter(key, strength=options.jitter, hue=options.hue))
+def random_jitter(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
+    """The rectangle with its colors jittered; float32 (h, w, 3)."""
+    return jitter(image, box, color.sample_jitter(key, strength=options.jitter, hue=options.hue))
 
 
-def permutation(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
+def random_permute(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
     """The parts of the rectangle in an order uniform over all, their own among them; float32 (h, w, 3)."""
     order = jnp.argsort(jax.random.uniform(key, (options.parts**2,), jnp.float32))
     return permute(image, box, order, parts=options.parts)
 
 
-def greyscale(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
-    """The rectangle without its colours, in which nothing is random; float32 (h, w, 3)."""
+def _grey(key: jax.Array, image: jax.Array, box: Box, *, options: LocalOptions) -> jax.Array:
     return grey(image, box)
 
 
 # Each is (key, image, box, *, options) -> image, and changes nothing outside of the box. A new one is one line.
 LOCAL: dict[str, Callable[..., jax.Array]] = {
-    "rotation": rotation,
-    "jitter": jitter,
-    "permutation": permutation,
-    "grey": greyscale,
+    "rotation": random_rotate,
+    "jitter": random_jitter,
+    "permutation": random_permute,
+    "grey": _grey,
 }
 
 
@@ -266,7 +265,26 @@ def check(shape: tuple[int, ...], *, options: LocalOptions) -> None:
         )
 
 
-def local_augmentation(key: jax.Array, image: jax.Array, *, options: LocalOptions) -> Local:
+def local_augmentation(image: jax.Array, box: Box, made: jax.Array, *, mode: str) -> Local:
+    """Puts the augmentations of a rectangle together.
+
+    Args:
+      image: float32 (h, w, 3) in [0, 1].
+      box: The rectangle.
+      made: float32 (k, h, w, 3) in [0, 1], the image after each augmentation.
+      mode: `dynamic` for the weighted sum, `static` for all weights one, anything else for the first augmentation.
+
+    Returns:
+      The negative sample and its parts.
+    """
+    if mode == "dynamic":
+        weights = dynamic_weights(image, made)
+        return Local(combine(image, box, made, weights), made, weights, box)
+    result = combine_static(image, box, made) if mode == "static" else made[0]
+    return Local(result, made, jnp.ones(len(made), jnp.float32), box)
+
+
+def random_local_augmentation(key: jax.Array, image: jax.Array, *, options: LocalOptions) -> Local:
     """Augments a random rectangle of an image.
 
     Args:
@@ -286,8 +304,4 @@ def local_augmentation(key: jax.Array, image: jax.Array, *, options: LocalOption
     named = zip(LOCAL.items(), keys, strict=True)
     chosen = [(make, own) for (name, make), own in named if options.mode in ("dynamic", "static", name)]
     made = jnp.stack([make(own, image, box, options=options) for make, own in chosen])
-    if options.mode == "dynamic":
-        weights = dynamic_weights(image, made)
-        return Local(combine(image, box, made, weights), made, weights, box)
-    result = combine_static(image, box, made) if options.mode == "static" else made[0]
-    return Local(result, made, jnp.ones(len(made), jnp.float32), box)
+    return local_augmentation(image, box, made, mode=options.mode)

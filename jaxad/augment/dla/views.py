@@ -184,17 +184,17 @@ def sample_crop(key: jax.Array, shape: tuple[int, ...], *, options: ViewOptions)
 
 def sample_view(key: jax.Array, shape: tuple[int, ...], *, options: ViewOptions) -> View:
     """Draws a view of an image of `shape` (h, w, ...); raises as `check_options`."""
-    crops, colours, chances = jax.random.split(key, 3)
+    crops, colors, chances = jax.random.split(key, 3)
     crop = sample_crop(crops, shape, options=options)
     flip, blur, sigma, jittered, grey = jax.random.uniform(chances, (5,), jnp.float32)
     sigma = options.sigma[0] + (options.sigma[1] - options.sigma[0]) * sigma
     sigma = jnp.where(blur < options.blur, sigma * (min(shape[:2]) / 224), 0)
     changes = options.jitter or options.hue
-    jitter = color.sample_jitter(colours, strength=options.jitter, hue=options.hue) if changes else None
+    jitter = color.sample_jitter(colors, strength=options.jitter, hue=options.hue) if changes else None
     return View(crop, flip < options.flip, sigma, jittered < options.jitter_probability, jitter, grey < options.grey)
 
 
-def make_view(image: jax.Array, drawn: View) -> jax.Array:
+def view(image: jax.Array, drawn: View) -> jax.Array:
     """Makes the view of an image that was drawn.
 
     SimSiam crops, jitters, makes grey, blurs and mirrors, in this order. Here crop, blur and mirror image come first,
@@ -217,12 +217,17 @@ def make_view(image: jax.Array, drawn: View) -> jax.Array:
     columns = axis(drawn.crop.left, drawn.crop.width, image.shape[1])
     view = resample(image, rows, jnp.where(drawn.flip, columns[::-1], columns))
     if drawn.jitter is not None:
-        view = jnp.where(drawn.jittered, color.jitter(view, drawn.jitter), view)
+        view = jnp.where(drawn.jittered, color.color_jitter(view, drawn.jitter), view)
     view = jnp.where(drawn.grey, color.luma(jnp.moveaxis(view, -1, 0))[..., None], view)
     return jnp.clip(view, 0, 1)  # rounding can leave it
 
 
-def global_view(key: jax.Array, image: jax.Array, *, options: ViewOptions) -> jax.Array:
+def view_pair(image: jax.Array, drawn: View) -> jax.Array:
+    """Both views of an image float32 (h, w, 3) in [0, 1] that a `View` of two draws holds: (2, h, w, 3)."""
+    return jax.vmap(view, in_axes=(None, 0))(image, drawn)
+
+
+def random_view(key: jax.Array, image: jax.Array, *, options: ViewOptions) -> jax.Array:
     """One random view of an image.
 
     Args:
@@ -236,9 +241,10 @@ def global_view(key: jax.Array, image: jax.Array, *, options: ViewOptions) -> ja
     Raises:
       UserError: As `check_options`.
     """
-    return make_view(image, sample_view(key, image.shape, options=options))
+    return view(image, sample_view(key, image.shape, options=options))
 
 
-def global_views(key: jax.Array, image: jax.Array, *, options: ViewOptions) -> jax.Array:
-    """Two independent views of an image float32 (h, w, 3) in [0, 1]: (2, h, w, 3); raises as `global_view`."""
-    return jax.vmap(lambda key: global_view(key, image, options=options))(jax.random.split(key))
+def random_view_pair(key: jax.Array, image: jax.Array, *, options: ViewOptions) -> jax.Array:
+    """Two independent views of an image float32 (h, w, 3) in [0, 1]: (2, h, w, 3); raises as `random_view`."""
+    drawn = jax.vmap(lambda key: sample_view(key, image.shape, options=options))(jax.random.split(key))
+    return view_pair(image, drawn)

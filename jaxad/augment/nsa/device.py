@@ -1,4 +1,4 @@
-"""NSA's synthetic defects on the device: `host.synthesize` with static shapes (Schlüter et al. 2022, Section 3).
+"""NSA's synthetic defects on the device: `host.random_synthesize` with static shapes (Schlüter et al. 2022, Section 3).
 
 Where patches come from and go to depends on the images as they were, so it is drawn for all patches at once
 (`sampling`); only the blending is one patch after another. The paper's baselines and ablations are settings of the
@@ -42,8 +42,8 @@ class Synthetic(NamedTuple):
     skipped: jax.Array
 
 
-class _Patch(NamedTuple):
-    """A patch ready to be blended, in a static window (n, m) whose corner is the box's.
+class Patch(NamedTuple):
+    """A patch that is ready to be blended, in a static window (n, m) whose corner is the box's.
 
     Attributes:
       pixels: uint8 (n, m, c), resized.
@@ -58,6 +58,20 @@ class _Patch(NamedTuple):
     label: jax.Array
     blend: jax.Array
     accepted: jax.Array
+
+
+class Defects(NamedTuple):
+    """One draw of an image's synthetic defects.
+
+    Attributes:
+      patches: `settings.patches` of them, stacked along a first axis.
+      tried: bool (settings.patches,), which of them the example has, if they find a place.
+      factor: float32, the factor of the blending.
+    """
+
+    patches: Patch
+    tried: jax.Array
+    factor: jax.Array
 
 
 class _Objects(NamedTuple):
@@ -76,31 +90,22 @@ class _Objects(NamedTuple):
     windows: jax.Array
 
 
-def synthesize(
-    key: jax.Array, image: jax.Array, partner: jax.Array, *, settings: Synthesis, label: str = "logistic"
-) -> Synthetic:
-    """Blends patches of ``partner`` into ``image`` and labels the change, in the distribution of `host.synthesize`.
+def sample_defects(key: jax.Array, image: jax.Array, partner: jax.Array, *, settings: Synthesis) -> Defects:
+    """Draws patches of ``partner``, their places in ``image`` and the factor of the blending.
 
-    The first patch is always tried, each further one with probability 1/2, up to ``settings.patches``. A patch that
-    finds no place leaves the image as it is.
+    The first patch is always tried, each further one with probability 1/2, up to ``settings.patches``.
 
     Args:
       key: PRNG key.
       image: uint8 (h, w, c) with c = 3 or 1, the destination.
       partner: uint8 (h, w, c), another training image, the source of the patches; unused with source "same".
-      settings: The category's settings (static).
-      label: "binary", "continuous", "logistic", or "factor": the factor of the blending where ``binary`` is 1.
-
-    Returns:
-      The example; its label is zero everywhere when every patch was skipped.
+      settings: The category's settings (static), which `check` accepts.
 
     Raises:
-      UserError: As `check`.
       ValueError: The images differ in shape.
     """
     if image.shape != partner.shape:
         raise ValueError(f"image and partner differ in shape: {image.shape} and {partner.shape}")
-    check(image.shape, settings=settings, label=label)
     coins, factors, drawn = jax.random.split(key, 3)
     tried = jnp.arange(settings.patches) == 0
     tried |= jax.random.bernoulli(coins, 0.5, (settings.patches,))
@@ -110,13 +115,54 @@ def synthesize(
     objects = _find_objects(image, source, window, settings)
     draw = functools.partial(_draw_patch, source=source, objects=objects, window=window, settings=settings)
     patches = jax.vmap(draw)(jax.random.split(drawn, settings.patches))
-    patches = patches._replace(accepted=patches.accepted & tried)
+    return Defects(patches._replace(accepted=patches.accepted & tried), tried, factor)
+
+
+def synthesize(image: jax.Array, defects: Defects, *, settings: Synthesis, label: str = "logistic") -> Synthetic:
+    """Blends patches into ``image`` and labels the change.
+
+    Args:
+      image: uint8 (h, w, c) with c = 3 or 1, the destination.
+      defects: What `sample_defects` returned for it.
+      settings: The category's settings (static).
+      label: "binary", "continuous", "logistic", or "factor": the factor of the blending where ``binary`` is 1.
+
+    Returns:
+      The example; its label is zero everywhere when every patch was skipped.
+    """
+    patches, tried, factor = defects
     blended, mask = _blend_all(image, patches, factor, settings)
     top, left, height, width = patches.box
     boxes = jnp.stack([top, top + height, left, left + width], axis=1) * patches.accepted[:, None]
     count = patches.accepted.sum(dtype=jnp.int32)
     label_map = _label(label, image, blended, mask, factor, settings)
     return Synthetic(blended, label_map, mask, boxes, count, tried.sum(dtype=jnp.int32) - count)
+
+
+def random_synthesize(
+    key: jax.Array, image: jax.Array, partner: jax.Array, *, settings: Synthesis, label: str = "logistic"
+) -> Synthetic:
+    """Blends random patches of ``partner`` into ``image``, in the distribution of `host.random_synthesize`.
+
+    A patch that finds no place leaves the image as it is.
+
+    Args:
+      key: PRNG key.
+      image: uint8 (h, w, c) with c = 3 or 1, the destination.
+      partner: uint8 (h, w, c), another training image, the source of the patches; unused with source "same".
+      settings: The category's settings (static).
+      label: As of `synthesize`.
+
+    Returns:
+      The example; its label is zero everywhere when every patch was skipped.
+
+    Raises:
+      UserError: As `check`.
+      ValueError: The images differ in shape.
+    """
+    check(image.shape, settings=settings, label=label)
+    defects = sample_defects(key, image, partner, settings=settings)
+    return synthesize(image, defects, settings=settings, label=label)
 
 
 def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
@@ -209,7 +255,7 @@ def _neighbours(start: jax.Array, length: jax.Array, size: jax.Array, count: int
     return start + jnp.clip(first, 0, length - 1), start + jnp.clip(first + 1, 0, length - 1), weight
 
 
-def ellipses(
+def sample_ellipses(
     key: jax.Array,
     box: Box,
     size: tuple[jax.Array, jax.Array],
@@ -217,7 +263,7 @@ def ellipses(
     *,
     least: tuple[int, int],
 ) -> jax.Array:
-    """The union of 5 random ellipses in a patch, drawn in the source's pixels and resized with it (ablation D).
+    """Draws the union of 5 ellipses in a patch, in the source's pixels and resized with it (ablation D).
 
     The paper says no more. Centres are uniform in the box, angles uniform, and semi-axes uniform from the smallest
     half-size of a patch to a quarter of the box's side, about as in the authors' program. Unlike there, places are
@@ -254,12 +300,12 @@ def _find_objects(image: jax.Array, source: jax.Array, window: tuple[int, int], 
 
 def _draw_patch(
     key: jax.Array, source: jax.Array, objects: _Objects | None, window: tuple[int, int], settings: Synthesis
-) -> _Patch:
+) -> Patch:
     """Draws a patch of ``source``, as if it were tried."""
     shape, bounds = source.shape[:2], (settings.half_height, settings.half_width)
     sources, sizes, places, shapes = jax.random.split(key, 4)
     cut, found = sampling.sample_source(sources, shape, objects and objects.table, settings=settings)
-    size = sampling.resized_size(sizes, cut, shape, settings=settings) if settings.resized else (cut.height, cut.width)
+    size = sampling.sample_size(sizes, cut, shape, settings=settings) if settings.resized else (cut.height, cut.width)
     planes = jnp.moveaxis(source, 2, 0)
     if objects is not None:  # the object is resized with the image
         planes = jnp.concatenate([planes, objects.source[None].astype(jnp.uint8)])
@@ -277,13 +323,13 @@ def _draw_patch(
     label = inside & shown
     if settings.shape == "ellipses":
         least = [sampling.pixel_bounds(b, side)[0] for b, side in zip(bounds, shape, strict=True)]
-        label &= ellipses(shapes, cut, size, window, least=least)
+        label &= sample_ellipses(shapes, cut, size, window, least=least)
     # What is background in both images is blended too, so that a rectangle is blended as a whole.
     blend = inner & (label | ~shown)
     accepted = found & placed
     if settings.blending in _POISSON:
         accepted &= is_blendable(blend)
-    return _Patch(pixels, box, label, blend, accepted)
+    return Patch(pixels, box, label, blend, accepted)
 
 
 def is_blendable(mask: jax.Array) -> jax.Array:
@@ -293,13 +339,13 @@ def is_blendable(mask: jax.Array) -> jax.Array:
 
 
 def _blend_all(
-    image: jax.Array, patches: _Patch, factor: jax.Array, settings: Synthesis
+    image: jax.Array, patches: Patch, factor: jax.Array, settings: Synthesis
 ) -> tuple[jax.Array, jax.Array]:
     """Blends the accepted patches in order; the image, uint8 (h, w, c), and the label mask, uint8 (h, w)."""
     height, width, channels = image.shape
     window = patches.label.shape[1:]
 
-    def add(state: tuple[jax.Array, jax.Array], patch: _Patch) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def add(state: tuple[jax.Array, jax.Array], patch: Patch) -> tuple[tuple[jax.Array, jax.Array], None]:
         image, mask = state
         corner = patch.box.top, patch.box.left
         under = jax.lax.dynamic_slice(image, (*corner, 0), (*window, channels))
@@ -317,7 +363,7 @@ def _blend_all(
     return image[:height, :width], mask[:height, :width]
 
 
-def _blend(patch: _Patch, under: jax.Array, factor: jax.Array, settings: Synthesis) -> jax.Array:
+def _blend(patch: Patch, under: jax.Array, factor: jax.Array, settings: Synthesis) -> jax.Array:
     """A patch blended over uint8 (n, m, c); equal to it where nothing is blended."""
     pixels, under = patch.pixels.astype(jnp.float32), under.astype(jnp.float32)
     if settings.blending in _POISSON:

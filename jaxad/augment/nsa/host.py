@@ -56,7 +56,7 @@ class Synthetic(NamedTuple):
     skipped: int
 
 
-def synthesize(
+def random_synthesize(
     rng: np.random.Generator, image: np.ndarray, partner: np.ndarray, *, settings: Synthesis, label: str = "logistic"
 ) -> Synthetic:
     """Blends patches of ``partner`` into ``image`` and labels the change.

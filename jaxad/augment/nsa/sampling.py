@@ -11,7 +11,7 @@ rounding decides, and one patch in 200 is a pixel wider or narrower than the hos
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment.boxes import Box, box_limit, draw_place, sample_box
+from jaxad.augment.boxes import Box, box_limit, sample_box, sample_place
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.nsa.host import TRIES, pixel_bounds
 from jaxad.augment.nsa.settings import Synthesis
@@ -105,7 +105,7 @@ def sample_source(
     return _first(boxes, object_share(table, boxes) > settings.object_fraction)
 
 
-def resized_size(
+def sample_size(
     key: jax.Array, box: Box, shape: tuple[int, int], *, settings: Synthesis
 ) -> tuple[jax.Array, jax.Array]:
     """Draws height and width of a patch after resizing (equation 9), clipped as the program does: see `host`."""
@@ -184,5 +184,5 @@ def _cutpaste_boxes(key: jax.Array, shape: tuple[int, int], count: int, settings
     sizes, places = jax.random.split(key)
     size = sample_box(sizes, shape, options=CutPasteOptions())
     keys = jax.random.split(places, count)
-    top, left = jax.vmap(lambda key: draw_place(key, shape, size.height, size.width))(keys)
+    top, left = jax.vmap(lambda key: sample_place(key, shape, size.height, size.width))(keys)
     return Box(top, left, jnp.full(count, size.height), jnp.full(count, size.width))

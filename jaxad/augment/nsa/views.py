@@ -1,12 +1,12 @@
 """Training views on the device: rotation, flip and crops of one image (Schlüter et al. 2022, Section 4.1).
 
-The counterpart of `host_views`, with the same distribution. ``random_view`` draws, ``view_at`` is deterministic.
+The counterpart of `host_views`, with the same distribution. ``random_view`` draws, ``view`` is deterministic.
 """
 
 import jax
 import jax.numpy as jnp
 
-from jaxad.augment.boxes import draw_place
+from jaxad.augment.boxes import sample_place
 from jaxad.augment.nsa import host_views
 
 # Whole numbers find every pixel the same source on every device; sines and cosines are multiples of 1 / _ONE. Fewer
@@ -38,8 +38,8 @@ def random_view(
     """
     angle, coin, place = jax.random.split(key, 3)
     shape = (center_crop, center_crop) if center_crop else image.shape
-    top, left = draw_place(place, shape, crop, crop)
-    return view_at(
+    top, left = sample_place(place, shape, crop, crop)
+    return view(
         image,
         jax.random.uniform(angle, minval=-rotation, maxval=rotation) if rotation else None,
         jax.random.bernoulli(coin) if flip else False,
@@ -50,7 +50,7 @@ def random_view(
     )
 
 
-def view_at(
+def view(
     image: jax.Array,
     degrees: jax.Array | float | None,
     flip: jax.Array | bool,

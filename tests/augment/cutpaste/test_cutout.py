@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxad.augment.boxes import Bar, Box, bar_mask, box_mask
+from jaxad.augment.boxes import Box, RotatedBox, box_mask, rotated_box_mask
 from jaxad.augment.cutpaste import cutout
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from tests.augment.quick import quick_jit
 
-FUNCTIONS = (cutout.cutout_grey, cutout.cutout_mean, cutout.cutout_random, cutout.scar, cutout.confetti)
+FUNCTIONS = (
+    cutout.random_cutout_grey,
+    cutout.random_cutout_mean,
+    cutout.random_cutout_color,
+    cutout.random_scar,
+    cutout.random_confetti,
+)
 OPTIONS = CutPasteOptions()
 KEYS = jax.random.split(jax.random.key(0), 200)
 PICTURES = np.random.default_rng(0).random((200, 64, 64, 3)).astype(np.float32)
@@ -28,27 +34,26 @@ def many(function, images=PICTURES):
     return made, (made != images).any(axis=3)
 
 
-def test_fill_and_shift_touch_what_is_inside_and_nothing_else():
-    image = PICTURES[0, :12, :12]
-    inside = np.zeros((12, 12), bool)
-    inside[3:8, 2:11] = True
+def test_cutout_and_confetti_change_their_box_and_nothing_else():
+    image, box = PICTURES[0, :12, :12], Box(3, 2, 5, 9)
     filled = image.copy()
     shifted = image.copy()
-    colour, offset = np.float32([0.1, 0.6, 0.9]), np.float32([-0.4, 0.2, 0.5])
+    color, offset = np.float32([0.1, 0.6, 0.9]), np.float32([-0.4, 0.2, 0.5])
     for row in range(3, 8):
         for column in range(2, 11):
-            filled[row, column] = colour
+            filled[row, column] = color
             shifted[row, column] = np.clip(image[row, column] + offset, 0, 1)
-    np.testing.assert_array_equal(cutout.fill(image, inside, colour), filled)
-    np.testing.assert_array_equal(cutout.shift_colour(image, inside, offset), shifted)
+    np.testing.assert_array_equal(cutout.cutout_color(image, box, color), filled)
+    np.testing.assert_array_equal(cutout.scar(image, RotatedBox(*box, angle=0.0), color), filled)
+    np.testing.assert_array_equal(cutout.confetti(image, box, offset), shifted)
 
 
 def test_masks_of_a_box_and_of_an_upright_bar_are_rectangles():
     expected = np.zeros((20, 16), bool)
     expected[4:11, 9:14] = True
     np.testing.assert_array_equal(box_mask(Box(4, 9, 7, 5), (20, 16)), expected)
-    upright = Bar(*map(jnp.int32, (4, 9, 7, 5)), jnp.float32(0))
-    np.testing.assert_array_equal(bar_mask(upright, (20, 16)), expected)
+    upright = RotatedBox(*map(jnp.int32, (4, 9, 7, 5)), jnp.float32(0))
+    np.testing.assert_array_equal(rotated_box_mask(upright, (20, 16)), expected)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS[:3] + FUNCTIONS[4:], ids=lambda f: f.__name__)
@@ -65,22 +70,22 @@ def test_patches_are_rectangles_of_cutpaste_s_sizes(function):
 
 def test_fillings():
     means = PICTURES.mean((1, 2), np.float64, keepdims=True)
-    for function, expected in ((cutout.cutout_grey, 0.5), (cutout.cutout_mean, means)):
+    for function, expected in ((cutout.random_cutout_grey, 0.5), (cutout.random_cutout_mean, means)):
         made, changed = many(function)
         expected = np.broadcast_to(expected, PICTURES.shape)
         np.testing.assert_allclose(made[changed], expected[changed], atol=2e-6)
-    for function in (cutout.cutout_random, cutout.scar):
+    for function in (cutout.random_cutout_color, cutout.random_scar):
         made, changed = many(function)
-        colours = np.array([one[mask][0] for one, mask in zip(made, changed, strict=True)])
-        assert (made == colours[:, None, None])[changed].all()
-        for channel in colours.T:
+        colors = np.array([one[mask][0] for one, mask in zip(made, changed, strict=True)])
+        assert (made == colors[:, None, None])[changed].all()
+        for channel in colors.T:
             assert stats.kstest(channel, stats.uniform(0, 1).cdf).pvalue > 1e-3
-        assert np.abs(np.corrcoef(colours.T) - np.eye(3)).max() < 0.3
+        assert np.abs(np.corrcoef(colors.T) - np.eye(3)).max() < 0.3
 
 
 def test_confetti_shifts_the_colour_and_keeps_the_structure():
     images = 0.5 + 0.01 * PICTURES  # far from the bounds of [0, 1] where the shift is small
-    made, changed = many(cutout.confetti, images)
+    made, changed = many(cutout.random_confetti, images)
     offsets = []
     for image, one, mask in zip(images, made, changed, strict=True):
         difference = (one - image)[mask]

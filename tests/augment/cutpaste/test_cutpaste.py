@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from jaxad.augment import boxes, color
-from jaxad.augment.boxes import Bar, Box
+from jaxad.augment.boxes import Box, RotatedBox
 from jaxad.augment.cutpaste import cutpaste
 from jaxad.augment.cutpaste.cutpaste import Patch, Scar
 from jaxad.augment.cutpaste.options import CutPasteOptions
@@ -75,7 +75,7 @@ def test_paste_copies_every_pixel_to_its_place(source, box):
     drawn = Patch(*map(jnp.int32, source), int_box(*box), None)
     expected = paste_loop(image, *source, *box)
     for window in ((24, 24), (30, 40), (48, 40)):
-        np.testing.assert_array_equal(cutpaste.paste(image, drawn, window=window), expected)
+        np.testing.assert_array_equal(cutpaste.paste_patch(image, drawn, window=window), expected)
 
 
 def turn(image, bar, source_top, source_left):
@@ -105,23 +105,23 @@ def turn(image, bar, source_top, source_left):
 def test_scar_comes_from_the_nearest_pixel_of_the_source(degrees, length, width):
     image = picture(56, 60)
     bar = (3, 9, length, width, degrees)
-    drawn = Scar(jnp.int32(20), jnp.int32(31), Bar(*map(jnp.int32, bar[:4]), jnp.float32(degrees)), None)
+    drawn = Scar(jnp.int32(20), jnp.int32(31), RotatedBox(*map(jnp.int32, bar[:4]), jnp.float32(degrees)), None)
     made = np.asarray(cutpaste.paste_scar(image, drawn, window=31))
     expected, unsure = turn(image, bar, 20, 31)
     sure = ~unsure if degrees % 90 else np.ones_like(unsure)
     np.testing.assert_array_equal(made[sure], expected[sure])
     assert unsure.mean() < 0.1 or degrees % 90 == 0
     changed = (made != image).any(axis=2)
-    np.testing.assert_array_equal(changed, boxes.bar_mask(drawn.bar, changed.shape))
+    np.testing.assert_array_equal(changed, boxes.rotated_box_mask(drawn.box, changed.shape))
     assert abs(changed.sum() - length * width) <= (length + width) / 2  # its area
-    height, across = (int(v) for v in boxes.bar_extent(drawn.bar))
+    height, across = (int(v) for v in boxes.rotated_extent(drawn.box))
     assert not changed[: bar[0]].any() and not changed[bar[0] + height :].any()
     assert not changed[:, : bar[1]].any() and not changed[:, bar[1] + across :].any()
 
 
 def test_quarter_turn_of_a_scar_is_exact_and_counter_clockwise():
     image = picture()
-    drawn = Scar(jnp.int32(20), jnp.int32(5), Bar(*map(jnp.int32, (2, 4, 12, 5)), jnp.float32(90)), None)
+    drawn = Scar(jnp.int32(20), jnp.int32(5), RotatedBox(*map(jnp.int32, (2, 4, 12, 5)), jnp.float32(90)), None)
     made = cutpaste.paste_scar(image, drawn, window=13)
     np.testing.assert_array_equal(made[2:7, 4:16], np.rot90(image[20:32, 5:10]))
 
@@ -129,13 +129,13 @@ def test_quarter_turn_of_a_scar_is_exact_and_counter_clockwise():
 def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
     image = picture()
     jitter = color.Jitter(jnp.array([1.2, 0.7, 0.8]), jnp.float32(0.1), jnp.array([2, 1, 3, 0]))
-    cut = quick_jit(color.jitter)(image[8:28, 3:18], jitter)
+    cut = quick_jit(color.color_jitter)(image[8:28, 3:18], jitter)
     drawn = Patch(jnp.int32(8), jnp.int32(3), int_box(25, 20, 20, 15), jitter)
-    made = np.array(quick_jit(functools.partial(cutpaste.paste, window=(30, 22)))(image, drawn))
+    made = np.array(quick_jit(functools.partial(cutpaste.paste_patch, window=(30, 22)))(image, drawn))
     np.testing.assert_allclose(made[25:45, 20:35], cut, atol=2e-6)
     made[25:45, 20:35] = image[25:45, 20:35]
     np.testing.assert_array_equal(made, image)
-    bar = Bar(*map(jnp.int32, (25, 20, 20, 15)), jnp.float32(0))
+    bar = RotatedBox(*map(jnp.int32, (25, 20, 20, 15)), jnp.float32(0))
     drawn = Scar(jnp.int32(8), jnp.int32(3), bar, jitter)
     made = np.array(quick_jit(functools.partial(cutpaste.paste_scar, window=26))(image, drawn))
     np.testing.assert_allclose(made[25:45, 20:35], cut, atol=2e-6)
@@ -177,12 +177,12 @@ def test_patches_lie_anywhere_in_the_image_and_come_from_anywhere():
 
 def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
     scar = draw(cutpaste.sample_scar)
-    bar = scar.bar
+    bar = scar.box
     assert even(bar.width, range(2, 17)) and even(bar.length, range(10, 26))
     assert uniform(bar.angle, -45, 45)
     radians = np.radians(bar.angle.astype(np.float64))
     # Corners of the rotated rectangle, by geometry.
-    height, across = (np.asarray(v) for v in boxes.bar_extent(jax.tree.map(jnp.asarray, bar)))
+    height, across = (np.asarray(v) for v in boxes.rotated_extent(jax.tree.map(jnp.asarray, bar)))
     exact_height = np.abs(np.cos(radians)) * bar.length + np.abs(np.sin(radians)) * bar.width
     exact_across = np.abs(np.sin(radians)) * bar.length + np.abs(np.cos(radians)) * bar.width
     for start, extent, exact in ((bar.top, height, exact_height), (bar.left, across, exact_across)):
@@ -201,11 +201,11 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
 
 def test_every_scar_is_painted_whole():
     """As many pixels are painted in the image as on a canvas with room on every side, and as its area says."""
-    bar = draw(boxes.sample_bar, shape=(64, 64, 3), options=CutPasteOptions(side=256))
+    bar = draw(boxes.sample_rotated_box, shape=(64, 64, 3), options=CutPasteOptions(side=256))
     moved = bar._replace(top=bar.top + 20, left=bar.left + 20)
     sides = ((64, bar), (104, moved))
     inside, whole = (
-        np.asarray(jax.jit(jax.vmap(lambda one, side=side: boxes.bar_mask(one, (side, side)).sum()))(bars))
+        np.asarray(jax.jit(jax.vmap(lambda one, side=side: boxes.rotated_box_mask(one, (side, side)).sum()))(bars))
         for side, bars in sides
     )
     np.testing.assert_array_equal(inside, whole)
@@ -223,22 +223,22 @@ def test_every_scar_is_painted_whole():
     ],
 )
 def test_scars_are_scaled_with_the_side_of_the_whole_image(shape, side, widths, lengths):
-    bar = draw(boxes.sample_bar, shape=shape, options=CutPasteOptions(side=side))
+    bar = draw(boxes.sample_rotated_box, shape=shape, options=CutPasteOptions(side=side))
     assert np.unique(bar.width).tolist() == list(widths)
     assert np.unique(bar.length).tolist() == list(lengths)
 
 
 def test_smallest_scars_mark_a_pixel_whatever_their_angle():
-    count = quick_jit(jax.vmap(lambda bar: boxes.bar_mask(bar, (12, 12)).sum()))
+    count = quick_jit(jax.vmap(lambda bar: boxes.rotated_box_mask(bar, (12, 12)).sum()))
     angles = jnp.linspace(-90, 90, 721)
     for length, width in ((2, 1), (3, 1), (2, 2)):
-        bar = Bar(*(jnp.full(721, value) for value in (3, 3, length, width)), angles)
+        bar = RotatedBox(*(jnp.full(721, value) for value in (3, 3, length, width)), angles)
         assert count(bar).min() >= 1
 
 
 # --- the random operations ---
 
-TRANSFORMS = {"cutpaste": cutpaste.cutpaste, "cutpaste_scar": cutpaste.cutpaste_scar}
+TRANSFORMS = {"cutpaste": cutpaste.random_paste_patch, "cutpaste_scar": cutpaste.random_paste_scar}
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -263,7 +263,7 @@ def test_same_images_plain_vmapped_and_jitted(name, jitter):
     if name == "cutpaste":
         inside = boxes.box_mask(cutpaste.sample_patch(keys[0], (64, 64, 3), options=options).box, (64, 64))
     else:
-        inside = boxes.bar_mask(cutpaste.sample_scar(keys[0], (64, 64, 3), options=options).bar, (64, 64))
+        inside = boxes.rotated_box_mask(cutpaste.sample_scar(keys[0], (64, 64, 3), options=options).box, (64, 64))
     assert not (changed[0] & ~inside).any()  # bit-identical outside
     assert changed[0].sum() > 0.9 * inside.sum()
 
@@ -301,7 +301,7 @@ def test_jitter_strength_reaches_the_draws(jitter):
 )
 def test_patches_that_cannot_be_drawn_are_refused(shape, options, about, word):
     with refuses(about, word):
-        cutpaste.cutpaste(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))
+        cutpaste.random_paste_patch(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -317,4 +317,4 @@ def test_patches_that_cannot_be_drawn_are_refused(shape, options, about, word):
 )
 def test_scars_that_cannot_be_drawn_are_refused(shape, options, about, word):
     with refuses(about, word):
-        cutpaste.cutpaste_scar(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))
+        cutpaste.random_paste_scar(jax.random.key(0), jnp.zeros(shape), options=CutPasteOptions(**options))

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxad.augment.cutpaste import proxy_tasks
-from jaxad.augment.cutpaste.cutpaste import cutpaste, cutpaste_scar
+from jaxad.augment.cutpaste.cutpaste import random_paste_patch, random_paste_patch_or_scar, random_paste_scar
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.reporting import augmentation_grid
 from jaxad.runtime import devices
@@ -67,7 +67,7 @@ def test_union_draws_both_equally_often():
     @quick_jit
     def run(keys):
         drawn = jax.vmap(jax.random.split)(keys)[:, 1]
-        cases = ((proxy_tasks.union, keys), (cutpaste, drawn), (cutpaste_scar, drawn))
+        cases = ((random_paste_patch_or_scar, keys), (random_paste_patch, drawn), (random_paste_scar, drawn))
         return [jax.vmap(lambda key, f=f: f(key, image, options=EXACT))(keys) for f, keys in cases]
 
     made, *others = map(np.asarray, run(keys))
@@ -139,7 +139,7 @@ def test_translation_is_uniform_over_whole_pixels():
     image = np.zeros((40, 40, 3), np.float32)
     image[20, 20] = 1
     options = CutPasteOptions(translation=0.05)  # 2 pixels
-    run = quick_jit(jax.vmap(lambda key: proxy_tasks.translation(key, image, options=options)[..., 0].argmax()))
+    run = quick_jit(jax.vmap(lambda key: proxy_tasks.random_translate(key, image, options=options)[..., 0].argmax()))
     places = np.asarray(run(jax.random.split(jax.random.key(0), 2500)))
     found, counts = np.unique(places, return_counts=True)
     assert found.tolist() == [40 * row + column for row in range(18, 23) for column in range(18, 23)]

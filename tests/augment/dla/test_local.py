@@ -52,7 +52,7 @@ def without(image, box):
 
 def in_all_modes(key, image):
     """One program for every mode: they share what they draw, and compilation is most of these tests' time."""
-    return {mode: local.local_augmentation(key, image, options=DEFAULTS._replace(mode=mode)) for mode in MODES}
+    return {mode: local.random_local_augmentation(key, image, options=DEFAULTS._replace(mode=mode)) for mode in MODES}
 
 
 compiled = quick_jit(jax.vmap(in_all_modes))
@@ -169,7 +169,7 @@ def test_jitter_changes_the_rectangle_by_its_own_mean():
     for operation in order:
         inside = reference(inside, operation, amounts[operation])
     cut(expected, box)[:] = inside
-    made = quick_jit(local.jitter_region)(image, int_box(*box), drawn)
+    made = quick_jit(local.jitter)(image, int_box(*box), drawn)
     np.testing.assert_allclose(made, expected, rtol=0, atol=5e-6)
     np.testing.assert_array_equal(without(made, box), without(image, box))
 
@@ -263,9 +263,9 @@ def drawn(monkeypatch, function, sampler, options):
 
 def test_angles_orders_and_colours_fill_their_ranges(monkeypatch):
     options = LocalOptions(angle=30.0, jitter=0.3, hue=0.05)
-    angles = drawn(monkeypatch, "rotate", local.rotation, options)
-    orders = drawn(monkeypatch, "permute", local.permutation, options)
-    jitter = drawn(monkeypatch, "jitter_region", local.jitter, options)
+    angles = drawn(monkeypatch, "rotate", local.random_rotate, options)
+    orders = drawn(monkeypatch, "permute", local.random_permute, options)
+    jitter = drawn(monkeypatch, "jitter", local.random_jitter, options)
     ranges = [(angles, -30, 30), (jitter.hue, -0.05, 0.05), *((factor, 0.7, 1.3) for factor in jitter.factors.T)]
     for values, low, high in ranges:
         assert low <= values.min() and values.max() <= high
@@ -329,7 +329,7 @@ def test_same_images_plain_vmapped_jitted_and_on_eight_devices(mode):
     options = DEFAULTS._replace(mode=mode)
     atol = ATOL.get(mode, 2e-6)
     batch = augment(mode)(KEYS, PICTURES)
-    plain = local.local_augmentation(KEYS[3], PICTURES[3], options=options)
+    plain = local.random_local_augmentation(KEYS[3], PICTURES[3], options=options)
     eight = on_eight_devices()[mode]
     for name in local.Local._fields[:3]:
         np.testing.assert_allclose(getattr(batch, name)[3], getattr(plain, name), rtol=0, atol=atol)
@@ -346,9 +346,9 @@ def test_moved_pixels_are_the_same_to_the_bit_within_the_sum():
 
 def test_a_new_augmentation_is_one_line_of_the_table(monkeypatch):
     monkeypatch.setitem(LOCAL, "black", lambda key, image, box, *, options: local.grey(0 * image, box))
-    made = local.local_augmentation(KEYS[0], PICTURES[0], options=DEFAULTS)
+    made = local.random_local_augmentation(KEYS[0], PICTURES[0], options=DEFAULTS)
     assert made.made.shape[0] == 5 and not made.made[4].any()
-    alone = local.local_augmentation(KEYS[0], PICTURES[0], options=DEFAULTS._replace(mode="black"))
+    alone = local.random_local_augmentation(KEYS[0], PICTURES[0], options=DEFAULTS._replace(mode="black"))
     assert not alone.image.any()
 
 
@@ -376,4 +376,4 @@ def test_a_new_augmentation_is_one_line_of_the_table(monkeypatch):
 )
 def test_options_that_do_not_fit_are_refused(shape, options, word):
     with refuses(f"local.{next(iter(options))}", word):
-        local.local_augmentation(jax.random.key(0), jnp.zeros((*shape, 3)), options=LocalOptions(**options))
+        local.random_local_augmentation(jax.random.key(0), jnp.zeros((*shape, 3)), options=LocalOptions(**options))

@@ -25,7 +25,7 @@ STILL = View(Crop(0.0, 0.0, 40.0, 40.0), False, 0.0, False, color.Jitter(np.ones
 crop_matrix = quick_jit(views.crop_matrix, static_argnames="size")
 blur_matrix = quick_jit(views.blur_matrix, static_argnames="size")
 # Most of these tests' time is compilation: the same number of views of the same size everywhere.
-make_views = quick_jit(jax.vmap(views.make_view))
+make_views = quick_jit(jax.vmap(views.view))
 
 
 def picture(height=40, width=40):
@@ -60,7 +60,7 @@ def sampler(options, shape):
 def pairs():
     """Two views of one image for each of some keys."""
     image = picture()
-    return jax.vmap(lambda key: views.global_views(key, image, options=OPTIONS))
+    return jax.vmap(lambda key: views.random_view_pair(key, image, options=OPTIONS))
 
 
 compiled_pairs = functools.cache(lambda: quick_jit(pairs()))
@@ -281,7 +281,7 @@ def test_views_are_made_without_a_transfer():
 def test_plain_and_compiled_views_are_the_same():
     key, image = keys()[3], jnp.asarray(picture())
     plain = OPTIONS._replace(jitter=0.0, hue=0.0)  # whose jitter is compiled anyway
-    view = views.global_view(key, image, options=plain)
+    view = views.random_view(key, image, options=plain)
     drawn = jax.tree.map(lambda x: x[3], draws(OPTIONS, (40, 40)))._replace(jittered=False)
     assert drawn.sigma > 0 and drawn.crop.height < 38
     np.testing.assert_allclose(view, make(picture(), **drawn._asdict())[0], rtol=0, atol=1e-5)
@@ -297,7 +297,7 @@ def test_same_views_on_one_and_on_eight_devices():
 def test_image_that_is_not_square_without_colour_jitter():
     image = picture(24, 40)
     options = ViewOptions(area=(0.6, 0.6), aspect=(2.0, 3.0), flip=1.0, jitter=0.0, hue=0.0, grey=0.0, blur=0.0)
-    made = quick_jit(lambda key: views.global_view(key, image, options=options))(jax.random.key(0))
+    made = quick_jit(lambda key: views.random_view(key, image, options=options))(jax.random.key(0))
     drawn = quick_jit(lambda key: views.sample_view(key, image.shape, options=options))(jax.random.key(0))
     assert drawn.jitter is None
     crop = drawn.crop

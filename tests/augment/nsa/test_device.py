@@ -42,7 +42,7 @@ def key(seed: int = 0) -> jax.Array:
 
 @functools.cache
 def batched(chosen: Synthesis, label: str = "logistic", jit=quick_jit):
-    return jit(jax.vmap(functools.partial(device.synthesize, settings=chosen, label=label)))
+    return jit(jax.vmap(functools.partial(device.random_synthesize, settings=chosen, label=label)))
 
 
 @functools.cache
@@ -82,7 +82,7 @@ def host_statistics(chosen: Synthesis, images: np.ndarray, count: int) -> tuple[
     rng, boxes, rows, skipped = np.random.default_rng(2), [], [], []
     for _ in range(count):
         first, second = rng.integers(len(images), size=2)
-        out = host.synthesize(rng, images[first], images[second], settings=chosen)
+        out = host.random_synthesize(rng, images[first], images[second], settings=chosen)
         boxes.append(out.boxes)
         rows.append((len(out.boxes), (out.label > 0).mean(), out.label.mean()))
         skipped.append(out.skipped)
@@ -204,7 +204,7 @@ def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, mon
     monkeypatch.setattr(sampling, "resized_size", lambda *_, **__: tuple(map(jnp.int32, size)))
     there = Box(*map(jnp.int32, (place.top, place.left, *size)))
     monkeypatch.setattr(sampling, "sample_destination", lambda *_, **__: (there, True))
-    found = quick_jit(functools.partial(device.synthesize, settings=chosen))(key(), image, partner)
+    found = quick_jit(functools.partial(device.random_synthesize, settings=chosen))(key(), image, partner)
 
     expected, mask = image.copy(), np.zeros(SHAPE, np.uint8)
     patch = host.resize(partner[cut.slices], *size)
@@ -223,7 +223,7 @@ def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, mon
 def test_later_patches_overwrite_the_label_mask_and_refused_ones_change_nothing():
     window, image = (20, 24), jnp.full((*SHAPE, 1), 100, jnp.uint8)
     left = jnp.zeros(window, bool).at[:10, :6].set(True)
-    patches = device._Patch(
+    patches = device.Patch(
         pixels=jnp.stack([jnp.full((*window, 1), value, jnp.uint8) for value in (10, 20, 30)]),
         box=Box(jnp.array([5, 5, 80]), jnp.array([5, 9, 110]), jnp.array([10, 10, 16]), jnp.array([12, 12, 18])),
         label=jnp.stack([jnp.ones(window, bool), left, left]),
@@ -259,7 +259,7 @@ def test_results_do_not_depend_on_the_batch_nor_on_compilation():
     keys = jax.random.split(key(5), COUNT)
     turned = batched(OBJECT)(keys[::-1], images[::-1], partners[::-1])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[::-1]), whole, turned)
-    one = quick_jit(functools.partial(device.synthesize, settings=OBJECT))(keys[1], images[1], partners[1])
+    one = quick_jit(functools.partial(device.random_synthesize, settings=OBJECT))(keys[1], images[1], partners[1])
     np.testing.assert_array_equal(one.boxes, whole.boxes[1])
     np.testing.assert_array_equal(one.mask, whole.mask[1])
     assert np.abs(np.asarray(one.image, int) - whole.image[1]).max() <= 1  # the truncation of nearly whole levels
@@ -324,14 +324,15 @@ def test_ellipses_fill_a_part_of_their_box_and_are_resized_with_it():
     keys = jax.random.split(key(), 200)
 
     def draw(size: tuple[int, int], window: tuple[int, int]) -> np.ndarray:
-        return np.asarray(quick_jit(jax.vmap(lambda k: device.ellipses(k, box, size, window, least=least)))(keys))
+        run = jax.vmap(lambda key: device.sample_ellipses(key, box, size, window, least=least))
+        return np.asarray(quick_jit(run)(keys))
 
     small_mask, large_mask = draw((30, 45), (40, 50)), draw((60, 90), (60, 90))
     area = large_mask.mean(axis=(1, 2)) * 60 * 90
     assert area.min() > 0 and area.max() < 5 * np.pi * 15 * 22.5
     means = large_mask.reshape(200, 30, 2, 45, 2).mean(axis=(2, 4))
     assert np.mean((means > 0.5) == small_mask[:, :30, :45]) > 0.98
-    round_ = np.asarray(device.ellipses(key(3), Box(0, 0, 8, 8), (8, 8), (8, 8), least=(100, 100)))
+    round_ = np.asarray(device.sample_ellipses(key(3), Box(0, 0, 8, 8), (8, 8), (8, 8), least=(100, 100)))
     assert round_.all()  # five discs of radius 100 around centres in the box
 
 
@@ -360,14 +361,14 @@ def test_labels_with_ellipses_are_no_rectangles():
 )
 def test_the_device_refuses_what_it_cannot_draw(changes, about, word):
     with refuses(about, word):
-        device.synthesize(key(), small(0), small(1), settings=Synthesis(**changes), label="binary")
+        device.random_synthesize(key(), small(0), small(1), settings=Synthesis(**changes), label="binary")
 
 
 def test_unknown_labels_and_other_shapes_are_refused():
     with refuses("label", "binary, continuous, logistic, factor"):
-        device.synthesize(key(), small(0), small(1), settings=OBJECT, label="logit")
+        device.random_synthesize(key(), small(0), small(1), settings=OBJECT, label="logit")
     with pytest.raises(ValueError, match="shape"):
-        device.synthesize(key(), small(0), small(1)[:50], settings=OBJECT)
+        device.random_synthesize(key(), small(0), small(1)[:50], settings=OBJECT)
 
 
 @pytest.mark.parametrize(
@@ -379,4 +380,4 @@ def test_unknown_labels_and_other_shapes_are_refused():
 def test_the_host_refuses_what_only_the_device_makes(changes):
     name = next(iter(changes))
     with refuses(f"synthesis.{name}", "config.data.synthesis"):
-        host.synthesize(np.random.default_rng(0), small(0), small(1), settings=Synthesis(**changes))
+        host.random_synthesize(np.random.default_rng(0), small(0), small(1), settings=Synthesis(**changes))

@@ -173,7 +173,7 @@ def test_a_patch_too_narrow_for_opencv_is_not_blendable(gradients):
 def test_synthesis_in_a_small_image_never_fails():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        made = host.synthesize(rng, noise(1)[:64, :64], noise(2)[:64, :64], settings=PLAIN)
+        made = host.random_synthesize(rng, noise(1)[:64, :64], noise(2)[:64, :64], settings=PLAIN)
         assert all(min(bottom - top, right - left) >= 5 for top, bottom, left, right in made.boxes)
 
 
@@ -228,9 +228,9 @@ def test_unknown_gradients_and_label_are_refused():
     with refuses("synthesis.blending", "both"):
         host.blend_patch(noise(0)[:20, :20], noise(1)[:20, :20], gradients="both")
     with refuses("label", "logistic"):
-        host.synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")
+        host.random_synthesize(np.random.default_rng(0), noise(0), noise(1), settings=PLAIN, label="logit")
     with pytest.raises(ValueError, match="shape"):
-        host.synthesize(np.random.default_rng(0), noise(0), noise(1)[:100], settings=PLAIN)
+        host.random_synthesize(np.random.default_rng(0), noise(0), noise(1)[:100], settings=PLAIN)
 
 
 @pytest.mark.parametrize("category", ["bottle", "texture", "chest_xray_male"])
@@ -239,7 +239,8 @@ def test_synthesis_changes_the_image_inside_its_boxes_only(category, channels):
     image, partner = disc(1, channels), disc(2, channels)
     before, changed = (image.copy(), partner.copy()), 0
     for seed in range(10):
-        made = host.synthesize(np.random.default_rng(seed), image, partner, settings=settings(category).synthesis)
+        rng = np.random.default_rng(seed)
+        made = host.random_synthesize(rng, image, partner, settings=settings(category).synthesis)
         assert made.image.shape == image.shape and made.image.dtype == np.uint8
         assert made.label.shape == made.mask.shape == (224, 224)
         assert made.label.dtype == np.float32 and made.mask.dtype == np.uint8
@@ -258,7 +259,9 @@ def test_synthesis_changes_the_image_inside_its_boxes_only(category, channels):
 def test_label_kinds_agree_with_each_other():
     image, partner = disc(1), disc(2)
     binary, continuous, logistic = (
-        host.synthesize(np.random.default_rng(8), image, partner, settings=settings("bottle").synthesis, label=kind)
+        host.random_synthesize(
+            np.random.default_rng(8), image, partner, settings=settings("bottle").synthesis, label=kind
+        )
         for kind in ("binary", "continuous", "logistic")
     )
     np.testing.assert_array_equal(binary.image, logistic.image)
@@ -272,7 +275,7 @@ def test_label_kinds_agree_with_each_other():
 def test_synthesis_is_determined_by_the_seed():
     image, partner = disc(1), disc(2)
     first, again, other = (
-        host.synthesize(np.random.default_rng(seed), image, partner, settings=settings("bottle").synthesis)
+        host.random_synthesize(np.random.default_rng(seed), image, partner, settings=settings("bottle").synthesis)
         for seed in (5, 5, 6)
     )
     for one, two in zip(first, again, strict=True):
@@ -284,7 +287,7 @@ def test_skipped_patches_leave_the_image_and_an_empty_label():
     image = disc(1)
     plain = np.full_like(image, 255)  # a partner without an object
     for chosen, partner in ((settings("bottle").synthesis, plain), (TINY, disc(2))):
-        made = host.synthesize(np.random.default_rng(0), image, partner, settings=chosen)
+        made = host.random_synthesize(np.random.default_rng(0), image, partner, settings=chosen)
         np.testing.assert_array_equal(made.image, image)
         assert not made.label.any() and not made.mask.any()
         assert made.boxes.shape == (0, 4) and made.skipped >= 1
@@ -293,7 +296,7 @@ def test_skipped_patches_leave_the_image_and_an_empty_label():
 def test_first_patch_is_always_tried_and_each_further_one_half_of_the_time():
     rng = np.random.default_rng(0)
     image, partner = disc(1), disc(2)
-    tried = np.array([host.synthesize(rng, image, partner, settings=TINY).skipped for _ in range(800)])
+    tried = np.array([host.random_synthesize(rng, image, partner, settings=TINY).skipped for _ in range(800)])
     shares = np.bincount(tried, minlength=4) / 800
     np.testing.assert_allclose(shares, [0, 0.25, 0.5, 0.25], atol=0.06)
     assert shares[0] == 0
@@ -309,7 +312,7 @@ def test_label_mask_is_source_or_destination_object_and_later_patches_overwrite(
     monkeypatch.setattr(host, "sample_source_box", lambda *_, **__: next(sources))
     monkeypatch.setattr(host, "sample_destination_box", lambda *_, **__: place)
     chosen = Synthesis(background=(255.0, 60.0), patches=2, scale=(1.0, 1.0))
-    made = host.synthesize(np.random.default_rng(1), image, partner, settings=chosen)  # the coin adds the second
+    made = host.random_synthesize(np.random.default_rng(1), image, partner, settings=chosen)  # the coin adds the second
     assert made.boxes.tolist() == [[*place]] * 2
     expected = np.zeros((224, 224), np.uint8)
     expected[100:120, 90:130] = 1  # the second source's object
@@ -329,7 +332,7 @@ def test_object_masks_come_from_the_images_before_the_first_patch(monkeypatch):
     monkeypatch.setattr(host, "sample_destination_box", spy)
     image = disc(1)
     chosen = settings("bottle").synthesis._replace(patches=6)
-    host.synthesize(np.random.default_rng(0), image, disc(2), settings=chosen)
+    host.random_synthesize(np.random.default_rng(0), image, disc(2), settings=chosen)
     assert len(seen) >= 3
     expected = host.object_mask(image, background=chosen.background)
     assert all((mask == expected).all() for mask in seen)

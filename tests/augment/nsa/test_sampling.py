@@ -66,7 +66,7 @@ def test_packed_overlap_is_exactly_the_hosts(window):
 )
 def test_resized_size_by_hand(height, width, scale, size):
     chosen = Synthesis(scale=(scale, scale))
-    assert sampling.resized_size(jax.random.key(0), Box(0, 0, height, width), (224, 224), settings=chosen) == size
+    assert sampling.sample_size(jax.random.key(0), Box(0, 0, height, width), (224, 224), settings=chosen) == size
 
 
 def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
@@ -74,7 +74,7 @@ def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
     height, width = rng.integers(14, 180, (2, 2000))
     chosen = Synthesis(scale=(0.7, 0.7))
     found = jax.vmap(
-        lambda h, w: sampling.resized_size(jax.random.key(0), Box(0, 0, h, w), (224, 224), settings=chosen)
+        lambda h, w: sampling.sample_size(jax.random.key(0), Box(0, 0, h, w), (224, 224), settings=chosen)
     )
     bounds = {"half_height": chosen.half_height, "half_width": chosen.half_width}
     expected = [

@@ -24,7 +24,7 @@ def statistics(images: list[np.ndarray], category: str, count: int) -> dict[str,
     boxes, rows = [], []
     for _ in range(count):
         image, partner = (images[i] for i in rng.integers(len(images), size=2))
-        made = host.synthesize(rng, image, partner, settings=settings(category).synthesis)
+        made = host.random_synthesize(rng, image, partner, settings=settings(category).synthesis)
         boxes.append(made.boxes)
         rows.append((len(made.boxes), (made.label > 0).mean(), made.label.mean()))
     return named(np.concatenate(boxes), np.array(rows))

@@ -36,8 +36,8 @@ def host_view(image, degrees, flip, top, left, *, center_crop, crop):
 
 
 @functools.cache
-def view_at(center_crop, crop):
-    return quick_jit(functools.partial(views.view_at, center_crop=center_crop, crop=crop))
+def compiled(center_crop, crop):
+    return quick_jit(functools.partial(views.view, center_crop=center_crop, crop=crop))
 
 
 # --- without rotation: every pixel is the host's ---
@@ -51,7 +51,7 @@ def test_views_without_rotation_equal_the_host(channels, center_crop, places):
     image = noise(channels)
     for top, left in places:
         for flip in (False, True):
-            found = view_at(center_crop, CROP)(image, None, flip, top, left)
+            found = compiled(center_crop, CROP)(image, None, flip, top, left)
             expected = host_view(image, None, flip, top, left, center_crop=center_crop, crop=CROP)
             assert found.dtype == jnp.uint8
             np.testing.assert_array_equal(found, expected)
@@ -60,16 +60,16 @@ def test_views_without_rotation_equal_the_host(channels, center_crop, places):
 def test_a_view_by_hand():
     image = numbered(10, 12)
     # The central six rows are 2 to 7, the columns 3 to 8.
-    view = views.view_at(image, None, False, 1, 2, center_crop=6, crop=4)
+    view = views.view(image, None, False, 1, 2, center_crop=6, crop=4)
     assert view[0, 0].tolist() == [3, 5, 77] and view[-1, -1].tolist() == [6, 8, 77]
-    view = views.view_at(image, None, True, 1, 2, center_crop=6, crop=4)
+    view = views.view(image, None, True, 1, 2, center_crop=6, crop=4)
     assert view[0, 0].tolist() == [6, 5, 77] and view[-1, -1].tolist() == [3, 8, 77]
 
 
 def test_an_odd_margin_is_halved_as_on_the_host():
     image = numbered(61, 73)  # margins 6.5 and 12.5, which Python rounds to even
     for degrees in (None, 0.0):
-        found = view_at(CENTER, CROP)(image, degrees, False, 4, 4)
+        found = compiled(CENTER, CROP)(image, degrees, False, 4, 4)
         np.testing.assert_array_equal(found, host_view(image, None, False, 4, 4, center_crop=CENTER, crop=CROP))
 
 
@@ -78,7 +78,7 @@ def test_an_odd_margin_is_halved_as_on_the_host():
 
 def test_rotation_by_a_right_angle_is_exact_and_counter_clockwise():
     image = numbered(41, 41)
-    turn = view_at(0, 41)
+    turn = compiled(0, 41)
     for quarters in range(4):
         np.testing.assert_array_equal(turn(image, 90.0 * quarters, False, 0, 0), np.rot90(image, quarters))
 
@@ -87,7 +87,7 @@ def test_rotation_by_a_right_angle_is_exact_and_counter_clockwise():
 @pytest.mark.parametrize("center_crop", [0, CENTER])
 def test_rotation_by_nothing_equals_the_host(channels, center_crop):
     for flip in (False, True):
-        found = view_at(center_crop, CROP)(noise(channels), 0.0, flip, 2, 5)
+        found = compiled(center_crop, CROP)(noise(channels), 0.0, flip, 2, 5)
         expected = host_view(noise(channels), None, flip, 2, 5, center_crop=center_crop, crop=CROP)
         np.testing.assert_array_equal(found, expected)
 
@@ -100,7 +100,7 @@ def turned():
     flip, (top, left) = rng.random(60) < 0.5, rng.integers(0, 7, (2, 60))
     image = numbered(256, 256)
     run = quick_jit(
-        jax.vmap(functools.partial(views.view_at, center_crop=230, crop=224), in_axes=(None, 0, 0, 0, 0))
+        jax.vmap(functools.partial(views.view, center_crop=230, crop=224), in_axes=(None, 0, 0, 0, 0))
     )
     host = [host_view(image, float(degrees[i]), flip[i], top[i], left[i], center_crop=230, crop=224) for i in range(60)]
     return np.stack(host).astype(int), np.asarray(run(image, degrees, flip, top, left)).astype(int)
@@ -129,12 +129,12 @@ def test_rotated_images_are_nearest_neighbours_in_floating_point():
         row, column = np.rint([cosine * down + sine * right + 127.5, cosine * right - sine * down + 127.5]).astype(int)
         inside = (row >= 0) & (row < 256) & (column >= 0) & (column < 256)
         expected = np.where(inside[..., None], image[row % 256, column % 256], 0)
-        found = np.asarray(view_at(0, 256)(image.astype(np.uint8), degrees, False, 0, 0))
+        found = np.asarray(compiled(0, 256)(image.astype(np.uint8), degrees, False, 0, 0))
         assert (found != expected).any(axis=-1).mean() < 1e-3
 
 
 def test_only_a_rotated_view_gathers_and_only_its_own_pixels():
-    program = jax.make_jaxpr(functools.partial(views.view_at, center_crop=CENTER, crop=CROP))
+    program = jax.make_jaxpr(functools.partial(views.view, center_crop=CENTER, crop=CROP))
     assert "gather" not in str(program(noise(), None, True, 0, 0))
     gathers = [eqn for eqn in program(noise(), 3.0, True, 0, 0).eqns if eqn.primitive.name == "gather"]
     assert [eqn.outvars[0].aval.shape for eqn in gathers] == [(CROP, CROP, 3)]

@@ -1,0 +1,75 @@
+"""Draws the pictures of docs/augmentations.md from the embedded demo images: ``python3 -m docs.pictures``."""
+
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+from jaxad.augment import nsa
+from jaxad.augment.cutpaste import CutPasteOptions
+from jaxad.augment.dla import LocalOptions, ViewOptions
+from jaxad.data.demo import source
+from jaxad.reporting.augmentation_grid import augmentation_grid, local_grid
+from jaxad.reporting.sample_grid import label_grid
+from jaxad.runtime import devices
+
+FOLDER = Path(__file__).parent / "images"
+SIDE = 96
+# The rows of nsa.jpg, each with its label.
+SYNTHESES = (
+    (nsa.Synthesis(blending="source", steepness=1 / 3, midpoint=7.0), "logistic"),
+    (nsa.Synthesis(blending="mixed", steepness=1 / 3, midpoint=7.0), "logistic"),
+    (nsa.Synthesis(shape="ellipses"), "continuous"),
+    (nsa.Synthesis(shape="cutpaste", resized=False, patches=1), "binary"),
+    (nsa.Synthesis(source="same", blending="paste"), "binary"),
+    (nsa.Synthesis(blending="interpolate", resized=False, moved=False, factor=(0.05, 0.95)), "factor"),
+    (nsa.Synthesis(blending="mixed", resized=False, moved=False, factor=(0.05, 0.95)), "factor"),
+)
+
+
+def synthesis_rows(key: jax.Array, images: np.ndarray) -> np.ndarray:
+    """One row for each of `SYNTHESES`: four examples, each beside its label."""
+    rows = []
+    for number, (settings, label) in enumerate(SYNTHESES):
+
+        @devices.jit_unoptimized
+        @jax.vmap
+        def make(key, image, partner, settings=settings, label=label):
+            return nsa.random_synthesize(key, image, partner, settings=settings, label=label)
+
+        keys = jax.random.split(jax.random.fold_in(key, number), 4)
+        made = devices.to_host(make(keys, images[:4], images[4:8]))
+        rows.append(label_grid(made.image, made.label))
+    return np.vstack(rows)
+
+
+def view_rows(key: jax.Array, images: np.ndarray) -> np.ndarray:
+    """Eight training views of NSA: turned by up to 5 degrees, cropped, and upside down for half of the draws."""
+
+    @devices.jit_unoptimized
+    @jax.vmap
+    def make(key, image):
+        return nsa.random_view(key, image, rotation=5.0, center_crop=0, crop=SIDE - 8, flip=True)
+
+    return np.hstack(devices.to_host(make(jax.random.split(key, len(images)), images)))
+
+
+def main() -> None:
+    """Writes the pictures."""
+    trains = [source.load(category, size=SIDE, train=8).train for category in ("cap", "fabric")]
+    caps, fabrics = (np.stack([train[number].image for number in range(8)]) for train in trains)
+    mixed, key = np.concatenate([caps[:1], fabrics[:1]]), jax.random.key(0)
+    pictures = {
+        "cutpaste": augmentation_grid(key, mixed, options=CutPasteOptions()),
+        "dla": local_grid(key, mixed, view=ViewOptions(flip=0.5, grey=0.2, blur=0.5), local=LocalOptions()),
+        "nsa": synthesis_rows(key, caps),
+        "nsa_views": view_rows(key, caps),
+    }
+    FOLDER.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        cv2.imwrite(str(FOLDER / f"{name}.jpg"), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Every figure of the documentation comes from a file, and every table is what the files and the code give."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from docs import tables as documentation
+from jaxad.errors import UserError
+from tests.parts import ROOT
+
+PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+FILES = sorted(documentation.RESULTS.rglob("*.json"))
+RUNS = [file for file in FILES if file.name == "results.json"]
+NAMES = [str(file.relative_to(documentation.RESULTS)) for file in FILES]
+
+
+def outside(page):
+    """The lines of a page that no command writes."""
+    text = re.sub(r"<!-- (\w+):start -->.*?<!-- \1:end -->", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
+
+
+@pytest.mark.parametrize("page", documentation.SECTIONS)
+def test_tables_are_what_the_files_and_the_code_give(page):
+    assert documentation.rendered(page) == (ROOT / page).read_text(), "run python3 -m docs.tables"
+
+
+def test_files_are_what_their_checksums_say():
+    kept = (documentation.RESULTS / documentation.CHECKSUMS).read_text()
+    assert documentation.checksums() == kept, "run python3 -m docs.tables"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_figure_stands_outside_the_tables(page):
+    for line in outside(page):
+        assert not re.search(r"(?<![\d.])\d{2,3}\.\d(?![\d.])", line), line
+
+
+def test_every_section_is_made():
+    for page in PAGES:
+        sections = re.findall(r"<!-- (\w+):start -->", (ROOT / page).read_text())
+        assert set(sections) - {"test"} == documentation.SECTIONS.get(page, {}).keys(), page
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_files_say_where_they_come_from_and_name_no_folder(file):
+    held = json.loads(file.read_text())
+    assert held["device"] and re.fullmatch(r"\d{4}-\d\d-\d\d", held["date"]) and held["commit"]
+    assert held["command"].startswith("python -m jaxad.")
+    assert not re.search(r"[\" =]/\w", file.read_text())
+
+
+@pytest.mark.parametrize("file", RUNS, ids=[name for name in NAMES if name.endswith("results.json")])
+def test_another_digit_in_a_file_is_found(file, tmp_path):
+    """What the two tests above compare is no more the same."""
+    copy = shutil.copytree(documentation.RESULTS, tmp_path / "results")
+    changed = copy / file.relative_to(documentation.RESULTS)
+    held = json.loads(changed.read_text())
+    held["pixel"]["auroc"] -= 0.001
+    changed.write_text(json.dumps(held, indent=1) + "\n")
+    assert documentation.rendered("docs/results.md", copy) != documentation.rendered("docs/results.md")
+    assert documentation.checksums(copy) != documentation.checksums()
+
+
+def write_workdir(folder, **changes):
+    typed = f"--config /home/me/e.py:bottle --workdir {folder} --config.data.root /data"
+    made = {"command": f"python -m jaxad.train {typed}"}
+    results = json.loads(RUNS[0].read_text()) | made | {"trained": [dict(made)], "evaluated": {"command": None}}
+    results["config"]["data"]["root"] = "/data"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results | changes))
+    return folder
+
+
+def test_results_are_taken_in_without_what_belongs_to_a_machine(tmp_path):
+    kept = tmp_path / "kept"
+    for name in (None, None, "again"):  # the same once more changes nothing
+        shutil.rmtree(tmp_path / "w", ignore_errors=True)
+        documentation.keep(write_workdir(tmp_path / "w"), name, results=kept)
+    files = sorted(kept.rglob("*.*json"))
+    release = "jax_" + ".".join(json.loads(RUNS[0].read_text())["versions"]["jax"].split(".")[:2])
+    assert [str(file.relative_to(kept)) for file in files] == [
+        f"{release}/nsa_logistic/cap/{name}/results.json" for name in ("again", "seed0")
+    ]
+    held = json.loads(files[0].read_text())
+    command = "python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR"
+    assert held["command"] == held["trained"][0]["command"] == command and held["config"]["data"]["root"] == "DIR"
+    assert not re.search(r"[\" =]/\w", files[0].read_text())
+
+
+def test_other_results_of_the_same_name_and_several_runs_are_refused(tmp_path):
+    kept = tmp_path / "kept"
+    documentation.keep(write_workdir(tmp_path / "runs/a"), results=kept)
+    with pytest.raises(UserError, match="holds other results; choose another --name"):
+        documentation.keep(write_workdir(tmp_path / "runs/b", date="2026-01-01"), results=kept)
+    with pytest.raises(UserError, match="the results of 2 runs; name the workdir of one"):
+        documentation.keep(tmp_path / "runs", results=kept)
