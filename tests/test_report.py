@@ -16,7 +16,6 @@ import pytest
 from sklearn.manifold import TSNE
 
 from jaxad import metrics, report
-from jaxad.errors import UserError
 from jaxad.reporting import charts, html_report, published, sample_grid
 from tests.parts import refusal
 from tests.refusals import refuses
