@@ -228,7 +228,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
 
     def feed():
         numbers = np.arange(len(images))
-        return training.input_stream([config], method, images, [numbers], plan.mesh, start=0, stop=plan.steps)
+        return training.input_stream(config, method, images, numbers, plan.mesh, start=0, stop=plan.steps)
 
     def compiled(method, batches, shared):
         step = training.make_step(method, plan.optimizer, plan.schedule)

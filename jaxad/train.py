@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from jaxad import config as configs
@@ -13,11 +12,6 @@ from jaxad.training import loop, synthetic_validation
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; raises Stopped when Ctrl-C or SIGTERM stopped the training, which the same command resumes."""
-    together([argv])
-
-
-def together(argvs: Sequence[list[str] | None]) -> None:
-    """Runs commands that differ in nothing but seed and workdir as one program, see `loop.train_seeds`; as `main`."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
@@ -28,29 +22,24 @@ def together(argvs: Sequence[list[str] | None]) -> None:
         "--restart", action="store_true", help="begin anew; deletes the training that the workdir holds"
     )
     processes.add_flags(parser)
-    given = [configs.arguments(parser, argv) for argv in argvs]
+    flags, overrides = configs.arguments(parser, argv)
     devices.keep_freed_memory()
-    with processes.run_distributed(*given[0], resumes=True):
-        _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
+    with processes.run_distributed(flags, overrides, resumes=True):
+        _run(flags, overrides, provenance.command("jaxad.train", argv))
 
 
-def _run(given: Sequence[tuple[argparse.Namespace, dict[str, str]]], commands: Sequence[str]) -> None:
-    several, workdirs = [], []
-    for flags, overrides in given:
-        config = configs.load(flags.config, overrides)
-        name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
-        several.append(config)
-        workdirs.append(Path(flags.workdir or f"runs/{name}"))
-        print(f"workdir: {workdirs[-1]}", flush=True)
+def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> None:
+    config = configs.load(flags.config, overrides)
+    name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
+    workdir = Path(flags.workdir or f"runs/{name}")
+    print(f"workdir: {workdir}", flush=True)
     with contextlib.ExitStack() as held:
-        detectors = loop.train_seeds(several, workdirs, commands=commands, restart=given[0][0].restart, held=held)
-        for detector, workdir in zip(detectors, workdirs, strict=True):
-            if len(data.load(detector.config).test):
-                evaluate.evaluate(detector, workdir)
-            else:
-                print(synthetic_validation.summary(synthetic_validation.read(workdir, detector.config)))
-                command = f"python -m jaxad.predict --workdir {workdir} PATH..."
-                print(f"there are no test images; score images with: {command}")
+        detector = loop.train(config, workdir, command=command, restart=flags.restart, held=held)
+        if len(data.load(config).test):
+            evaluate.evaluate(detector, workdir)
+        else:
+            print(synthetic_validation.summary(synthetic_validation.read(workdir, config)))
+            print(f"there are no test images; score images with: python -m jaxad.predict --workdir {workdir} PATH...")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _SMALL = 0.02  # share of the memory: in all of jaxad's networks the first stage
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def check_training(config: ConfigDict, method: Method, *, seeds: int = 1) -> None:
+def check_training(config: ConfigDict, method: Method) -> None:
     """Refuses a size or a batch of images with which a training step cannot run.
 
     Where the step makes its examples on the device, it holds the images and their partners of a batch. Otherwise the
@@ -39,7 +39,7 @@ def check_training(config: ConfigDict, method: Method, *, seeds: int = 1) -> Non
     pair = f"an image and its partner of {size} pixels a side"
     _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
     if method.loss is not None and method.example is None:
-        batch = 2 * config.batch * seeds * image // jax.device_count()
+        batch = 2 * config.batch * image // jax.device_count()
         what = f"a device's part of config.batch={config.batch} images and partners of {size} pixels a side"
         _check(batch, what, "config.batch or config.data.size", *_device_memory())
 

@@ -119,22 +119,16 @@ class Checkpoints:
         step = self.newest()
         return None if step is None else (step, self.read(step, like))
 
-    def newest(self, *, last: int | None = None) -> int | None:
-        """The newest intact step, up to `last`; says which ones after it are damaged, and removes those."""
-        return processes.gather(self._newest(last) if processes.is_main_process() else None)[0]
+    def newest(self) -> int | None:
+        """The newest intact step; says which ones after it are damaged, and removes those."""
+        return processes.gather(self._newest() if processes.is_main_process() else None)[0]
 
-    def drop_after(self, step: int) -> None:
-        """Removes the checkpoints after a step from which the training goes on, or its start, 0."""
-        if processes.is_main_process():
-            for later in [found for found in self.steps() if found > step]:
-                _remove(self._directory / str(later))
-
-    def _newest(self, last: int | None) -> int | None:
+    def _newest(self) -> int | None:
         disk.clean(self._directory)
         for path in list(self._directory.glob("*")):
             if path.is_dir() and _UNSEALED.fullmatch(path.name) and not _seal_of(path).exists():
                 disk.remove(path)
-        for step in reversed([step for step in self.steps() if last is None or step <= last]):
+        for step in reversed(self.steps()):
             path = self._directory / str(step)
             damage = inspect(path)
             if damage is None:

@@ -212,19 +212,17 @@ def _engine(flags: argparse.Namespace) -> Callable[[Sequence[Run]], Iterator[Run
     Raises:
       UserError: There is no such engine, or a flag is for another one.
     """
-    others = {"local": ("ray_address", "devices_per_run"), "ray": ("processes", "vmap_seeds")}
+    others = {"local": ("ray_address", "devices_per_run"), "ray": ("processes",)}
     if flags.engine not in others:
         raise UserError(f"--engine must be {' or '.join(others)}, not {flags.engine!r}", about="--engine")
-    if wrong := [name for name in others[flags.engine] if getattr(flags, name) not in (None, False)]:
+    if wrong := [name for name in others[flags.engine] if getattr(flags, name) is not None]:
         raise UserError(f"--{wrong[0]} is not for --engine {flags.engine}; leave one of them out", about="--engine")
     if flags.engine == "ray":
         devices = _number("--devices_per_run", flags.devices_per_run or "1", whole=False)
         address = flags.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
         return functools.partial(launchers.on_ray, address=address, devices=devices)
-    if flags.vmap_seeds and flags.processes is not None:
-        raise UserError("--vmap_seeds is one program in this process; leave out --processes", about="--vmap_seeds")
     if flags.processes is None:
-        return functools.partial(launchers.in_this_process, vmap_seeds=flags.vmap_seeds)
+        return launchers.in_this_process
     return functools.partial(launchers.side_by_side, processes=_number("--processes", flags.processes, whole=True))
 
 
@@ -243,8 +241,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--workdir", metavar="W", help="holds every run's workdir, and table.md; default: runs/<experiment>")
     add("--engine", default="local", metavar="local|ray", help="this machine, or a running Ray cluster")
     add("--processes", metavar="N", help="local: this many runs at a time; default: one, in this process")
-    vmap_help = "local: all seeds of a category and value as one program (see docs/scaling.md for when that is faster)"
-    add("--vmap_seeds", action="store_true", help=vmap_help)
     add("--ray_address", metavar="HOST:PORT", help="ray: the cluster; default: RAY_ADDRESS, or this machine's")
     devices_help = "ray: GPUs of a run, such as 0.5 (or TPU chips, or CPU cores); default: 1"
     add("--devices_per_run", metavar="F", help=devices_help)

@@ -4,7 +4,6 @@ An engine takes runs and yields each when it has ended; what became of it lies i
 """
 
 import contextlib
-import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -65,19 +64,16 @@ class Run(NamedTuple):
         disk.write_text(self.workdir / "error.txt", f"{text}\n")
 
 
-def execute(*runs: Run) -> None:
+def execute(run: Run) -> None:
     """Runs to the end what ``python -m jaxad.train`` would; an error is kept with the run.
-
-    Several runs, which differ in their seed, are one program, and what fails fails them all.
 
     Raises:
       KeyboardInterrupt: Ctrl-C ended it, or as `Stopped` a signal that let the training save its state.
     """
     # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
-    argvs = [[*run.arguments, "--processes=1", "--workdir", str(run.workdir)] for run in runs]
     try:
-        train.together(argvs)
-        if any(run.results() is None for run in runs):
+        train.main([*run.arguments, "--processes=1", "--workdir", str(run.workdir)])
+        if run.results() is None:
             raise UserError("there are no test images, so the run has no place in a table of results")
     except UserError as error:
         failure = str(error)
@@ -87,21 +83,19 @@ def execute(*runs: Run) -> None:
         failure = "\n".join([summary, "", *lines[-_TRACEBACK:]])
     else:
         return
-    for run in runs:
-        if run.results() is None:
-            run.fail(failure)
+    if run.results() is None:
+        run.fail(failure)
 
 
-def in_this_process(runs: Sequence[Run], *, vmap_seeds: bool) -> Iterator[Run]:
-    """Runs one after the other in this process; with `vmap_seeds` those that differ in their seed alone as one program.
+def in_this_process(runs: Sequence[Run]) -> Iterator[Run]:
+    """Runs one after the other in this process; runs that differ in their seed alone share compiled programs.
 
     Raises:
       KeyboardInterrupt: As in `execute`.
     """
-    for _, program in itertools.groupby(runs, key=lambda run: run.workdir.parent if vmap_seeds else run.workdir):
-        program = list(program)
-        execute(*program)
-        yield from program
+    for run in runs:
+        execute(run)
+        yield run
 
 
 def side_by_side(runs: Sequence[Run], *, processes: int) -> Iterator[Run]:

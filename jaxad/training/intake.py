@@ -1,7 +1,6 @@
-"""What a training takes in before anything is computed: its workdirs, and the images that these are bound to."""
+"""What a training takes in before anything is computed: its workdir, and the images that it is bound to."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,87 +18,79 @@ from jaxad.runtime import disk, processes
 from jaxad.training import step as training
 
 
-def check_places(config: ConfigDict, workdirs: Sequence[str | Path]) -> None:
-    """Refuses workdirs that cannot be one, before anything is written: see `disk.refuse_undecodable`, and data folders.
+def check_place(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a workdir that cannot be one, before anything is written, by its name or as a folder of the data.
 
     A training would mix its files with the user's, and its pictures would be read as images.
 
     Raises:
-      UserError: A workdir has such a name, is a folder of the data, or lies in one whose subfolders are read.
+      UserError: The workdir has a name that `disk.refuse_undecodable` refuses, is a folder of the data, or lies in one whose subfolders are read.
     """
+    disk.refuse_undecodable(workdir)
     data = config.data
     root, named = data.root and Path(data.root, data.category), [data.test, data.ground_truth]
     layout = [root / name for name in ("train", "test", "ground_truth")] if root and (root / "train").is_dir() else []
     inside = {Path(os.path.realpath(folder)) for folder in (*layout, *named) if folder}
     taken = inside | {Path(os.path.realpath(folder)) for folder in (data.root, root) if folder}
-    for workdir in workdirs:
-        disk.refuse_undecodable(workdir)
-        place = Path(os.path.realpath(workdir))
-        if place in taken or inside.intersection(place.parents):
-            where = "is a folder" if place in taken else "lies in a folder"
-            raise UserError(
-                f"the workdir {workdir} {where} from which images are read; choose another --workdir", about=workdir
-            )
-        if root and place == Path(os.path.realpath(root)) / "train":
-            what = f"would make {root} a folder in MVTec AD's layout"
-            raise UserError(f"the workdir {workdir} {what}; choose another --workdir", about=workdir)
+    place = Path(os.path.realpath(workdir))
+    if place in taken or inside.intersection(place.parents):
+        where = "is a folder" if place in taken else "lies in a folder"
+        raise UserError(
+            f"the workdir {workdir} {where} from which images are read; choose another --workdir", about=workdir
+        )
+    if root and place == Path(os.path.realpath(root)) / "train":
+        what = f"would make {root} a folder in MVTec AD's layout"
+        raise UserError(f"the workdir {workdir} {what}; choose another --workdir", about=workdir)
 
 
-def take_in(
-    several: Sequence[ConfigDict], workdirs: Sequence[str | Path], source: Source, *, restart: bool
-) -> tuple[Source, int | None]:
-    """Claims workdirs for configs, binds them to the training images, and says what these are.
+def take_in(config: ConfigDict, workdir: Path, source: Source, *, restart: bool) -> tuple[Source, int | None]:
+    """Claims a workdir for a config, binds it to the training images, and says what these are.
 
     Args:
-      several: Configs that differ in their seed.
-      workdirs: One for each.
+      config: The config.
+      workdir: Its workdir.
       source: The training images.
-      restart: Removes the trainings that the workdirs hold, once the images have been read.
+      restart: Removes the training that the workdir holds, once the images have been read.
 
     Returns:
-      The source of the very images that the workdirs are bound to, which refuses others, and their white level (see
+      The source of the very images that the workdir is bound to, which refuses others, and their white level (see
       `jaxad.data.levels`).
 
     Raises:
-      UserError: A workdir cannot be written, or belongs to another config or other images; an image cannot be read; the
-        processes do not see the same.
+      UserError: The workdir cannot be written, or belongs to another config or other images; an image cannot be read;
+        the processes do not see the same.
     """
-    claims, known = [(Path(workdir), config) for workdir, config in zip(workdirs, several, strict=True)], {}
-    for workdir, config in claims:
-        what = "the config, or the list of training images,"
-        processes.assert_equal_across_processes(what, [config.to_json(), list(source.ids)])
-        if processes.is_main_process():
-            binding.refuse_foreign(workdir)
-        if not restart:
-            _claim(workdir, config)
-            known = binding.read(workdir) or known
-    found = binding.fingerprints(source, known)
-    white = levels.choose(found, configs.white_level(several[0]))
+    what = "the config, or the list of training images,"
+    processes.assert_equal_across_processes(what, [config.to_json(), list(source.ids)])
+    if processes.is_main_process():
+        binding.refuse_foreign(workdir)
+    if not restart:
+        _claim(workdir, config)
+    fingerprints = binding.fingerprints(source, {} if restart else binding.read(workdir) or {})
+    white = levels.choose(fingerprints, configs.white_level(config))
     if restart:
         _read_all(source)
-    for workdir, config in claims:
-        if restart:
-            if processes.is_main_process():
-                binding.clear(workdir)
-            _claim(workdir, config)
         if processes.is_main_process():
-            binding.claim(workdir, found)
+            binding.clear(workdir)
+        _claim(workdir, config)
+    if processes.is_main_process():
+        binding.claim(workdir, fingerprints)
     processes.barrier()
     if processes.is_main_process():
-        print(summary.training_images(source, several[0]), flush=True)
+        print(summary.training_images(source, config), flush=True)
         if white.reason:
             print(white.reason, flush=True)
-    return source.bound(list(found.values()), white.value), white.value
+    return source.bound(list(fingerprints.values()), white.value), white.value
 
 
-def check_sizes(config: ConfigDict, method: Method, *, seeds: int) -> None:
+def check_sizes(config: ConfigDict, method: Method) -> None:
     """Refuses images that no memory can hold, before they are looked for; see `jaxad.methods.memory`."""
-    memory.check_training(config, method, seeds=seeds)
+    memory.check_training(config, method)
     memory.check_scoring(config)
 
 
 def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
-    """`memory.check_step` of a training whose examples are made on the devices, for one seed.
+    """`memory.check_step` of a training whose examples are made on the devices.
 
     Raises:
       UserError: The images are too many or too large.

@@ -22,7 +22,7 @@ _FLUSH_S = 30  # until TensorBoard sees an event
 class Log:
     """Metrics to the screen, metrics.jsonl and TensorBoard; averages over the steps since the last line.
 
-    What `warn` says of them is printed when it begins to. What is printed begins with `name`, if there is one.
+    What `warn` says of them is printed when it begins to.
     """
 
     def __init__(
@@ -33,10 +33,9 @@ class Log:
         start: int,
         steps: int,
         per_epoch: int,
-        name: str = "",
         warn: Callable[[dict[str, float]], str | None] | None = None,
     ):
-        self._config, self._per_epoch, self._prefix = config, per_epoch, f"{name}: " if name else ""
+        self._config, self._per_epoch = config, per_epoch
         self._warn, self._warned = warn, False
         self._path = workdir / "metrics.jsonl"
         # A killed run may have logged steps after its last checkpoint; they are run, and logged, again.
@@ -44,7 +43,7 @@ class Log:
         disk.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self._seconds = rows[-1]["seconds"] if rows else 0.0
         self._events = _open_events(workdir / "tensorboard", start=start)
-        shown = {"desc": name or None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+        shown = {"disable": not sys.stderr.isatty(), "dynamic_ncols": True}
         self._bar = tqdm(total=steps, initial=start, unit="step", **shown)
         self._rows, self._clock, self._end, self._flushed = [], time.perf_counter(), steps, time.monotonic()
 
@@ -72,10 +71,10 @@ class Log:
         if self._bar.disable:
             left = (self._end - step) * self._config.batch / speed
             figures = f"loss {means['loss']:.4f}  {speed:.1f} images/s  {left:.0f} s left"
-            print(f"{self._prefix}step {step}/{self._end}  {figures}", flush=True)
+            print(f"step {step}/{self._end}  {figures}", flush=True)
         warning = self._warn(means) if self._warn else None
         if warning and not self._warned:
-            tqdm.write(f"warning: {self._prefix}step {step}: {warning}", file=sys.stderr)
+            tqdm.write(f"warning: step {step}: {warning}", file=sys.stderr)
         self._warned = warning is not None
 
     def add_synthetic(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
@@ -88,9 +87,7 @@ class Log:
         self._clock += time.perf_counter() - began
         self._write({"step": step, "epoch": step / self._per_epoch, **figures, "seconds": self._seconds})
         image, pixel = (f"{100 * figures[f'synthetic_{level}_auroc']:.1f} %" for level in ("image", "pixel"))
-        tqdm.write(
-            f"{self._prefix}step {step}/{self._end}  synthetic defects: image AUROC {image}, pixel AUROC {pixel}"
-        )
+        tqdm.write(f"step {step}/{self._end}  synthetic defects: image AUROC {image}, pixel AUROC {pixel}")
         sys.stdout.flush()
 
     def _write(self, row: dict[str, float]) -> None:

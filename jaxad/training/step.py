@@ -1,13 +1,8 @@
-"""The training step: its state, its optimiser, and what it is fed.
-
-Several seeds of one training can be one program: their states are stacked, and so are their examples, while the images
-that they train on are there once.
-"""
+"""The training step: its state, its optimiser, and what it is fed."""
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +111,7 @@ class Shared(NamedTuple):
     """What all steps of a training share.
 
     Attributes:
-      seed: uint32 (), or (s,) for s seeds in one program.
+      seed: uint32 ().
       images: All training images, uint8 (n, h, w, c), where batches hold numbers of them; else None.
     """
 
@@ -124,9 +119,7 @@ class Shared(NamedTuple):
     images: jax.Array | None
 
 
-def make_step(
-    method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seeds: int = 1
-) -> Callable:
+def make_step(method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule) -> Callable:
     """The training step as one device sees it: ``(state, batch, shared) -> (state, metrics)``.
 
     `devices.compile_train_steps` compiles it for all of them.
@@ -139,8 +132,6 @@ def make_step(
       method: What is trained.
       optimizer: See `make_optimizer`.
       schedule: Its learning rate, to be logged.
-      seeds: With more than one, leaves of the state and of the metrics have a first axis of this length, and those of
-        the batch a second one.
     """
 
     def step(state: TrainState, batch, shared: Shared):
@@ -161,7 +152,7 @@ def make_step(
         metrics["learning_rate"] = schedule(state.step)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
-    return step if seeds == 1 else jax.vmap(step, in_axes=(0, 1, Shared(0, None)))
+    return step
 
 
 def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
@@ -179,21 +170,6 @@ def abstract_state(method: Method, optimizer, image: np.ndarray, mesh: jax.shard
     shape, sharding = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32), devices.replicated(mesh)
     made = jax.eval_shape(lambda *given: _state(method.init(*given), optimizer), jax.random.key(0), shape)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), made)
-
-
-def pack(trees: Sequence[Any]) -> Any:
-    """The pytrees of several seeds as one on the host, each leaf with a first axis for them; a single one as it is."""
-    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def unpack(tree: Any, seeds: int) -> list[Any]:
-    """What `pack` has made one, or what a step has made of it, as one pytree for each seed, on the devices."""
-    return _parts(tree, seeds) if seeds > 1 else [tree]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _parts(tree: Any, count: int) -> list[Any]:
-    return [jax.tree.map(itemgetter(number), tree) for number in range(count)]
 
 
 class Plan(NamedTuple):
@@ -242,21 +218,16 @@ def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
     return max(count for count in range(1, most + 1) if common % count == 0)
 
 
-def workers(config: ConfigDict, seeds: int) -> int:
-    """How many worker processes make the examples of each of so many seeds."""
-    return -(-config.data.workers // seeds)
-
-
 def fits_on_device(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
     """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
     return method.example is None and images.nbytes <= config.data.device_gib * 2**30
 
 
 def input_stream(
-    several: Sequence[ConfigDict],
+    config: ConfigDict,
     method: Method,
     images: pipeline.Images,
-    fitted: Sequence[np.ndarray],
+    fitted: np.ndarray,
     mesh: jax.sharding.Mesh,
     *,
     start: int,
@@ -265,10 +236,10 @@ def input_stream(
     """What the steps from `start` to `stop` work on, put on the devices ahead of them.
 
     Args:
-      several: One config, or several that differ in their seed.
+      config: The config.
       method: What is trained.
       images: All training images.
-      fitted: For each config, the numbers of the images that it trains on.
+      fitted: The numbers of the images that it trains on.
       mesh: The devices.
       start: First step.
       stop: One past the last step.
@@ -277,30 +248,21 @@ def input_stream(
       What all steps share, with all images on every device where `fits_on_device` says so; and what each call takes,
       see `devices.compile_train_steps` and `make_step`. Of both, each process makes its part.
     """
-    config, resident = several[0], None
+    resident = None
     if fits_on_device(config, method, images):
         resident = devices.replicate_sharded_load(images.stack, len(images), mesh)
     # Numbers are drawn, shuffled and batched as the images themselves would be. Images are streamed step by step, since
     # those of several steps could take gigabytes.
-    streams = [
-        pipeline.batches(
-            pipeline.Chosen(images, numbers) if resident is None else numbers.astype(np.int32),
-            method.example,
-            seed=own.seed,
-            batch=own.batch,
-            start=start,
-            stop=stop,
-            per_call=1 if resident is None else steps_per_call(own, done=start, steps=stop),
-            part=(jax.process_index(), processes.count()),
-            workers=workers(own, len(several)) if resident is None else 0,
-        )
-        for own, numbers in zip(several, fitted, strict=True)
-    ]
-    calls = streams[0]
-    if len(streams) > 1:
-        calls = (
-            {name: np.stack([call[name] for call in at], 2) for name in at[0]} for at in zip(*streams, strict=True)
-        )
-    seeds = np.array([own.seed for own in several], np.uint32)
-    seeds = devices.replicate(seeds if len(several) > 1 else seeds[0], mesh)
-    return Shared(seeds, resident), devices.prefetch(calls, mesh)
+    calls = pipeline.batches(
+        pipeline.Chosen(images, fitted) if resident is None else fitted.astype(np.int32),
+        method.example,
+        seed=config.seed,
+        batch=config.batch,
+        start=start,
+        stop=stop,
+        per_call=1 if resident is None else steps_per_call(config, done=start, steps=stop),
+        part=(jax.process_index(), processes.count()),
+        workers=config.data.workers if resident is None else 0,
+    )
+    seed = devices.replicate(np.uint32(config.seed), mesh)
+    return Shared(seed, resident), devices.prefetch(calls, mesh)

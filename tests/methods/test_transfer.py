@@ -172,22 +172,6 @@ def test_a_first_phase_that_is_all_is_refused(root, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_two_seeds_as_one_program_are_fine_tuned_alike(complete, root, tmp_path):
-    """The command of the sweep: encoders as they were published after the first phase, and the ends of each alone."""
-    flags = ["--config", f"{FINETUNE}:texture", *(f"--config.{key}={value}" for key, value in FLAGS.items())]
-    argvs = [
-        [*flags, f"--config.data.root={root}", f"--config.seed={n}", f"--workdir={tmp_path / str(n)}"] for n in (0, 1)
-    ]
-    train.together(argvs)
-    start, states = states_of(tmp_path / "0", root, HEAD_STEPS, STEPS)
-    assert_same(states[0].params["encoder"], start.params["encoder"])
-    assert_same(states[0].batch_stats["encoder"], start.batch_stats["encoder"])
-    _, [expected] = states_of(complete, root, STEPS)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-3), states[1].params, expected.params)
-    results = [json.loads((tmp_path / str(n) / "results.json").read_text()) for n in (0, 1)]
-    assert [row["seed"] for row in results] == [0, 1] and "--config.seed=1 --workdir=" in results[1]["command"]
-
-
 def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, capsys):
     """A training resumes, and a detector scores, where the published file cannot be had."""
     config = config_of(root)

@@ -19,7 +19,7 @@ from jaxad.methods.method import Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
 from jaxad.runtime import devices
-from jaxad.training.step import Shared, TrainState, init_state, make_step, pack, unpack
+from jaxad.training.step import Shared, TrainState, init_state, make_step
 from tests import tiny
 from tests.parts import ROOT, one_step
 
@@ -231,50 +231,6 @@ def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
     assert one[-1].batch_stats["bn"]["var"].dtype == np.float64
     assert_close(one[-1], eight[-1], atol=1e-9)
     assert largest(subtract(one[-1].params, one[0].params)) > 5e-3
-
-
-def of_seeds(seeds: list[int], count: int, *, dtype=np.float32):
-    """The states, on the host, after each step of several seeds as one program on two devices, fresh ones first.
-
-    Each has examples and initial parameters of its own.
-    """
-    mesh, optimizer = devices.make_mesh(2), OPTIMIZERS["sgd"]
-    method = tiny.make(dtype=dtype)
-    starts = []
-    for seed in seeds:
-        state = init_state(method, optimizer, np.zeros((SIDE, SIDE, 3), np.uint8), seed=seed)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
-        starts.append(devices.to_host(state._replace(params=params, opt_state=optimizer.init(params))))
-    step = devices.compile_train_steps(make_step(method, optimizer, lambda step: 0.0 * step, seeds=len(seeds)), mesh)
-    keys = np.array(seeds, np.uint32)
-    shared = Shared(devices.replicate(keys if len(seeds) > 1 else keys[0], mesh), None)
-    found, state = [starts], devices.replicate(pack(starts), mesh)
-    for number in range(count):
-        each = [batch_of(1000 * seed + number, side=SIDE, dtype=dtype) for seed in seeds]
-        batch = {name: np.stack([rows[name] for rows in each], 1) for name in each[0]} if len(seeds) > 1 else each[0]
-        (rows,) = devices.prefetch([{name: value[None] for name, value in batch.items()}], mesh)
-        state, _ = step(state, rows, shared)
-        found.append(devices.to_host(unpack(state, len(seeds))))
-    return found
-
-
-def test_first_step_in_float32_of_three_seeds_as_one_program() -> None:
-    together, alone = of_seeds([1, 2, 5], 1), [of_seeds([seed], 1) for seed in (1, 2, 5)]
-    for number, own in enumerate(alone):
-        assert_close(together[0][number], own[0][0], atol=0)
-        assert_close(together[1][number], own[1][0], atol=1e-6)
-        assert largest(subtract(own[1][0].params, own[0][0].params)) > 5e-4
-    assert largest(subtract(together[1][0].params, together[1][1].params)) > 0.01
-
-
-def test_twenty_steps_in_float64_of_three_seeds_as_one_program() -> None:
-    with jax.enable_x64(True):
-        together = of_seeds([1, 2, 5], 20, dtype=np.float64)
-        alone = [of_seeds([seed], 20, dtype=np.float64) for seed in (1, 2, 5)]
-    assert together[20][0].params["conv1"]["kernel"].dtype == np.float64
-    for number, own in enumerate(alone):
-        assert_close(together[20][number], own[20][0], atol=1e-9)
-        assert largest(subtract(own[20][0].params, own[0][0].params)) > 5e-3
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import pytest
 from jaxad import config as configs
 from jaxad import report, train
 from jaxad.data.demo import source as demo
-from jaxad.errors import Stopped, UserError
+from jaxad.errors import Stopped
 from jaxad.sweep import __main__ as sweep
 from jaxad.sweep import launchers
 from jaxad.training.log import read_history
@@ -158,7 +158,7 @@ def trainings(monkeypatch):
     """Stands in for training; ``trainings(behaviour)`` sets what a run does with its workdir."""
 
     def replace(behaviour):
-        monkeypatch.setattr(train, "together", lambda argvs: all(behaviour(Path(argv[-1])) for argv in argvs))
+        monkeypatch.setattr(train, "main", lambda argv: behaviour(Path(argv[-1])))
 
     return replace
 
@@ -220,41 +220,6 @@ def test_a_sweep_that_is_stopped_says_so_and_resumes(tmp_path, capsys, trainings
     assert "3 runs, 1 of them complete" in capsys.readouterr().out
 
 
-def test_seeds_of_a_category_are_one_program(tmp_path, capsys, monkeypatch):
-    """Two seeds that fit together; of another category, where nothing fits, both fail; complete ones are left out."""
-    given = []
-
-    def together(argvs):
-        given.append([Path(argv[-1]).relative_to(tmp_path / "W").as_posix() for argv in argvs])
-        if "bolt" in argvs[0][-1]:
-            raise UserError("the loss of seed 1 is nan")
-        return all(results_for(Path(argv[-1])) for argv in argvs)
-
-    monkeypatch.setattr(train, "together", together)
-    write_parts(tmp_path / "sets")
-    write(tmp_path / "sets" / "bolt" / "train" / "good" / "0.png", part(0))
-    results_for(tmp_path / "W" / "nut" / "seed1")
-    assert command(sweep.main, *arguments(tmp_path, "--vmap_seeds", seeds=3)) == 1
-    assert given == [["nut/seed0", "nut/seed2"], ["bolt/seed0", "bolt/seed1", "bolt/seed2"]]
-    printed = capsys.readouterr().out
-    assert printed.count("failed: the loss of seed 1 is nan;") == 3 and "4 left" in printed
-
-
-def test_a_sweep_whose_seeds_are_one_program(tmp_path):
-    """The baseline has nothing to train, so two seeds as one program score to the bit as one after the other."""
-    write_parts(tmp_path / "sets")
-    for name, flags in (("one", ["--vmap_seeds"]), ("two", [])):
-        flags = [*flags, "--config.data.holdout=0.2", "--workdir", tmp_path / name]
-        assert command(sweep.main, *arguments(tmp_path, *flags, categories="nut", seeds=2)) == 0
-    one, two = (
-        [json.loads((tmp_path / name / "nut" / f"seed{seed}" / "results.json").read_text()) for seed in (0, 1)]
-        for name in ("one", "two")
-    )
-    assert [row["image"] for row in one] == [row["image"] for row in two]
-    assert [row["threshold"] for row in one] == [row["threshold"] for row in two]
-    assert one[0]["threshold"] != one[1]["threshold"]
-
-
 def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, trainings):
     trainings(results_for)
     assert command(sweep.main, *arguments(tmp_path, categories="nut")) == 0
@@ -270,11 +235,11 @@ def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
         from jaxad import train
         from jaxad.sweep import launchers
 
-        def together(argvs):
+        def fail(argv):
             print("gr\\u00fcn caf\\udce9")
             raise launchers.UserError("gr\\u00fcn caf\\udce9")
 
-        train.together = together
+        train.main = fail
         launchers._execute_logged(launchers.Run("a", Path({str(tmp_path)!r}), ()), 1)
     """
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
@@ -345,8 +310,6 @@ def test_two_sweeps_at_once(tmp_path, capsys, trainings):
     (["--engine=ray", "--devices_per_run=1.5"], "--devices_per_run must be a number up to 1, or a whole one above"),
     (["--engine=ray", "--devices_per_run=nan"], "--devices_per_run must be a number up to 1, or a whole one above"),
     (["--engine=ray", "--processes=2"], "--processes is not for --engine ray; leave one of them out"),
-    (["--engine=ray", "--vmap_seeds"], "--vmap_seeds is not for --engine ray; leave one of them out"),
-    (["--vmap_seeds", "--processes=2"], "--vmap_seeds is one program in this process; leave out --processes"),
     (["--ray_address=a:1"], "--ray_address is not for --engine local; leave one of them out"),
     (["--grid", "config.score.sigma=1", "config.score.sigma=2"], "--grid names config.score.sigma twice"),
     (["--config", BASELINE + ":cap"], "names a category; write --config " + BASELINE + " --categories=cap"),

@@ -1,6 +1,5 @@
 """``loop.train`` from start to end: schedule, records, interruptions, divergence, refusals."""
 
-import functools
 import json
 import math
 import shutil
@@ -137,9 +136,8 @@ def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None
     gib = images.nbytes / 2**30
     for changes, stays in (({}, True), ({"data__device_gib": gib}, True), ({"data__device_gib": 0.99 * gib}, False)):
         config = config_of(data__synthesis="device", **changes)
-        fitted = [np.arange(IMAGES)]
         shared, calls = training.input_stream(
-            [config], tiny.create(config), images, fitted, devices.make_mesh(), start=2, stop=4
+            config, tiny.create(config), images, np.arange(IMAGES), devices.make_mesh(), start=2, stop=4
         )
         call = next(calls)
         assert (shared.images is not None) == stays and shared.seed == 0
@@ -252,116 +250,6 @@ def test_complete_run_called_again_trains_no_further(complete, config_of, tmp_pa
     shutil.rmtree(workdir / "detector")
     assert loop.train(config_of(), workdir) is not None  # and rewrites the detector
     assert_ends_as(complete, workdir)
-
-
-# Several seeds as one program
-
-
-@pytest.fixture(scope="module")
-def alone(root, complete, tmp_path_factory) -> list[Path]:
-    """The workdirs of seeds 0 to 2, each trained by itself; not to be changed."""
-    folder = tmp_path_factory.mktemp("alone")
-    for seed in (1, 2):
-        assert loop.train(make_config(root, seed=seed), folder / str(seed)) is not None
-    return [complete, folder / "1", folder / "2"]
-
-
-def train_together(config_of, folder: Path, *, seeds: int = 3, **changes):
-    """Seeds from 0 on as one program; their workdirs, and what `loop.train_seeds` says."""
-    workdirs = [folder / f"seed{n}" for n in range(seeds)]
-    several = [config_of(seed=n, **changes) for n in range(seeds)]
-    return workdirs, loop.train_seeds(several, workdirs, commands=[f"train {n}" for n in range(seeds)])
-
-
-def assert_is(workdir: Path, one: Path) -> None:
-    """The same records as those of a run by itself, with figures that differ by rounding."""
-    tolerance = {"rtol": 1e-4, "atol": 1e-6}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), variables_of(workdir), variables_of(one))
-    rows, expected = ({row["step"]: row["loss"] for row in read_history(path)} for path in (workdir, one))
-    assert rows == pytest.approx(expected, rel=1e-5)
-    fitted = [json.loads((path / "detector.json").read_text())["values"] for path in (workdir, one)]
-    assert fitted[0]["threshold"] == pytest.approx(fitted[1]["threshold"], rel=1e-4)
-    for name in ("samples.png", "config.json", "synthetic.json", "detector.json", "provenance.json"):
-        assert (workdir / name).exists(), name
-    assert (workdir / "samples.png").read_bytes() == (one / "samples.png").read_bytes()
-
-
-def test_seeds_as_one_program_are_the_separate_trainings(alone, config_of, tmp_path, capsys) -> None:
-    """Of images that are streamed, made into examples on the host, with other images held out for each seed."""
-    workdirs, detectors = train_together(config_of, tmp_path)
-    for workdir, one, found in zip(workdirs, alone, detectors, strict=True):
-        assert_is(workdir, one)
-        assert found.threshold == detector.load(workdir).threshold
-    assert len({found.threshold for found in detectors}) == 3
-    [row] = json.loads((workdirs[2] / "provenance.json").read_text())
-    assert (row["command"], row["seeds_as_one_program"]) == ("train 2", [0, 1, 2])
-    printed = capsys.readouterr().out
-    assert "seed 1: step 8/8  loss " in printed
-    with Checkpoints(workdirs[1] / "checkpoints", keep=2) as checkpoints:
-        assert checkpoints.steps() == [6, 8]
-    # A seed's checkpoints are those of a training by itself, which goes on from them.
-    shutil.rmtree(workdirs[1] / "detector")
-    assert loop.train(config_of(seed=1), workdirs[1]) is not None
-    assert_is(workdirs[1], alone[1])
-
-
-def test_seeds_whose_images_stay_on_the_devices(config_of, tmp_path) -> None:
-    """Each trains on the images that its own seed has not held out; two steps a call."""
-    changes = {"data__synthesis": "device", "steps_per_call": 2, "checkpoint__every_steps": 4, "log_every": 2}
-    workdirs, _ = train_together(config_of, tmp_path, **changes)
-    for seed in (0, 2):
-        assert loop.train(config_of(seed=seed, **changes), tmp_path / "one" / str(seed)) is not None
-        assert_is(workdirs[seed], tmp_path / "one" / str(seed))
-
-
-def test_seeds_resume_at_a_step_that_all_have(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
-    """SIGTERM at step 5; then one seed's save of that step is lost, as by a kill between two saves."""
-    interrupted(monkeypatch, 5, lambda: train_together(config_of, tmp_path))
-    assert "stopped at step 6 of 8" in capsys.readouterr().out
-    (tmp_path / "seed2" / "checkpoints" / "6.sha256").unlink()
-    workdirs, _ = train_together(config_of, tmp_path)
-    assert "resuming at step 3 of 8" in capsys.readouterr().out
-    for workdir, one in zip(workdirs, alone, strict=True):
-        assert_is(workdir, one)
-
-
-def test_a_seed_that_was_ahead_does_not_keep_the_others_back(alone, config_of, tmp_path, monkeypatch, capsys) -> None:
-    """Seed 0 was trained alone to step 6; together they begin anew, and resume where they were stopped, at step 4."""
-    interrupted(monkeypatch, 5, lambda: loop.train(config_of(), tmp_path / "seed0"))
-    together = functools.partial(train_together, config_of, tmp_path, seeds=2)
-    interrupted(monkeypatch, 3, together)
-    assert "seed 0 goes back from step 6 to 0, which all seeds have" in capsys.readouterr().out
-    assert [len(list((tmp_path / f"seed{n}" / "checkpoints").glob("*.sha256"))) for n in (0, 1)] == [2, 2]
-    workdirs, _ = together()
-    assert "resuming at step 4 of 8" in capsys.readouterr().out
-    for workdir, one in zip(workdirs, alone, strict=False):
-        assert_is(workdir, one)
-
-
-def test_a_seed_that_diverges_is_named(config_of, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
-    with refuses(None, "seed 0"):
-        train_together(config_of, tmp_path)
-
-
-def test_seeds_restart_together(config_of, tmp_path) -> None:
-    """Of one that is complete and one that has not begun, with another config than before: both are trained anew."""
-    workdirs = [tmp_path / "0", tmp_path / "1"]
-    loop.train(config_of(epochs=1), workdirs[0])
-    several = [config_of(seed=seed) for seed in (0, 1)]
-    with refuses(workdirs[0], "epochs"):
-        loop.train_seeds(several, workdirs, commands="ab")
-    loop.train_seeds(several, workdirs, commands="ab", restart=True)
-    assert [len(read_history(workdir)) for workdir in workdirs] == [STEPS, STEPS]
-    assert [detector.load(workdir).config.seed for workdir in workdirs] == [0, 1]
-
-
-def test_seeds_of_different_configs_are_refused(config_of, tmp_path) -> None:
-    with pytest.raises(ValueError, match="the configs differ in more than their seed"):
-        loop.train_seeds([config_of(), config_of(seed=1, epochs=3)], [tmp_path / "a", tmp_path / "b"], commands="ab")
-    with pytest.raises(ValueError, match="two configs share a workdir"):
-        loop.train_seeds([config_of(), config_of(seed=1)], [tmp_path / "a", tmp_path / "a"], commands="ab")
-    assert not (tmp_path / "a").exists()
 
 
 def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> None:
