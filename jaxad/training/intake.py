@@ -24,7 +24,8 @@ def check_place(config: ConfigDict, workdir: Path) -> None:
     A training would mix its files with the user's, and its pictures would be read as images.
 
     Raises:
-      UserError: The workdir has a name that `disk.refuse_undecodable` refuses, is a folder of the data, or lies in one whose subfolders are read.
+      UserError: The workdir has a name that `disk.refuse_undecodable` refuses, is a folder of the data, or lies in one
+        whose subfolders are read.
     """
     disk.refuse_undecodable(workdir)
     data = config.data
