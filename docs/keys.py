@@ -125,7 +125,7 @@ def _values(config: ConfigDict, key: str, default: object) -> str:
     else:
         numbers = default or [0.0]  # None, where a value is optional
         kind, said = f"{len(numbers)} numbers", [_refusal(config, key, [type(number)(-1) for number in numbers])]
-    pattern = rf"config\.{re.escape(key)} must (?:be |lie |hold )?(.+?)(?:, not |, as |;|: |$)"
+    pattern = rf"config\.{re.escape(key)} must (?:be |lie |hold )?(.+?)(?:, not |, as | and config|, config|;|: |$)"
     rules = [re.search(pattern, sentence) for sentence in said]
     return " and ".join(dict.fromkeys(rule[1] for rule in rules if rule)) or kind
 

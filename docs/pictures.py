@@ -20,7 +20,7 @@ SIDE = 96
 SYNTHESES = (
     (nsa.Synthesis(blending="source", steepness=1 / 3, midpoint=7.0), "logistic"),
     (nsa.Synthesis(blending="mixed", steepness=1 / 3, midpoint=7.0), "logistic"),
-    (nsa.Synthesis(shape="ellipses"), "continuous"),
+    (nsa.Synthesis(shape="ellipses", half_height=(0.2, 0.4), half_width=(0.2, 0.4)), "continuous"),
     (nsa.Synthesis(shape="cutpaste", resized=False, patches=1), "binary"),
     (nsa.Synthesis(source="same", blending="paste"), "binary"),
     (nsa.Synthesis(blending="interpolate", resized=False, moved=False, factor=(0.05, 0.95)), "factor"),

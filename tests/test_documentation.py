@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
+from docs import keys
 from docs import tables as documentation
+from jaxad import config_keys
 from jaxad.errors import UserError
 from tests.parts import ROOT
 
@@ -62,6 +64,15 @@ def test_another_digit_in_a_file_is_found(file, tmp_path):
     changed.write_text(json.dumps(held, indent=1) + "\n")
     assert documentation.rendered("docs/results.md", copy) != documentation.rendered("docs/results.md")
     assert documentation.checksums(copy) != documentation.checksums()
+
+
+def test_a_key_without_a_meaning_and_a_meaning_without_a_key_are_found(monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"config\.seed of \w+ is not explained"):
+        patch.delitem(config_keys.GENERAL, "seed")
+        keys.table("")
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no experiment has sede"):
+        patch.setitem(config_keys.GENERAL, "sede", "nothing")
+        keys.table("")
 
 
 def write_workdir(folder, **changes):
