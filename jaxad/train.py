@@ -22,14 +22,14 @@ def together(argvs: Sequence[list[str] | None]) -> None:
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
+    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment or its name")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
     parser.add_argument(
         "--restart", action="store_true", help="begin anew; deletes the training that the workdir holds"
     )
     processes.add_flags(parser)
     given = [configs.arguments(parser, argv) for argv in argvs]
-    devices.keep_freed_memory()
+    devices.set_up_process()
     with processes.run_distributed(*given[0], resumes=True):
         _run(given, [provenance.command("jaxad.train", argv) for argv in argvs])
 

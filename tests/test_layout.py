@@ -15,7 +15,7 @@ from tests.parts import ROOT
 ORDER = (
     ("errors",),
     ("runtime",),
-    ("config", "config_values", "guarded_config", "metrics"),
+    ("config", "config_values", "configs", "guarded_config", "metrics"),
     ("data",),
     ("augment",),
     ("models",),
@@ -27,6 +27,7 @@ ORDER = (
     ("evaluate", "predict", "report"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))

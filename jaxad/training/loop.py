@@ -233,10 +233,12 @@ class _Keeper:
                 log.add_synthetic(done, figures)
 
 
-def _fit_weights(runs: Sequence[_Run], images: pipeline.Images, plan: Plan) -> list[dict[str, Any]]:
+def _fit_weights(
+    runs: Sequence[_Run], images: pipeline.Images, plan: Plan, *, defer_signals: bool
+) -> list[dict[str, Any]]:
     """Runs the steps that are left; the variables of each run. Raises Stopped when a signal stopped them."""
     config, method = runs[0].config, runs[0].method
-    with _Keeper(runs) as keeper, stopping.deferred() as stop_asked:
+    with _Keeper(runs) as keeper, stopping.deferred() if defer_signals else stopping.at_once() as stop_asked:
         done, state = keeper.begin(plan, images)
         if done < plan.steps:
             _record(runs, start=not done)
@@ -305,7 +307,13 @@ def _training_images(runs: Sequence[_Run], source: Source) -> pipeline.Images:
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, *, command: str = "jaxad.training.loop.train", restart: bool = False
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    command: str = "jaxad.training.loop.train",
+    restart: bool = False,
+    source: Source | None = None,
+    defer_signals: bool = True,
 ) -> Detector:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 
@@ -314,6 +322,9 @@ def train(
       workdir: A directory to create, or one made with the same config and images.
       command: What the user typed, for the provenance of the results.
       restart: Begins anew, with any config and images; a training that `workdir` holds is deleted.
+      source: The training images; by default those that ``config.data`` names.
+      defer_signals: Whether Ctrl-C and SIGTERM let the step under way complete and its state be saved. The process's
+        own handlers are replaced for that long.
 
     Returns:
       The detector.
@@ -323,7 +334,8 @@ def train(
         config or other images, or the loss is no longer finite.
       Stopped: Ctrl-C or SIGTERM stopped the training; its state was saved, and the same call resumes it.
     """
-    [detector] = train_seeds([config], [workdir], commands=[command], restart=restart)
+    options = {"restart": restart, "source": source, "defer_signals": defer_signals}
+    [detector] = train_seeds([config], [workdir], commands=[command], **options)
     return detector
 
 
@@ -334,6 +346,8 @@ def train_seeds(
     commands: Sequence[str],
     restart: bool = False,
     held: contextlib.ExitStack | None = None,
+    source: Source | None = None,
+    defer_signals: bool = True,
 ) -> list[Detector]:
     """Trains detectors that differ in their seed as one program, in which their parameters are stacked.
 
@@ -346,6 +360,8 @@ def train_seeds(
       commands: What the user typed, or what trains each alone, for the provenance of the results.
       restart: As in `train`, for each.
       held: Keeps the locks of the workdirs for longer than the training.
+      source: As in `train`.
+      defer_signals: As in `train`.
 
     Returns:
       The detectors.
@@ -363,7 +379,7 @@ def train_seeds(
     intake.check_places(several[0], workdirs)
     made = [methods.create(config) for config in several]  # before the images are looked for
     intake.check_sizes(several[0], made[0], seeds=len(several))
-    source = data.load(several[0]).train
+    source = data.load(several[0]).train if source is None else source
     runs = [_Run(*given, source) for given in zip(several, made, workdirs, commands, strict=True)]
     config, method = several[0], made[0]
     plan = None if method.loss is None else training.plan(config, method, len(runs[0].fitted))
@@ -380,18 +396,20 @@ def train_seeds(
         source, white_level = intake.take_in(several, workdirs, source, restart=restart)
         for run in runs:
             run.source, run.white_level = source, white_level
-        return _train(runs, source, plan)
+        with pipeline.opencv_on_one_thread():
+            return _train(runs, source, plan, defer_signals=defer_signals)
 
 
-def _train(runs: Sequence[_Run], source: Source, plan: Plan | None) -> list[Detector]:
+def _train(
+    runs: Sequence[_Run], source: Source, plan: Plan | None, *, defer_signals: bool
+) -> list[Detector]:
     """`train_seeds` in workdirs that are claimed."""
     config = runs[0].config
-    devices.use_compilation_cache()
     variables = [{}] * len(runs)
     if plan is None:
         _record(runs, start=True)
     else:
         if config.synthetic_every and not len(runs[0].held):
             print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
-        variables = _fit_weights(runs, _training_images(runs, source), plan)
+        variables = _fit_weights(runs, _training_images(runs, source), plan, defer_signals=defer_signals)
     return [run.finish(own) for run, own in zip(runs, variables, strict=True)]
