@@ -9,11 +9,12 @@ from PIL import Image
 
 import jaxad
 from jaxad import config as configs
-from jaxad import data, evaluate, methods, predict, train
+from jaxad import data, evaluate, methods, predict
 from jaxad.data import chest_xray
 from jaxad.data.image import to_grey
 from jaxad.errors import UserError
 from tests import tiny
+from tests.commands import train
 from tests.parts import NSA, command, refusal
 
 COLUMNS = (

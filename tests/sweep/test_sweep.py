@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from jaxad import config as configs
-from jaxad import report, train
+from jaxad import report
 from jaxad.data.demo import source as demo
 from jaxad.errors import Stopped, UserError
 from jaxad.sweep import __main__ as sweep
 from jaxad.sweep import launchers
 from jaxad.training.log import read_history
+from tests.commands import train
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts
 
 DEADLINE = 600  # seconds; a sweep that hangs must not hang the suite
@@ -268,14 +269,13 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
 def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
     program = f"""if True:
         from pathlib import Path
-        from jaxad import train
         from jaxad.sweep import launchers
 
         def together(argvs):
             print("gr\\u00fcn caf\\udce9")
             raise launchers.UserError("gr\\u00fcn caf\\udce9")
 
-        train.together = together
+        launchers.together = together
         launchers._execute_logged(launchers.Run("a", Path({str(tmp_path)!r}), ()), 1)
     """
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
