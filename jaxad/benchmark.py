@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Measures synthesis, training, inference and evaluation of a config's method on this machine, in "
         "images/s and as a fraction of its matrix-product peak; any value of the config: --config.KEY=VALUE.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
+    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment or its name")
     parser.add_argument("--output", metavar="FILE.json", help="write the figures there, for jaxad.report")
     parser.add_argument("--repeats", default="7", metavar="N", help="samples of each figure, 7 by default")
     flags, overrides = configs.arguments(parser, argv)

@@ -98,7 +98,8 @@ def load(
     """Reads an experiment and applies overrides.
 
     Args:
-      spec: ``FILE`` or ``FILE:CATEGORY``; without a category the file's own default is used.
+      spec: ``FILE`` or ``FILE:CATEGORY``, where the file may be the name of an experiment that comes with jaxad, see
+        `experiment_file`; without a category the file's own default is used.
       overrides: Values by dotted key; text is read as what is typed after ``--config.``.
       required: Keys that it must have; by default those of a training.
 
@@ -109,7 +110,7 @@ def load(
       UserError: The file is missing or has no ``get_config``; a key is unknown; a value has the wrong type.
     """
     disk.refuse_nul(spec)
-    file, colon, category = spec.partition(":") if not Path(spec).is_file() else (spec, "", "")
+    file, colon, category = split_category(spec)
     if colon and not category:
         raise UserError(
             f"--config {spec} names no category after the colon; write {file}:CATEGORY, or {file} alone",
@@ -159,9 +160,32 @@ def _check_required(config: ConfigDict, required: Sequence[str], source: str, re
             raise UserError(f"config.{key} in {source} must be {what}, not {config[key]!r}; {remedy}", about=key)
 
 
+def split_category(spec: str) -> tuple[str, str, str]:
+    """``FILE:CATEGORY`` as the file, the colon and the category; the last two are empty without a category."""
+    return (spec, "", "") if Path(spec).is_file() else spec.partition(":")
+
+
+def experiment_file(name: str | Path) -> Path:
+    """The file of an experiment: the path itself, or the file that comes with jaxad under a name without ``.py``.
+
+    Raises:
+      UserError: No experiment of this name comes with jaxad.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix or len(path.parts) != 1:
+        return path
+    installed, checkout = (Path(__file__).parents[up] / "experiments" for up in (0, 1))
+    known = {file.stem: file for file in (installed if installed.is_dir() else checkout).glob("*.py")}
+    if str(name) not in known:
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(sorted(known))}"
+        raise UserError(f"there is no experiment {str(name)!r}; {hint}")
+    return known[str(name)]
+
+
 def _module(file: str | Path) -> ModuleType:
     """Runs an experiment file."""
-    path = Path(file)
+    path = experiment_file(file)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of an experiment file"

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ class Detector:
         self._score = self._compiled(method.score)
         self._parts = method.parts and self._compiled(method.parts)
 
-    def with_weights(self, variables, density) -> "Detector":
+    def with_weights(self, variables: Any, density: Any) -> "Detector":
         """A detector with the same config and these weights, for which nothing is compiled again."""
         refuse_forked()
         other = object.__new__(Detector)
@@ -122,8 +122,8 @@ class Detector:
     def __reduce__(self):
         if self._origin is None:
             raise UserError(
-                "a detector is passed to another process by its workdir, and this one is in none; train it with "
-                "jaxad.train, or write it with save, or load it in that process"
+                "a detector is passed to another process by its workdir, and this one is in none; train it with a "
+                "workdir, or write it with save, or load it in that process"
             )
         return _load_again, self._origin, self._fitted
 
@@ -220,6 +220,16 @@ class Detector:
             raise UserError(f"batch must be a whole number from 1 on, or None, not {batch!r}")
         return number
 
+    @overload
+    def predict(
+        self, images: Given | Iterable[Given], *, batch: int | None = None, keep_errors: Literal[False] = False
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self, images: Given | Iterable[Given], *, batch: int | None = None, keep_errors: bool
+    ) -> list[Prediction | UserError]: ...
+
     def predict(
         self, images: Given | Iterable[Given], *, batch: int | None = None, keep_errors: bool = False
     ) -> list[Prediction | UserError]:
@@ -298,16 +308,18 @@ class Detector:
         image = (scores.image.astype(np.float64) - mean) / (std or 1.0)
         return Scores(image, (scores.map - np.float32(low)) / np.float32((high - low) or 1.0))
 
-    def save(self, workdir: Path) -> None:
-        """Writes ``detector/`` and ``detector.json`` into `workdir`, which already holds config.json.
+    def save(self, workdir: str | Path) -> None:
+        """Writes what `load` needs into a directory, which is made, or which holds a detector of the same config.
 
         Raises:
-          UserError: It cannot be written, or another process works there; the detector before it stays.
+          UserError: It cannot be written, or another process works there; the detector before it stays. Or it belongs
+            to another config.
         """
-        tree = {"variables": self.variables, "density": self.density}
+        workdir, tree = Path(workdir), {"variables": self.variables, "density": self.density}
         with disk.locked(workdir):
-            checkpoint.write(Path(workdir) / "detector.json", tree, self._fitted)
-        self._origin = str(Path(workdir).absolute()), None, self._fitted
+            configs.claim(workdir, self.config)
+            checkpoint.write(workdir / "detector.json", tree, self._fitted)
+        self._origin = str(workdir.absolute()), None, self._fitted
 
 
 def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> ConfigDict:
@@ -376,7 +388,6 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
     """
     refuse_forked()
-    devices.use_compilation_cache()
     workdir = Path(workdir)
     config = read_config(workdir, overrides)
     memory.check_scoring(config)

@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -110,13 +111,19 @@ def first_line(error: BaseException) -> str:
 
 
 def end_on_interrupt(package: str) -> None:
-    """Lets Ctrl-C end a command ``python -m`` of `package` at once until `run` begins it.
+    """`end_on_interrupt_now` where the process is a command ``python -m`` of `package`."""
+    given = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    if given and given[0].partition(".")[0] == package:
+        end_on_interrupt_now()
+
+
+def end_on_interrupt_now() -> None:
+    """Lets Ctrl-C end a command at once until `run` begins it.
 
     It imports JAX first, which takes a second or more. An exception in there is printed with all its callers, or
     dropped by a callback of JAX, so that the command would go on.
     """
-    given = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
-    if given and given[0].startswith(package) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
@@ -135,6 +142,7 @@ def run(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     previous, sys.unraisablehook = sys.unraisablehook, _on_dropped
     logging.getLogger("asyncio").addFilter(_is_news)
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -160,6 +168,14 @@ def _is_news(record: logging.LogRecord) -> bool:
     """
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, OSError) and error.errno in _REMEDIES)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a record of absl is none of Orbax's errors.
+
+    What its threads raise reaches the user as one sentence; Orbax also logs pages of tracebacks for each.
+    """
+    return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
 
 
 def _on_dropped(dropped) -> None:

@@ -386,7 +386,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", metavar="DIR", help="where an ensemble's results go")
     processes.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
-    devices.keep_freed_memory()
+    devices.set_up_process()
     with processes.run_distributed(flags, overrides):
         _run(flags, overrides, provenance.command("jaxad.evaluate", argv))
 

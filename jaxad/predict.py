@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}", about="--heatmap-side")
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
         raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}", about="--max-megapixels")
-    devices.keep_freed_memory()
+    devices.set_up_process()
     with processes.run_distributed(flags):
         unreadable = _run(flags)
     if unreadable:

@@ -16,14 +16,14 @@ def main(argv: list[str] | None = None) -> None:
         "python -m jaxad.train",
         description="Trains a detector, or resumes its training; any value of the config: --config.KEY=VALUE.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment, see experiments/")
+    parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment or its name")
     parser.add_argument("--workdir", help="default: runs/<experiment>/<category>/seed<N>")
     parser.add_argument(
         "--restart", action="store_true", help="begin anew; deletes the training that the workdir holds"
     )
     processes.add_flags(parser)
     flags, overrides = configs.arguments(parser, argv)
-    devices.keep_freed_memory()
+    devices.set_up_process()
     with processes.run_distributed(flags, overrides, resumes=True):
         _run(flags, overrides, provenance.command("jaxad.train", argv))
 

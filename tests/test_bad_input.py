@@ -15,10 +15,11 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from jaxad import errors, evaluate, methods, predict, report, train
+from jaxad import errors, evaluate, methods, predict, report
 from jaxad.data import image as images
 from jaxad.methods.method import Method, Scores
 from jaxad.runtime import disk
+from tests.commands import train
 from tests.parts import (
     BASELINE,
     HEIGHT,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxad import config as configs
-from jaxad import data, evaluate, methods, train
+from jaxad import data, evaluate, methods
 from jaxad.augment.cutpaste.proxy_tasks import classes as proxy_classes
 from jaxad.data import tfds
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
@@ -17,6 +17,7 @@ from jaxad.runtime import devices
 from jaxad.sweep import __main__ as sweep
 from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled
+from tests.commands import train
 from tests.data.test_tfds import classes, needs_tfds  # noqa: F401  a fixture
 from tests.methods.test_cutpaste import SmallEncoder
 from tests.parts import ROOT, command, write

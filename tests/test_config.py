@@ -13,8 +13,9 @@ import pytest
 
 import jaxad
 from jaxad import config as configs
-from jaxad import evaluate, predict, train
+from jaxad import evaluate, predict
 from jaxad.errors import UserError
+from tests.commands import train
 from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_parts
 from tests.refusals import refuses
 

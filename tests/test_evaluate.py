@@ -10,12 +10,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import jaxad
-from jaxad import data, evaluate, methods, metrics, report, train
+from jaxad import data, evaluate, methods, metrics, report
 from jaxad.data import pipeline
 from jaxad.data.image import read_image
 from jaxad.data.mask import read_mask
 from jaxad.detector import Detector
 from tests import tiny
+from tests.commands import train
 from tests.parts import NSA, SIZE, baseline, command, refusal, write, write_parts
 
 

@@ -13,7 +13,7 @@ from tests.parts import ROOT
 ORDER = (
     ("errors",),
     ("runtime",),
-    ("config", "config_keys", "config_values", "guarded_config", "metrics"),
+    ("config", "config_keys", "config_values", "configs", "guarded_config", "metrics"),
     ("data",),
     ("augment",),
     ("models",),
@@ -25,6 +25,7 @@ ORDER = (
     ("evaluate", "predict", "report"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FILES = sorted((ROOT / "jaxad").rglob("*.py"))

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 import jaxad
-from jaxad import evaluate, predict, report, train
+from jaxad import evaluate, predict, report
 from jaxad.errors import UserError
+from tests.commands import train
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
 

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 import jaxad
-from jaxad import predict, train
+from jaxad import predict
 from jaxad.data.image import SUFFIXES, list_folder, read_image
 from jaxad.reporting import prediction_files
 from jaxad.runtime import disk
+from tests.commands import train
 from tests.parts import HEIGHT, ROOT, SPOT, WIDTH, baseline, command, part, refusal, write, write_parts
 from tests.refusals import refuses
 

@@ -15,12 +15,13 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jax.typing import DTypeLike
 
-from jaxad import errors, evaluate, methods, predict, train
+from jaxad import errors, evaluate, methods, predict
 from jaxad.methods import nsa
 from jaxad.methods.method import Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime.devices import AXIS
+from tests.commands import train
 
 
 class Network(nn.Module):

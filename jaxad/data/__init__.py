@@ -10,6 +10,7 @@ from jaxad.errors import UserError
 
 # Below the coarsest stride of the networks (32) an image holds no feature of its own.
 MIN_SIDE = 32
+GIVEN = "given"  # config.data.source of a detector that was trained on images of a Python program
 
 
 def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
@@ -58,6 +59,12 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
             )
         # Without a smallest side: MNIST's 28 pixels are enlarged to config.data.size like those of any other image.
         return tfds.load(data.root, data.category, channels=options["channels"])
+    if data.source == GIVEN:
+        raise UserError(
+            "config.data.source is given: the training images came from a Python program, which only jaxad.train can "
+            "give again; for test images set config.data.source=folder and config.data.root",
+            about="data.source",
+        )
     raise UserError(
         f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}", about="data.source"
     )

@@ -1,18 +1,26 @@
-"""Images as a Python program gives them to a detector: paths, Pillow's images and arrays, brought to one form."""
+"""Images as a Python program gives them: paths, Pillow's images and arrays, brought to one form.
 
+`to_image` reads one for a detector; `training_source` makes a source of those to train on.
+"""
+
+import hashlib
 import os
-from collections.abc import Iterable
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from jaxad.data.codec import MAX_PIXELS
+from jaxad.data.folder import GOOD, FolderSource
 from jaxad.data.image import Decoded, decode, read_bytes, to_grey
+from jaxad.data.record import Record, Source
 from jaxad.errors import UserError, first_line
 
 Given = str | os.PathLike | Image.Image | np.ndarray
 _LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # of 8 bits
+_PLACE = "the program that called jaxad.train"
 
 
 def several(images: Given | Iterable[Given]) -> Iterable[Given]:
@@ -93,6 +101,85 @@ def attempt(given: Given, *, keep_errors: bool, **options: Any) -> Decoded | Use
         if keep_errors:
             return error
         raise
+
+
+class ArraySource:
+    """Good images in memory.
+
+    Attributes:
+      ids, labels, defects, place, deep, others: See `jaxad.data.record.Source`.
+
+    Args:
+      images: uint8 (h, w, c), of any sizes.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray]):
+        self._images = images
+        self.ids = [_id(number) for number in range(len(images))]
+        self.labels, self.defects = [0] * len(images), [GOOD] * len(images)
+        self.place, self.deep, self.others = _PLACE, {}, ()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Record:
+        """One image, with an empty mask."""
+        image = self._images[index]
+        return Record(image, 0, np.zeros(image.shape[:2], np.uint8), self.ids[index], GOOD)
+
+    def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See `Source.fingerprint`: an image is its shape and its levels."""
+        image = self._images[index]
+        content = str(image.shape).encode() + image.tobytes()
+        return {"bytes": image.nbytes, "sha256": hashlib.sha256(content).hexdigest()}
+
+    def bound(self, fingerprints: Sequence[Mapping[str, Any]], white_level: int | None) -> "ArraySource":
+        """See `Source.bound`; there are no files that could change."""
+        return self
+
+    def left_out(self) -> dict[str, int | None]:
+        """See `Source.left_out`."""
+        return {}
+
+
+def training_source(images: Iterable[Given] | Source, *, channels: int, min_side: int, max_pixels: int) -> Source:
+    """The source of good images that a Python program gives.
+
+    Args:
+      images: A source, which is returned as it is; or paths of files, which are decoded on access; or images of Pillow
+        and arrays as `to_image` takes them, which are kept in memory.
+      channels: 3 or 1.
+      min_side: The smallest accepted height and width in pixels.
+      max_pixels: The most pixels of a file.
+
+    Raises:
+      UserError: There is nothing to iterate over, an image cannot be used, or only some of them are paths.
+    """
+    if isinstance(images, Source):
+        return images
+    every = list(several(images))
+    paths = [pathlib.Path(image) for image in every if isinstance(image, str | os.PathLike)]
+    if not paths:
+        options = {"channels": channels, "min_side": min_side}
+        return ArraySource([to_image(image, number=number, **options).image for number, image in enumerate(every)])
+    if len(paths) < len(every):
+        raise UserError("images must be all paths, or all arrays and images of Pillow; give those of one kind")
+    count = len(paths)
+    return FolderSource(
+        paths=paths,
+        masks=[None] * count,
+        ids=[_id(number) for number in range(count)],
+        labels=[0] * count,
+        defects=[GOOD] * count,
+        place=_PLACE,
+        channels=channels,
+        min_side=min_side,
+        max_pixels=max_pixels,
+    )
+
+
+def _id(number: int) -> str:
+    return f"train/{GOOD}/{number:06d}"
 
 
 def _decoded(given: Image.Image, number: int) -> np.ndarray:

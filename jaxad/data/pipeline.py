@@ -5,6 +5,7 @@ reshuffling in every epoch, and everything random about it comes from a generato
 workers changes nothing, and resuming at a step is slicing the stream there.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -111,8 +112,6 @@ class _MakeExample:
         self._numbers = grain.MapDataset.range(len(images)).seed(seed % 2**32).shuffle().repeat()
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
-        # OpenCV's own thread pool gains nothing on one small image and would compete with the training step.
-        cv2.setNumThreads(1)
         number = self._numbers[position]
         rng = np.random.default_rng((self._seed, position))
         partner = (number + rng.integers(1, len(self._images))) % len(self._images)
@@ -121,8 +120,25 @@ class _MakeExample:
         return {**example, "index": np.int32(position)}
 
 
-def end_with_parent(*_: int) -> None:
-    """Lets a process end with the one that started it, and not before; takes Grain's arguments.
+@contextlib.contextmanager
+def opencv_on_one_thread() -> Iterator[None]:
+    """While active, OpenCV's own threads are off: they gain nothing on one small image, and compete with the step."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def start_worker(*_: int) -> None:
+    """Settles a data worker's process; takes Grain's arguments."""
+    cv2.setNumThreads(1)  # see `opencv_on_one_thread`
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Lets a process end with the one that started it, and not before.
 
     Ctrl-C comes to all of them, and the one that started it may still need this one to complete a step.
     """
@@ -180,5 +196,5 @@ def batches(
             flags.FLAGS.mark_as_parsed()
         workers = min(workers, (stop - start) // per_call)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        stream = stream.mp_prefetch(options, worker_init_fn=end_with_parent)
+        stream = stream.mp_prefetch(options, worker_init_fn=start_worker)
     return iter(stream)

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Record(NamedTuple):
     defect: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to records; decoding happens on access and the source can be sent to worker processes.
 

@@ -13,7 +13,6 @@ names it and holds the seal. This file is replaced last, and only then is the di
 
 import hashlib
 import json
-import logging
 import os
 import re
 import uuid
@@ -30,11 +29,6 @@ _UNSEALED = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # what a save that wa
 _VERSION = re.compile(r"[0-9a-f]{32}(\.orbax-checkpoint-tmp.*)?")  # a directory of `write`
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # of file managers; the others' begin with . or @
 _TRIES = 50  # to read what others replace meanwhile
-
-# What Orbax's threads raise reaches the user as one sentence; Orbax also logs pages of tracebacks for each.
-logging.getLogger("absl").addFilter(
-    lambda record: record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
-)
 
 
 class Checkpoints:

@@ -1,7 +1,6 @@
 """Devices, mesh, the per-device step, and every move of an array between host and devices."""
 
 import ctypes
-import functools
 import os
 import platform
 from collections import deque
@@ -9,16 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-from jaxad.errors import UserError
-from jaxad.runtime import xla_flags
 
 AXIS = "batch"
 _STEPS = PartitionSpec(None, AXIS)  # the batches of several steps, (k, b, ...)
 _ALLOCATOR_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_")
+
+
+def set_up_process() -> None:
+    """Makes the settings of a command's process; the Python API leaves those of its caller alone."""
+    keep_freed_memory()
+    use_compilation_cache()
 
 
 def use_compilation_cache() -> None:
@@ -71,26 +73,22 @@ def local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-@functools.cache
-def check_numbers() -> None:
-    """Refuses a process whose XLA computes a known case wrong, in jaxlib 0.10.2: one row of 32,769 (jax-ml/jax#39103).
+def _cpu_options() -> dict[str, str]:
+    """What XLA may hand to YNNPACK on CPU, as compiler options of one program; the process's own flags stay.
 
-    `jit` calls it once, where the installed release needs its flag: it takes some hundredths of a second.
+    It is chosen by release, since neither its numbers nor its speed are the same in all:
 
-    Raises:
-      UserError: The flag that keeps the numbers right was set otherwise, or after JAX had read its flags.
+    - jaxlib 0.10, the last for Python 3.11: nothing. With anything else, rows of small products whose squares are
+      summed can be wrong (jax-ml/jax#39103). What YNNPACK adds faster than XLA, `jaxad.models.cpu.sums` adds fast.
+    - jaxlib 0.12: dots alone. Its numbers are right, but by default the gradient of a convolution's kernel, itself a
+      convolution with a kernel as large as the image, takes so long that a whole training step takes twice the time.
+
+    Other releases get no option, since one that they do not know would be an error.
     """
-    rows = np.arange(3 * 32769, dtype=np.float32).reshape(-1, 3) / 2**16
-    matrix = np.array([[1, 2, 0], [0, 1, 1], [2, 0, 1]], np.float32)
-    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
-        found = to_host(jax.jit(jax.vmap(lambda row: jnp.square(matrix @ row).sum()))(rows))
-    right = np.square(rows.astype(np.float64) @ matrix.T).sum(1)
-    if not np.allclose(found, right, rtol=1e-5):
-        raise UserError(
-            f"jaxlib {jax.lib.__version__} computes wrong numbers on CPU (jax-ml/jax#39103) unless XLA_FLAGS holds "
-            f"{xla_flags.FLAG}= with nothing behind it when JAX starts; import jaxad before anything is computed with "
-            "JAX, and take other values of this flag out of XLA_FLAGS"
-        )
+    kinds = {(0, 10): "", (0, 12): "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}.get(jaxlib.version.__version_info__[:2])
+    if kinds is None or jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": kinds}
 
 
 def jit(function: Callable, **options) -> Callable:
@@ -100,11 +98,8 @@ def jit(function: Callable, **options) -> Callable:
     options in the outermost call only: the function returned can neither be used inside another ``jax.jit`` nor be
     differentiated.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and xla_flags.NEEDED:
-        check_numbers()
-    settings = {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else {}
-    return jax.jit(function, compiler_options=settings, **options)
+    barriers = {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
+    return jax.jit(function, compiler_options=_cpu_options() | barriers, **options)
 
 
 def compile_train_steps(step: Callable, mesh: Mesh) -> Callable:
@@ -148,7 +143,7 @@ def jit_unoptimized(function: Callable) -> Callable:
 
     XLA's optimisation of many small computations, random draws above all, would take longer than it saves; it is off.
     """
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(function, compiler_options=_cpu_options() | {"xla_backend_optimization_level": 0})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -44,6 +44,12 @@ def deferred() -> Iterator[Callable[[], int]]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nobody looks any more for what the runtime's handler notes
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[Callable[[], int]]:
+    """As `deferred`, but leaves the process's signal handlers alone: there is never a signal to stop for."""
+    yield lambda: 0
+
+
 def _note(came: list[int], number: int, _) -> None:
     came.append(number)
     if processes.count() > 1:

@@ -73,10 +73,10 @@ def expand(
     Raises:
       UserError: A category is unknown, a config cannot be made, or two runs would be the same.
     """
-    if not Path(file).is_file() and Path(name := file.partition(":")[0]).is_file():
+    name, colon, category = configs.split_category(file)
+    if colon:
         raise UserError(
-            f"--config {file} names a category; write --config {name} --categories={file[len(name) + 1 :]}",
-            about="--config",
+            f"--config {file} names a category; write --config {name} --categories={category}", about="--config"
         )
     if twice := [key for key in grid if key in overrides]:
         raise UserError(f"config.{twice[0]} is given with --grid and alone; leave one of them out", about=twice[0])
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         "of the results; the same command resumes. Any value of the config, for all runs: --config.KEY=VALUE.",
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="an experiment, see experiments/")
+    add("--config", required=True, metavar="FILE", help="an experiment or its name")
     add("--categories", default="demo", metavar="all|demo|A,B,...", help="the experiment's own, the demo's (default)")
     add("--seeds", default="1", metavar="N", help="seeds 0 to N-1")
     grid_help = "every combination of these values is run; several are given one after the other"

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxad import train
 from jaxad.data import pipeline
 from jaxad.errors import Stopped, UserError
 from jaxad.runtime import disk
+from jaxad.train import main as train
 
 _TRACEBACK = 20  # lines that are kept of a failed run's
 _GPU_MEMORY = 0.75  # share of a GPU's memory that JAX takes for a process
@@ -72,7 +72,7 @@ def execute(run: Run) -> None:
     """
     # Alone, whatever the environment says of other processes: on a TPU pod, hosts share a sweep by Ray.
     try:
-        train.main([*run.arguments, "--processes=1", "--workdir", str(run.workdir)])
+        train([*run.arguments, "--processes=1", "--workdir", str(run.workdir)])
         if run.results() is None:
             raise UserError("there are no test images, so the run has no place in a table of results")
     except UserError as error:

@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         help="a directory that jaxad.train completed; each is a row of the table",
     )
     flags, overrides = configs.arguments(parser, argv)
-    devices.keep_freed_memory()
+    devices.set_up_process()
     settings = configs.load(flags.config, overrides, required=SETTINGS)
     largest = max(configs.max_pixels(detector.read_config(workdir)) for workdir in flags.workdir)
     given, rows = source(settings, max_pixels=largest), []

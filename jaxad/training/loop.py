@@ -200,10 +200,10 @@ class _Keeper:
             self._log.add_synthetic(done, lambda: self._run.measure(self._run.detector(_variables(state))))
 
 
-def _fit_weights(run: _Run, images: pipeline.Images, plan: Plan) -> dict[str, Any]:
+def _fit_weights(run: _Run, images: pipeline.Images, plan: Plan, *, defer_signals: bool) -> dict[str, Any]:
     """Runs the steps that are left; the variables after them. Raises Stopped when a signal stopped them."""
     config = run.config
-    with _Keeper(run) as keeper, stopping.deferred() as stop_asked:
+    with _Keeper(run) as keeper, stopping.deferred() if defer_signals else stopping.at_once() as stop_asked:
         done, state = keeper.begin(plan, images)
         if done < plan.steps:
             _record(run, start=not done)
@@ -274,6 +274,8 @@ def train(
     command: str = "jaxad.training.loop.train",
     restart: bool = False,
     held: contextlib.ExitStack | None = None,
+    source: Source | None = None,
+    defer_signals: bool = True,
 ) -> Detector:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 
@@ -283,6 +285,9 @@ def train(
       command: What the user typed, for the provenance of the results.
       restart: Begins anew, with any config and images; a training that `workdir` holds is deleted.
       held: Keeps the lock of the workdir for longer than the training.
+      source: The training images; by default those that ``config.data`` names.
+      defer_signals: Whether Ctrl-C and SIGTERM let the step under way complete and its state be saved. The process's
+        own handlers are replaced for that long.
 
     Returns:
       The detector.
@@ -296,7 +301,7 @@ def train(
     intake.check_place(config, workdir)
     method = methods.create(config)  # before the images are looked for
     intake.check_sizes(config, method)
-    source = data.load(config).train
+    source = data.load(config).train if source is None else source
     run = _Run(config, method, workdir, command, source)
     plan = None if method.loss is None else training.plan(config, method, len(run.fitted))
     if method.start is not None and (restart or not (workdir / "config.json").exists()):
@@ -310,15 +315,15 @@ def train(
         if processes.is_main_process():
             (own if held is None else held).enter_context(disk.locked(workdir))
         run.source, run.white_level = intake.take_in(config, workdir, source, restart=restart)
-        return _train(run, plan)
+        with pipeline.opencv_on_one_thread():
+            return _train(run, plan, defer_signals=defer_signals)
 
 
-def _train(run: _Run, plan: Plan | None) -> Detector:
+def _train(run: _Run, plan: Plan | None, *, defer_signals: bool) -> Detector:
     """`train` in a workdir that is claimed."""
-    devices.use_compilation_cache()
     if plan is None:
         _record(run, start=True)
         return run.finish({})
     if run.config.synthetic_every and not len(run.held):
         print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
-    return run.finish(_fit_weights(run, _training_images(run), plan))
+    return run.finish(_fit_weights(run, _training_images(run), plan, defer_signals=defer_signals))

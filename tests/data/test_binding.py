@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import evaluate, train
+from jaxad import evaluate
 from jaxad.data import binding
 from jaxad.runtime import checkpoint
 from jaxad.synthetic_anomalies import __main__ as synthetic_anomalies
 from jaxad.training.log import read_history
+from tests.commands import train
 from tests.parts import NSA, command, interrupted, part, refusal, sentence, write, write_fabric
 from tests.tiny import environment  # noqa: F401 (a fixture)
 

@@ -9,10 +9,11 @@ from PIL import Image
 
 import jaxad
 from jaxad import config as configs
-from jaxad import data, evaluate, methods, predict, train
+from jaxad import data, evaluate, methods, predict
 from jaxad.data import chest_xray
 from jaxad.data.image import to_grey
 from tests import tiny
+from tests.commands import train
 from tests.parts import NSA, command, refusal
 from tests.refusals import refuses
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxad import predict, train
+from jaxad import predict
 from jaxad.data import codec
 from jaxad.data.image import decode, read_image
 from jaxad.data.silence import opencv_silence
+from tests.commands import train
 from tests.data.test_image import encoded, message, smooth, write
 from tests.data.test_image import tiff as minimal_tiff
 from tests.parts import ROOT, baseline, command, refusal, write_parts

@@ -17,10 +17,11 @@ import tifffile
 from PIL import Image
 
 import jaxad
-from jaxad import evaluate, predict, train
+from jaxad import evaluate, predict
 from jaxad.data.image import decode, read_image
 from jaxad.data.levels import choose, clipped_images, declared, has_16_bits, to_8_bits
 from jaxad.reporting import prediction_files
+from tests.commands import train
 from tests.parts import baseline, command, part, refusal, write_parts
 from tests.shared import SHARED, needs_shared
 

@@ -13,9 +13,10 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from jaxad import evaluate, train
+from jaxad import evaluate
 from jaxad.data import folder
 from jaxad.data.mask import read_mask, resize_mask
+from tests.commands import train
 from tests.data.test_image import encoded, message, smooth, write
 from tests.parts import baseline, command, refusal, write_parts
 

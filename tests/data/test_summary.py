@@ -5,9 +5,10 @@ import os
 import pytest
 
 from jaxad import config as configs
-from jaxad import detector, train
+from jaxad import detector
 from jaxad.data import folder
 from jaxad.data.summary import training_images
+from tests.commands import train
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
 RULE = "only the images directly in '{}' are trained on, since other folders may hold defects"

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import data, predict, train
+from jaxad import data, predict
 from jaxad.data import folder, mvtec_ad, tfds
 from jaxad.data.image import to_grey
 from jaxad.errors import UserError
 from tests import parts
+from tests.commands import train
 from tests.parts import BASELINE, ROOT, command, refusal, write, write_parts
 from tests.refusals import refuses
 from tests.runtime.test_disk import no_space

@@ -17,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, methods, predict, report, train
+from jaxad import evaluate, methods, predict, report
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.methods import cutpaste
@@ -31,6 +31,7 @@ from jaxad.scoring import localization
 from jaxad.training import step as training
 from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled, quick_jit
+from tests.commands import train
 from tests.parts import ROOT, command, one_step, write_parts
 from tests.refusals import refuses
 

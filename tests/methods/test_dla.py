@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
-from jaxad import evaluate, methods, predict, report, train
+from jaxad import evaluate, methods, predict, report
 from jaxad.augment.dla import local, views
 from jaxad.methods import dla
 from jaxad.methods.method import options_of
@@ -28,6 +28,7 @@ from jaxad.scoring import localization
 from jaxad.training import step as training
 from jaxad.training.log import read_history
 from tests.augment.quick import quick_compiled, quick_jit
+from tests.commands import train
 from tests.parts import ROOT, command, one_step, write_parts
 from tests.refusals import refuses
 

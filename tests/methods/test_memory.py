@@ -6,8 +6,9 @@ import resource
 import pytest
 
 from jaxad import config as configs
-from jaxad import detector, evaluate, methods, predict, train
+from jaxad import detector, evaluate, methods, predict
 from jaxad.methods import memory
+from tests.commands import train
 from tests.parts import BASELINE, NSA, baseline, command, refusal, write_parts
 
 

@@ -11,7 +11,7 @@ import pytest
 from jax.typing import DTypeLike
 
 from jaxad import config as configs
-from jaxad import evaluate, methods, train
+from jaxad import evaluate, methods
 from jaxad.errors import UserError
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
@@ -23,6 +23,7 @@ from jaxad.scoring import localization
 from jaxad.training import loop
 from jaxad.training import step as training
 from tests.augment.quick import quick_compiled
+from tests.commands import train
 from tests.parts import ROOT, command, interrupted, part, write_parts
 from tests.refusals import refuses
 

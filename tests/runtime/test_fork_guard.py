@@ -94,7 +94,7 @@ print("parent", jaxad.load(sys.argv[1]).predict([image])[0].score > 0)
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    from jaxad import train
+    from tests.commands import train
 
     folder = tmp_path_factory.mktemp("fork")
     assert command(train.main, *baseline(write_parts(folder / "sets"), folder / "w")) == 0

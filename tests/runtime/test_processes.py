@@ -14,9 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxad import evaluate, predict, train
+from jaxad import evaluate, predict
 from jaxad.runtime import checkpoint, processes
 from jaxad.training.log import read_history
+from tests.commands import train
 from tests.parts import NSA, ROOT, SIZE, baseline, command, part, refusal, write, write_parts
 
 STEPS, EVERY = 60, 2

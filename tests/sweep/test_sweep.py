@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from jaxad import config as configs
-from jaxad import report, train
+from jaxad import report
 from jaxad.data.demo import source as demo
 from jaxad.errors import Stopped
 from jaxad.sweep import __main__ as sweep
@@ -158,7 +158,7 @@ def trainings(monkeypatch):
     """Stands in for training; ``trainings(behaviour)`` sets what a run does with its workdir."""
 
     def replace(behaviour):
-        monkeypatch.setattr(train, "main", lambda argv: behaviour(Path(argv[-1])))
+        monkeypatch.setattr(launchers, "train", lambda argv: behaviour(Path(argv[-1])))
 
     return replace
 
@@ -232,14 +232,13 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
 def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
     program = f"""if True:
         from pathlib import Path
-        from jaxad import train
         from jaxad.sweep import launchers
 
         def fail(argv):
             print("gr\\u00fcn caf\\udce9")
             raise launchers.UserError("gr\\u00fcn caf\\udce9")
 
-        train.main = fail
+        launchers.train = fail
         launchers._execute_logged(launchers.Run("a", Path({str(tmp_path)!r}), ()), 1)
     """
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}

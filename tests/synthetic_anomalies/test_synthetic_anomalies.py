@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from jaxad import benchmark, report, train
+from jaxad import benchmark, report
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad.data.record import Record
@@ -17,6 +17,7 @@ from jaxad.reporting import published
 from jaxad.runtime import disk
 from jaxad.synthetic_anomalies import __main__ as anomalies
 from jaxad.synthetic_anomalies import shapes
+from tests.commands import train
 from tests.data.test_tfds import classes, needs_tfds, picture  # noqa: F401  a fixture
 from tests.parts import ROOT, SIZE, baseline, command, part, refusal, write, write_parts
 from tests.refusals import refuses

@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import train
 from jaxad.training import step as training
+from tests.commands import train
 from tests.parts import NSA, ROOT, refusal, write_parts
 from tests.refusals import refuses
 

@@ -10,10 +10,11 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 import jaxad
-from jaxad import data, evaluate, train
+from jaxad import data, evaluate
 from jaxad.data import pipeline
 from jaxad.methods.method import Scores
 from jaxad.training import synthetic_validation as defects
+from tests.commands import train
 from tests.parts import baseline, command, refusal, write_parts
 from tests.refusals import refuses
 

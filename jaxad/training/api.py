@@ -1,0 +1,57 @@
+"""``jaxad.train``: a training as a function of a config and images."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad.data import GIVEN, MIN_SIDE
+from jaxad.data.given import Given, training_source
+from jaxad.data.record import Source
+from jaxad.detector import Detector
+from jaxad.training import loop
+
+
+def train(
+    config: ConfigDict,
+    images: str | os.PathLike[str] | np.ndarray | Iterable[Given] | Source | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+) -> Detector:
+    """Trains a detector on good images, or resumes its training.
+
+    A share ``config.data.holdout`` of the images is held out, and the threshold is fitted on it. Nothing global is
+    changed: neither signal handlers nor JAX's settings, and programs are kept on disk only where JAX is set to.
+
+    Args:
+      config: Of an experiment, see `jaxad.configs.load`.
+      images: What to train on in place of what ``config.data`` names: an array uint8 (n, h, w, 3) or (n, h, w), or an
+        iterable of arrays and images of Pillow of any sizes, or of paths; see `Detector.predict` for what one image may
+        be. Or a folder, in MVTec AD's layout or of good images. Or a source, see `jaxad.data.record.Source`.
+      workdir: Where checkpoints, the log and the detector are kept; the same call resumes a training that was
+        interrupted. By default nothing is kept: the training cannot be resumed, and `Detector.save` writes the
+        detector.
+
+    Returns:
+      The detector.
+
+    Raises:
+      UserError: The config or the images cannot be used, the workdir cannot be written, is in use or was made with
+        another config or other images, or the loss is no longer finite.
+    """
+    source = None
+    if isinstance(images, str | os.PathLike):
+        config = configs.override(config, {"data.source": "folder", "data.root": images, "data.category": ""})
+    elif images is not None:
+        config = configs.override(config, {"data.source": GIVEN})
+        options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
+        source = training_source(images, max_pixels=configs.max_pixels(config), **options)
+    options = {"command": "jaxad.train", "source": source, "defer_signals": False}
+    if workdir is not None:
+        return loop.train(config, workdir, **options)
+    with tempfile.TemporaryDirectory(prefix="jaxad-") as folder:
+        detector = loop.train(config, Path(folder) / "workdir", **options)
+    return detector.with_weights(detector.variables, detector.density)  # one that is in no workdir
