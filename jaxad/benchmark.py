@@ -149,7 +149,7 @@ def training_operations(method: Method, state: training.TrainState, batch: dict[
 
     def forward(params, batch_stats, batch):
         keys = jax.random.split(jax.random.key(0), len(batch["index"]))
-        return method.loss(params, batch_stats, method.corrupt(keys, batch), keys[0])[0]
+        return method.loss(params, batch_stats, method.augment(keys, batch), keys[0])[0]
 
     everywhere = jax.sharding.PartitionSpec()
     mapped = jax.shard_map(
@@ -161,7 +161,7 @@ def training_operations(method: Method, state: training.TrainState, batch: dict[
 
 def _host_synthesis(config: ConfigDict, method: Method, images: pipeline.Images, yardstick: Yardstick) -> Figure:
     """Examples as a data worker makes them, by one thread."""
-    if method.example is None:
+    if method.host_augment is None:
         return missing("nothing is made on the host")
     count, positions = min(config.batch, 16), itertools.count()
     cv2.setNumThreads(1)  # as the data workers do
@@ -169,7 +169,7 @@ def _host_synthesis(config: ConfigDict, method: Method, images: pipeline.Images,
     def call():
         for position in itertools.islice(positions, count):
             pair = images[position % len(images)], images[(position + 1) % len(images)]
-            method.example(np.random.default_rng((config.seed, position)), *pair)
+            method.host_augment(np.random.default_rng((config.seed, position)), *pair)
 
     return yardstick.measure(call, images=count, operations=None)
 
@@ -183,9 +183,9 @@ def _device_synthesis(
         key = jax.random.fold_in(jax.random.key(config.seed), call)
         return jax.vmap(lambda index: jax.random.fold_in(key, index))(rows["index"])
 
-    if not jax.make_jaxpr(method.corrupt)(keys_of(0, batch), batch).eqns:
+    if method.hooks.device_augment is None:
         return missing("nothing is made on the devices"), None
-    made = devices.jit_per_example(lambda call, rows: method.corrupt(keys_of(call, rows), rows), mesh)
+    made = devices.jit_per_example(lambda call, rows: method.augment(keys_of(call, rows), rows), mesh)
     numbers, rows = itertools.count(), devices.split(batch, mesh)
 
     def call():
@@ -218,7 +218,7 @@ def _run(step: Callable, state: training.TrainState, calls: Iterator[Any], share
 def _training(config: ConfigDict, method: Method, images: pipeline.Images, yardstick: Yardstick) -> dict[str, Any]:
     """Measures synthesis and training: the part of the results that tells of them, and the trained ``variables``."""
     plan = training.plan(config, method, len(images))
-    first = next(pipeline.batches(images, method.example, seed=config.seed, batch=config.batch, start=0, stop=1))
+    first = next(pipeline.batches(images, method.host_augment, seed=config.seed, batch=config.batch, start=0, stop=1))
     first = {name: rows[0] for name, rows in first.items()}
     figures = {"host synthesis": _host_synthesis(config, method, images, yardstick)}
     figures["device synthesis"], made = _device_synthesis(config, method, first, plan.mesh, yardstick)
@@ -243,7 +243,7 @@ def _training(config: ConfigDict, method: Method, images: pipeline.Images, yards
         count = len(batches["index"])
         repeated = {name: np.broadcast_to(rows, (count, *rows.shape)) for name, rows in made.items()}
         batches, shared = next(devices.prefetch([repeated], plan.mesh)), shared._replace(images=None)
-        alone = compiled(method._replace(corrupt=lambda keys, batch: batch), batches, shared)
+        alone = compiled(method._replace(hooks=method.hooks._replace(device_augment=None)), batches, shared)
 
     def call():
         nonlocal state

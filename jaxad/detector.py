@@ -96,9 +96,10 @@ class Detector:
         self._mesh = devices.local_mesh()
         self._weights = devices.replicate((variables, density), self._mesh)
         method = methods.create(config)
-        self._embed = method.embed
+        self._embed = method.hooks.embed
         self._score = self._compiled(method.score)
-        self._parts = method.parts and self._compiled(method.parts)
+        map_terms = method.hooks.map_terms
+        self._map_terms = map_terms and self._compiled(map_terms)
 
     def with_weights(self, variables: Any, density: Any) -> "Detector":
         """A detector with the same config and these weights, for which nothing is compiled again."""
@@ -158,18 +159,18 @@ class Detector:
         found = self._call(self._score, self.region.seen(images), batch)
         return found._replace(map=self.region.bordered(found.map))
 
-    def parts(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
+    def map_terms(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """The terms of which the score map is the sum, for a picture.
 
         Args:
           images: As in `score`.
 
         Returns:
-          float32 (n, size, size) by name; None where the method's map has none (see `Method`).
+          float32 (n, size, size) by name; None where the method's map has none (see `Hooks`).
         """
-        if self._parts is None:
+        if self._map_terms is None:
             return None
-        found = self._call(self._parts, self.region.seen(images))
+        found = self._call(self._map_terms, self.region.seen(images))
         return {name: self.region.bordered(maps) for name, maps in found.items()}
 
     def embed(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -179,7 +180,7 @@ class Detector:
           images: As in `score`.
 
         Returns:
-          float32 (n, d) by name; None where the method has none (see `Method`).
+          float32 (n, d) by name; None where the method has none (see `Hooks`).
         """
         if self._embed is None:
             return None

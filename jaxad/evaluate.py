@@ -88,11 +88,11 @@ def embed_test_set(found: detector.Detector, scores: metrics.TestScores) -> dict
     return {"good": normal[good], "defective": normal[~good], **{name: rows[good] for name, rows in changed}}
 
 
-def example_parts(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
+def example_terms(found: detector.Detector, scores: metrics.TestScores) -> dict[str, dict[int, np.ndarray]] | None:
     """The terms of the score maps of the images that the report shows, by name and index; None where there are none."""
     shown = [i for _, _, indices in html_report.pick_examples(scores) for i in indices]
-    parts = found.parts(scores.images[shown])
-    return None if parts is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in parts.items()}
+    terms = found.map_terms(scores.images[shown])
+    return None if terms is None else {name: dict(zip(shown, maps, strict=True)) for name, maps in terms.items()}
 
 
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
@@ -346,7 +346,7 @@ def _write(
             history=history,
             samples_png=samples if samples.is_file() else None,
             features=embed_test_set(found, scores) if found else None,
-            parts=example_parts(found, scores) if found else None,
+            terms=example_terms(found, scores) if found else None,
         )
         disk.write_json(folder / "results.json", results)
     except OSError as error:

@@ -81,9 +81,8 @@ def brightness(monkeypatch):
         return Scores(maps.mean((1, 2)), maps)
 
     method = Method(
-        example=lambda rng, image, partner: {"image": image},
+        host_augment=lambda rng, image, partner: {"image": image},
         init=lambda key, image: {"params": {"w": jnp.zeros(3)}},
-        corrupt=lambda keys, batch: batch,
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,

@@ -16,7 +16,7 @@ from jaxad import methods
 from jaxad.data.image import resize_image
 from jaxad.detector import Detector
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores
+from jaxad.methods.method import Hooks, Method, Scores
 from jaxad.runtime import checkpoint
 from tests.parts import BASELINE, NSA
 from tests.refusals import refuses
@@ -48,7 +48,7 @@ def neighbours(monkeypatch):
         maps = jnp.abs(images - images.mean((1, 2), keepdims=True)).mean(-1)
         return Scores(maps.mean((1, 2)), maps)
 
-    method = Method(None, None, None, None, score)
+    method = Method(None, None, None, score)
     monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
     return Detector(config(), {}, {})
 
@@ -57,14 +57,14 @@ def neighbours(monkeypatch):
 def divided(monkeypatch):
     """A detector whose map is the sum of the image's first channel and of twice its second one."""
 
-    def parts(variables, density, images):
+    def map_terms(variables, density, images):
         return {"first": images[..., 0], "second": variables["weight"] * images[..., 1]}
 
     def score(variables, density, images):
-        maps = sum(parts(variables, density, images).values())
+        maps = sum(map_terms(variables, density, images).values())
         return Scores(maps.mean((1, 2)), maps)
 
-    method = Method(None, None, None, None, score, parts=parts)
+    method = Method(None, None, None, score, hooks=Hooks(map_terms=map_terms))
     monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
     return Detector(config(), {"weight": np.float32(2)}, {})
 
@@ -128,7 +128,7 @@ def test_images_of_another_size_are_not_scored(neighbours, shape):
 def test_parts_sum_to_the_map(divided, count, crop):
     images = pictures(count)
     divided = Detector(config(evaluate__crop=crop), divided.variables, {})
-    parts, border = divided.parts(images), (SIZE - (crop or SIZE)) // 2
+    parts, border = divided.map_terms(images), (SIZE - (crop or SIZE)) // 2
     assert list(parts) == ["first", "second"]
     for maps, expected in zip(parts.values(), (images[..., 0] / 255, images[..., 1] / 127.5), strict=True):
         expected = np.pad(expected[:, border : SIZE - border, border : SIZE - border], [(0, 0)] + 2 * [(border,) * 2])
@@ -183,7 +183,7 @@ def test_only_pictures_are_smoothed(divided):
 
 
 def test_a_map_without_parts(neighbours):
-    assert neighbours.parts(pictures(2)) is None
+    assert neighbours.map_terms(pictures(2)) is None
 
 
 def test_prediction_of_images_of_different_sizes():

@@ -74,10 +74,10 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def write(tmp_path, scores, *, history=(), samples_png=None, features=None, parts=None, **changes):
+def write(tmp_path, scores, *, history=(), samples_png=None, features=None, terms=None, **changes):
     path = tmp_path / "report.html"
     results = full_results(scores, **changes)
-    pictures = {"samples_png": samples_png, "features": features, "parts": parts}
+    pictures = {"samples_png": samples_png, "features": features, "terms": terms}
     html_report.write_html(path, results=results, scores=scores, history=history, **pictures)
     return Page(path.read_text(encoding="utf-8")), results
 
@@ -171,14 +171,14 @@ def test_examples_show_the_terms_of_their_maps(tmp_path):
     assert "Image, ground truth outline, heatmap. All heatmaps share one colour scale." in plain.texts
     shown = [i for _, _, indices in html_report.pick_examples(scores) for i in indices]
     rng = np.random.default_rng(1)
-    parts = {
+    terms = {
         "regression error": {i: 9 - scores.maps[i] for i in shown},
         "<uncertainty>": {i: 1 + 999 * rng.random((48, 64)) ** 9 for i in shown},  # over orders of magnitude
     }
-    made, _ = write(tmp_path, scores, parts=parts)
+    made, _ = write(tmp_path, scores, terms=terms)
     for name in ("image", "ground truth"):
         assert made.texts.count(name) == len(shown)
-    for name, maps in (("score", dict(enumerate(scores.maps))), *parts.items()):
+    for name, maps in (("score", dict(enumerate(scores.maps))), *terms.items()):
         assert made.texts.count(name) == len(shown) + 1  # above its colour scale, too
         low, high = (f"{limit:.3g}" for limit in charts.colour_limits(np.stack(list(maps.values()))))
         place = made.texts.index(name)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxad import errors, evaluate, methods, predict
 from jaxad.methods import nsa
-from jaxad.methods.method import Method, Scores
+from jaxad.methods.method import Hooks, Method, Scores
 from jaxad.models.layers import BatchNorm, Conv
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime.devices import AXIS
@@ -48,8 +48,8 @@ def labelled(batch):
     return batch if "label" in batch else batch | {"label": (batch["partner"] > batch["image"]).mean(-1)}
 
 
-def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
-    """The method; `example` is its host part."""
+def make(*, host_augment=None, dtype: DTypeLike = jnp.float32) -> Method:
+    """The method; `host_augment` is its host part."""
     network = Network(dtype)
 
     def loss(params, batch_stats, batch, key):
@@ -64,19 +64,20 @@ def make(*, example=None, dtype: DTypeLike = jnp.float32) -> Method:
         return Scores(maps.mean((1, 2)), maps)
 
     return Method(
-        example=example,
+        host_augment=host_augment,
         init=lambda key, image: network.init(key, image, train=False),
-        corrupt=add_noise,
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
-        samples=lambda batch: label_grid(batch["image"], labelled(batch)["label"]),
+        hooks=Hooks(
+            device_augment=add_noise, samples=lambda batch: label_grid(batch["image"], labelled(batch)["label"])
+        ),
     )
 
 
 def create(config) -> Method:
     """The method as ``config.method = "tiny"``; without a host part where the synthesis is for the device."""
-    return make(example=nsa.HostExample(config) if config.data.synthesis == "host" else None)
+    return make(host_augment=nsa.HostExample(config) if config.data.synthesis == "host" else None)
 
 
 @pytest.fixture(scope="module", autouse=True)

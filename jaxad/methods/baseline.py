@@ -63,7 +63,6 @@ def create(config: ConfigDict) -> Method:
 
     return Method(
         init=lambda key, image: {},
-        corrupt=lambda keys, batch: batch,
         loss=None,
         fit=fit,
         score=score,

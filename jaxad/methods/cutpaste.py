@@ -10,7 +10,7 @@ well.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
+from jaxad.methods.method import Hooks, Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone
 from jaxad.models.classifier import Classifier, pool
@@ -130,34 +130,51 @@ def _backbone(config: ConfigDict) -> Backbone:
     return backbone
 
 
-def _groups(params: Any, *, frozen_norm: bool) -> Any:
-    """`Method.groups`: the head is new, the backbone loaded, and its BatchNorm frozen with `frozen_norm`."""
+def _param_labels(params: Any, *, frozen_norm: bool) -> Any:
+    """`Hooks.param_labels`: the head is new, the backbone loaded, and its BatchNorm frozen with `frozen_norm`."""
 
-    def group(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
+    def label(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
         part, *_, layer, _ = (key.key for key in path)
         if part == "head":
             return "new"
         return "frozen" if frozen_norm and "bn" in layer else "loaded"
 
-    return jax.tree_util.tree_map_with_path(group, params)
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _published(config: ConfigDict) -> dict[str, Callable]:
-    """What every record has of ``config.model.weights``: how they are put in place, and what they are."""
+def _pretrained(config: ConfigDict) -> Hooks:
+    """The hooks of ``config.model.weights``: how they are put in place, and what they are."""
     settings, source = config.model, config.model.weights
     if not source:
-        return {}
+        return Hooks()
 
-    def start(variables):
+    def load(variables):
         encoder = {name: tree["encoder"] for name, tree in variables.items()}
         encoder = weights.load(source, encoder, model=settings.backbone, sha256=settings.sha256)
         return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
 
-    return {"start": start, "files": lambda: {source: weights.find(source, sha256=settings.sha256)[1]}}
+    return Hooks(
+        load_pretrained=load, pretrained_checksums=lambda: {source: weights.find(source, sha256=settings.sha256)[1]}
+    )
 
 
-def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax.Array], dict[str, Callable]]:
-    """The network, the normalisation of images in [0, 1], and what every record has of a training."""
+class _Training(NamedTuple):
+    """What both models have of a training.
+
+    Attributes:
+      model: The network.
+      normalized: The normalisation of images in [0, 1].
+      functions: `Method.init` and `Method.loss`.
+      hooks: Those of the training.
+    """
+
+    model: Classifier
+    normalized: Callable[[jax.Array], jax.Array]
+    functions: dict[str, Callable]
+    hooks: Hooks
+
+
+def _training(config: ConfigDict) -> _Training:
     task, options, settings = config.proxy.task, options_of(config.proxy, CutPasteOptions), config.model
     model = Classifier(
         classes=len(classes(task)),
@@ -171,7 +188,7 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
     )
     normalized = normalizer(config)
 
-    def corrupt(keys, batch):
+    def device_augment(keys, batch):
         images, labels = proxy_batch(keys, batch["image"] / jnp.float32(255), proxy=task, options=options)
         return {"image": images, "label": labels, "index": jnp.tile(batch["index"], len(classes(task)))}
 
@@ -192,10 +209,10 @@ def _training(config: ConfigDict) -> tuple[Classifier, Callable[[jax.Array], jax
     def samples(batch):
         return augmentation_grid(jax.random.key(config.seed), batch["image"][:4], options=options)
 
-    record = {"init": functools.partial(model.init, train=False), "corrupt": corrupt, "loss": loss, "samples": samples}
+    hooks = _pretrained(config)._replace(device_augment=device_augment, samples=samples)
     if config.optim.head_epochs or settings.frozen_norm:
-        record["groups"] = functools.partial(_groups, frozen_norm=settings.frozen_norm)
-    return model, normalized, record | _published(config)
+        hooks = hooks._replace(param_labels=functools.partial(_param_labels, frozen_norm=settings.frozen_norm))
+    return _Training(model, normalized, {"init": functools.partial(model.init, train=False), "loss": loss}, hooks)
 
 
 def extract(
@@ -246,7 +263,8 @@ def _whole_images(config: ConfigDict) -> Method:
     stages = _levels(config, backbone)
     stage = stages[config.score.level]
     mapped = backbone.last if config.score.gradcam == "classifier" and not per_location else stage
-    model, normalized, training = _training(config)
+    training = _training(config)
+    model, normalized = training.model, training.normalized
     made = {level: density_functions(config, backbone.stages[name].channels) for level, name in stages.items()}
     _, density_score, _ = made[config.score.level]
 
@@ -290,8 +308,9 @@ def _whole_images(config: ConfigDict) -> Method:
         }
         return {name: pool(model.apply(variables, normalized(made[name]), train=False)[stage]) for name in made}
 
-    least = max(needed for _, _, needed in made.values())
-    return Method(**training, fit=fit, score=score, embed=embed, least=least)
+    min_images = max(needed for _, _, needed in made.values())
+    hooks = training.hooks._replace(embed=embed, min_images=min_images)
+    return Method(**training.functions, fit=fit, score=score, hooks=hooks)
 
 
 def _summary(stage: jax.Array, per_location: bool) -> jax.Array:
@@ -360,8 +379,9 @@ def _patches(config: ConfigDict) -> Method:
     grid = {"patch": settings.size, "stride": settings.stride}
     places = math.prod(_check_patches(config))
     backbone = _backbone(config)
-    model, normalized, training = _training(config)
-    fit_density, density_score, least = density_functions(config, backbone.stages[backbone.last].channels)
+    training = _training(config)
+    model, normalized = training.model, training.normalized
+    fit_density, density_score, min_images = density_functions(config, backbone.stages[backbone.last].channels)
 
     def features(variables, images):
         def apply(patches):
@@ -383,8 +403,9 @@ def _patches(config: ConfigDict) -> Method:
         return Scores(scores.max(axis=(1, 2)), maps)
 
     if not settings.per_location:  # every image gives a feature for each place
-        least = -(-least // places)
-    return Method(example=RandomCrop(settings.crop), **training, fit=fit, score=score, least=least)
+        min_images = -(-min_images // places)
+    hooks, host_augment = training.hooks._replace(min_images=min_images), RandomCrop(settings.crop)
+    return Method(**training.functions, fit=fit, score=score, host_augment=host_augment, hooks=hooks)
 
 
 def _check_patches(config: ConfigDict) -> tuple[int, int]:

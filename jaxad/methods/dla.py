@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from jaxad.augment.dla import local, views
 from jaxad.errors import UserError
 from jaxad.methods.method import (
+    Hooks,
     Method,
     Scores,
     check_choices,
@@ -354,7 +355,7 @@ def create(config: ConfigDict) -> Method:
     passes = scoring.passes if scoring.uncertainty_weight else 0
     statistics = _make_statistics(config, model)
 
-    def corrupt(keys, batch):
+    def device_augment(keys, batch):
         make = functools.partial(augment, config=config)
         images = jax.vmap(make, out_axes=1)(keys, batch["image"] / jnp.float32(255))
         return {"image": images, "index": batch["index"]}
@@ -370,7 +371,7 @@ def create(config: ConfigDict) -> Method:
         # Good images and those to score are passed with the same masks, whose keys therefore are part of the density.
         return {"maps": maps, "variances": variances, "variance_over_images": over_images, "keys": keys}
 
-    def parts(variables, density, images):
+    def map_terms(variables, density, images):
         _check_density(config, density, names, passes=passes)
         maps, variances = statistics(variables, density["keys"][: 1 + passes], images)
 
@@ -386,7 +387,7 @@ def create(config: ConfigDict) -> Method:
         return found
 
     def score(variables, density, images):
-        maps = sum(parts(variables, density, images).values())
+        maps = sum(map_terms(variables, density, images).values())
         return Scores(reduce_map(maps, reduction=scoring.reduction, top=scoring.top), maps)
 
     def samples(batch):
@@ -395,11 +396,8 @@ def create(config: ConfigDict) -> Method:
 
     return Method(
         init=functools.partial(model.init, train=False),
-        corrupt=corrupt,
         loss=_make_loss(config, model),
         fit=fit,
         score=score,
-        samples=samples,
-        parts=parts,
-        warn=warn_of_collapse,
+        hooks=Hooks(device_augment=device_augment, samples=samples, map_terms=map_terms, warn=warn_of_collapse),
     )

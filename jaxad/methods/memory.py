@@ -38,7 +38,7 @@ def check_training(config: ConfigDict, method: Method) -> None:
     size = f"config.data.size={config.data.size}"
     pair = f"an image and its partner of {size} pixels a side"
     _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
-    if method.loss is not None and method.example is None:
+    if method.loss is not None and method.host_augment is None:
         batch = 2 * config.batch * image // jax.device_count()
         what = f"a device's part of config.batch={config.batch} images and partners of {size} pixels a side"
         _check(batch, what, "config.batch or config.data.size", *_device_memory())

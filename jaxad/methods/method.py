@@ -28,60 +28,79 @@ class Scores(NamedTuple):
     map: jax.Array
 
 
+class Hooks(NamedTuple):
+    """What a method may have besides; each is None where there is nothing of it.
+
+    Attributes:
+      device_augment: ``(keys, batch) -> batch``, the part of a training example that the devices make inside the jitted
+        step; one key per example. Without it, a batch is trained on as the host gives it.
+      min_images: How many good images `Method.fit` needs.
+      samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
+        examples.
+      embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
+        changed in training, the first being unchanged ones; one key and one float32 (h, w, c) image in [0, 1] for each.
+        The report draws them.
+      map_terms: ``(variables, density, images) -> {name: maps}``, float32 (b, h, w) each, the terms of which the score
+        map is the sum, for the report.
+      warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
+        wrong.
+      load_pretrained: ``shapes -> variables``, which puts published weights in the place of some of the variables that
+        `Method.init` would draw, given as ``jax.ShapeDtypeStruct``.
+      pretrained_checksums: ``() -> {source: SHA-256}``, of the files that `load_pretrained` reads, for the records.
+      param_labels: ``params -> labels``, a pytree of the same structure with a word for each parameter: ``new``
+        (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. Without
+        it all are trained alike.
+    """
+
+    device_augment: Callable[[jax.Array, Batch], Batch] | None = None
+    min_images: int = 1
+    samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
+    embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
+    map_terms: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
+    warn: Callable[[dict[str, float]], str | None] | None = None
+    load_pretrained: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    pretrained_checksums: Callable[[], dict[str, str]] | None = None
+    param_labels: Callable[[Any], Any] | None = None
+
+
 class Method(NamedTuple):
-    """One method. The c channels of images are 3, or 1 where `jaxad.config.channels` says so.
+    """One method: five functions, and hooks that a method can do without.
+
+    The c channels of images are 3, or 1 where `jaxad.config.channels` says so.
 
     Attributes:
       init: ``(key, image) -> variables``; parameters and batch statistics for images like float32 (1, h, w, c).
-      corrupt: ``(keys, batch) -> batch``, self-supervision on the device inside the jitted step; one key per example.
-      loss: ``(params, batch_stats, batch, key) -> (loss, (batch_stats, metrics))``, per device, with the axis ``batch``
-        bound. None for a method that only fits a density (``config.epochs`` is then 0).
-      fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a
-        sequence of uint8 (h, w, c) images on the host.
+      loss: ``(params, batch_stats, batch, key) -> (loss, (batch_stats, metrics))``, per device with the axis ``batch``
+        bound, for a batch as `augment` returns it. None for a method that only fits a density; ``config.epochs`` is
+        then 0.
+      fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a sequence
+        of uint8 (h, w, c) images on the host.
       score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, c) images in [0, 1]; deterministic.
-      example: ``(rng, image, partner) -> arrays``, the host part of a training example, run in the data workers.
-        `image` and `partner` (another training image) are uint8 (h, w, c); the arrays must hold ``image``. None where
-        all is done on the devices: an example is then ``image`` and ``partner``, and the images can stay there.
-      samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
-        examples. None for no picture.
-      embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
-        changed in training, the first being unchanged ones; one key and one float32 (h, w, c) image in [0, 1] for each.
-        The report draws them. None where images have no features that a picture could show.
-      parts: ``(variables, density, images) -> {name: maps}``, float32 (b, h, w) each, the terms of which the score map
-        is the sum, for the report. None where the map has no such terms.
-      warn: ``metrics -> sentence or None``, what to tell the user of a training whose logged metrics, floats, have gone
-        wrong. None where nothing is watched.
-      least: How many good images `fit` needs.
-      start: ``shapes -> variables``, which puts published weights in the place of some of the variables that `init`
-        would draw, given as ``jax.ShapeDtypeStruct``. None where training starts from what is drawn.
-      files: ``() -> {source: SHA-256}``, of the files that `start` reads, for the records. None where it reads none.
-      groups: ``params -> labels``, a pytree of the same structure that says of each parameter whether it is ``new``
-        (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. None
-        where all are trained alike.
+      host_augment: ``(rng, image, partner) -> arrays``, the part of a training example that the data workers make
+        on the host. `image` and `partner` (another training image) are uint8 (h, w, c); the arrays must hold ``image``.
+        None where all is done on the devices: an example is then ``image`` and ``partner``, and the images can stay
+        there.
+      hooks: The optional ones.
     """
 
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
-    corrupt: Callable[[jax.Array, Batch], Batch]
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]] | None
     fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], Any]
     score: Callable[[dict[str, Any], Any, jax.Array], Scores]
-    example: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None
-    samples: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
-    embed: Callable[[dict[str, Any], Any, jax.Array, jax.Array], dict[str, jax.Array]] | None = None
-    parts: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
-    warn: Callable[[dict[str, float]], str | None] | None = None
-    least: int = 1
-    start: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    files: Callable[[], dict[str, str]] | None = None
-    groups: Callable[[Any], Any] | None = None
+    host_augment: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None
+    hooks: Hooks = Hooks()
+
+    def augment(self, keys: jax.Array, batch: Batch) -> Batch:
+        """What the devices make of a batch before the loss, with one key per example."""
+        return batch if self.hooks.device_augment is None else self.hooks.device_augment(keys, batch)
 
 
 def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
     """The variables that a training starts from, for images like `image`, (h, w, c)."""
     given = key, jnp.zeros((1, *image.shape), jnp.float32)
-    if method.start is None:
+    if method.hooks.load_pretrained is None:
         return devices.jit_unoptimized(method.init)(*given)
-    leaves, tree = jax.tree.flatten(method.start(jax.eval_shape(method.init, *given)))
+    leaves, tree = jax.tree.flatten(method.hooks.load_pretrained(jax.eval_shape(method.init, *given)))
     left = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
     # To draw all would take a minute to compile for EfficientNet-B4.
     drawn = devices.jit_unoptimized(lambda key, x: [jax.tree.leaves(method.init(key, x))[n] for n in left])(*given)
@@ -178,6 +197,6 @@ def untrained(method: Method) -> Method:
     def of(function):
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
-    taken = {name: of(f) for name in ("score", "embed", "parts") if (f := getattr(method, name)) is not None}
-    nothing = {"corrupt": lambda keys, batch: batch, **dict.fromkeys(("loss", "samples", "groups"))}
-    return method._replace(**nothing, fit=fit, **taken)
+    hooks = {name: of(f) for name in ("embed", "map_terms") if (f := getattr(method.hooks, name)) is not None}
+    hooks |= dict.fromkeys(("device_augment", "samples", "param_labels"))
+    return method._replace(loss=None, fit=fit, score=of(method.score), hooks=method.hooks._replace(**hooks))

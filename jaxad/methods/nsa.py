@@ -17,7 +17,17 @@ from ml_collections import ConfigDict
 from jaxad.augment.nsa import device, host, host_views, views
 from jaxad.augment.nsa.settings import LABELS, Synthesis
 from jaxad.errors import UserError
-from jaxad.methods.method import Batch, Method, Scores, check_choices, compute_dtype, normalizer, options_of, reduce_map
+from jaxad.methods.method import (
+    Batch,
+    Hooks,
+    Method,
+    Scores,
+    check_choices,
+    compute_dtype,
+    normalizer,
+    options_of,
+    reduce_map,
+)
 from jaxad.models.cpu import sums
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.reporting.sample_grid import label_grid
@@ -179,24 +189,23 @@ def create(config: ConfigDict) -> Method:
         maps = jax.nn.sigmoid(logits) if bounded else jax.nn.relu(logits)
         return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
 
-    record = Method(
+    method = Method(
         init=lambda key, image: model.init(key, image[:, : config.view.crop, : config.view.crop], train=False),
-        corrupt=device_examples(config),
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
-        warn=_warn,
     )
     if config.data.synthesis == "host":
-        made_there = {"example": HostExample(config), "corrupt": lambda keys, batch: batch}
-        return record._replace(**made_there, samples=lambda batch: label_grid(batch["image"], batch["label"]))
+        hooks = Hooks(samples=lambda batch: label_grid(batch["image"], batch["label"]), warn=_warn)
+        return method._replace(host_augment=HostExample(config), hooks=hooks)
+    device_augment = device_examples(config)
 
     def samples(batch):
         keys = jax.random.split(jax.random.key(config.seed), len(batch["image"]))
-        made = devices.to_host(devices.jit(record.corrupt)(keys, batch))
-        return label_grid(made["image"], made["label"])
+        examples = devices.to_host(devices.jit(device_augment)(keys, batch))
+        return label_grid(examples["image"], examples["label"])
 
-    return record._replace(samples=samples)
+    return method._replace(hooks=Hooks(device_augment=device_augment, samples=samples, warn=_warn))
 
 
 def _warn(metrics: dict[str, float]) -> str | None:

@@ -76,7 +76,7 @@ def write_html(
     history: Sequence[dict],
     samples_png: str | Path | None = None,
     features: dict[str, np.ndarray] | None = None,
-    parts: dict[str, dict[int, np.ndarray]] | None = None,
+    terms: dict[str, dict[int, np.ndarray]] | None = None,
 ) -> None:
     """Writes a report of one evaluation as a single HTML file that loads nothing from elsewhere.
 
@@ -87,7 +87,7 @@ def write_html(
       history: Rows of metrics.jsonl, each with "step"; empty for a method without training.
       samples_png: A picture of synthetic training samples, or None.
       features: Features (n, d) of good, defective and changed images by kind, or None.
-      parts: Maps (h, w) whose sum is the score map, by name and by index of the images of `pick_examples`, or None.
+      terms: Maps (h, w) whose sum is the score map, by name and by index of the images of `pick_examples`, or None.
 
     Raises:
       UserError: The file cannot be written or the picture cannot be read.
@@ -103,7 +103,7 @@ def write_html(
                 "training tells apart; a number behind it is the weight of this change in a sum, and a frame shows "
                 f"where local changes lie.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
-        body += [_examples(scores, parts or {}, results.get("config", {}).get("evaluate", {})), _provenance(results)]
+        body += [_examples(scores, terms or {}, results.get("config", {}).get("evaluate", {})), _provenance(results)]
         disk.write_text(
             path,
             "<!doctype html><html lang=en><head><meta charset=utf-8>"

@@ -106,7 +106,7 @@ def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
         shared = training.Shared(jax.ShapeDtypeStruct((), np.uint32), None)
         return training.make_step(method, plan.optimizer, plan.schedule), (state, batch, shared)
 
-    if method.example is None:
+    if method.host_augment is None:
         memory.check_step(config, make)
 
 

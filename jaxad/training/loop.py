@@ -53,10 +53,10 @@ class _Run:
         self.config, self.method, self.workdir, self.command = config, method, Path(workdir), command
         self.source, self.white_level, self._scorer = source, None, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
-        if len(self.fitted) < self.method.least:
+        if len(self.fitted) < self.method.hooks.min_images:
             raise UserError(
-                f"the density of {config.method} needs at least {self.method.least} good images besides the held-out "
-                f"part, and there are {len(self.fitted)}; add images or choose another density"
+                f"the density of {config.method} needs at least {self.method.hooks.min_images} good images besides the "
+                f"held-out part, and there are {len(self.fitted)}; add images or choose another density"
             )
 
     def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
@@ -71,13 +71,13 @@ class _Run:
 
     def show(self, images: pipeline.Images) -> None:
         """Writes a picture of what is taught, for the user to see."""
-        if self.method.samples is not None and processes.is_main_process():
-            sample_grid.write(self.workdir / "samples.png", self.method.samples(self._first(images, _SHOWN)))
+        if self.method.hooks.samples is not None and processes.is_main_process():
+            sample_grid.write(self.workdir / "samples.png", self.method.hooks.samples(self._first(images, _SHOWN)))
 
     def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
         """The first host examples of the stream."""
         chosen = pipeline.Chosen(images, self.fitted)
-        [call] = pipeline.batches(chosen, self.method.example, seed=self.config.seed, batch=batch, start=0, stop=1)
+        [call] = pipeline.batches(chosen, self.method.host_augment, seed=self.config.seed, batch=batch, start=0, stop=1)
         return {name: rows[0] for name, rows in call.items()}
 
     def open_log(self, plan: Plan, *, start: int) -> Log | NoLog:
@@ -85,7 +85,7 @@ class _Run:
         if not processes.is_main_process():
             return NoLog()
         lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
-        return Log(self.workdir, self.config, **lengths, warn=self.method.warn)
+        return Log(self.workdir, self.config, **lengths, warn=self.method.hooks.warn)
 
     def _good(self, numbers: np.ndarray) -> pipeline.Images:
         # Each is looked at a few times at most.
@@ -253,7 +253,8 @@ def _fit_weights(run: _Run, images: pipeline.Images, plan: Plan, *, defer_signal
 
 def _record(run: _Run, *, start: bool) -> None:
     """Keeps the command and the machine with the run, and at its start the hashes of the files that it reads."""
-    read = {"sha256": run.method.files()} if start and run.method.files is not None else {}
+    checksums = run.method.hooks.pretrained_checksums
+    read = {"sha256": checksums()} if start and checksums is not None else {}
     provenance.record(run.workdir, run.command, **read)
 
 
@@ -304,10 +305,11 @@ def train(
     source = data.load(config).train if source is None else source
     run = _Run(config, method, workdir, command, source)
     plan = None if method.loss is None else training.plan(config, method, len(run.fitted))
-    if method.start is not None and (restart or not (workdir / "config.json").exists()):
+    load_pretrained = method.hooks.load_pretrained
+    if load_pretrained is not None and (restart or not (workdir / "config.json").exists()):
         # Weights that cannot be used are refused before anything is written.
         image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
-        method.start(jax.eval_shape(method.init, jax.random.key(0), image))
+        load_pretrained(jax.eval_shape(method.init, jax.random.key(0), image))
     if plan is not None:
         intake.check_step(config, method, plan)
     with contextlib.ExitStack() as own:

@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(
-    config: ConfigDict, steps_per_epoch: int, *, groups: Callable[[Any], Any] | None = None
+    config: ConfigDict, steps_per_epoch: int, *, param_labels: Callable[[Any], Any] | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of ``config.optim`` and its learning rate by step.
 
@@ -38,20 +38,20 @@ def make_optimizer(
     parameter shrinks by the rate times ``weight_decay`` times itself.
 
     The rate follows one cosine from ``learning_rate`` to ``final_learning_rate``, constant within an epoch. With
-    `groups`, new parameters alone are trained in the first ``head_epochs`` epochs, by a cosine of their own from
+    `param_labels`, new parameters alone are trained in the first ``head_epochs`` epochs, by a cosine of their own from
     ``head_learning_rate``; then all that are not frozen (CutPaste, Appendix A.4).
 
     Args:
       config: The config.
       steps_per_epoch: Optimiser steps in an epoch.
-      groups: `Method.groups`.
+      param_labels: `Hooks.param_labels`.
 
     Raises:
       UserError: There is no such optimiser, it does not use what the config sets, or the first epochs are all there
         are.
     """
     settings, make = config.optim, _optimizer(config.optim)
-    first = settings.head_epochs if groups else 0
+    first = settings.head_epochs if param_labels else 0
     if first >= max(config.epochs, 1):
         raise UserError(
             f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}",
@@ -68,13 +68,13 @@ def make_optimizer(
         later = cosine(highest, (epoch - first) / (config.epochs - first))
         return jnp.where(epoch < first, cosine(settings.head_learning_rate, epoch / first), later) if first else later
 
-    if groups is None:
+    if param_labels is None:
         return make(schedule), schedule
     start = first * steps_per_epoch
     # What waits has neither momentum nor a step of its own until it is trained.
     waiting = optax.transforms.conditionally_mask(make(lambda step: schedule(step + start)), lambda step: step >= start)
-    by_group = {"new": make(schedule), "loaded": waiting, "frozen": optax.set_to_zero()}
-    return optax.partition(by_group, groups), schedule
+    by_label = {"new": make(schedule), "loaded": waiting, "frozen": optax.set_to_zero()}
+    return optax.partition(by_label, param_labels), schedule
 
 
 # The keys of ``config.optim`` that an optimiser uses, beside those of the learning rate.
@@ -139,7 +139,7 @@ def make_step(method: Method, optimizer: optax.GradientTransformation, schedule:
             batch = batch | {name: shared.images[batch[name]] for name in ("image", "partner")}
         key = jax.random.fold_in(jax.random.key(shared.seed), state.step)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        batch = method.corrupt(keys, batch)
+        batch = method.augment(keys, batch)
 
         def global_loss(params):
             loss, (batch_stats, metrics) = method.loss(params, state.batch_stats, batch, key)
@@ -204,7 +204,8 @@ def plan(config: ConfigDict, method: Method, images: int) -> Plan:
     if config.batch > images:
         print(f"batch {config.batch} is larger than the {images} training images: images repeat within a batch")
     per_epoch = configs.steps_per_epoch(config, images)
-    return Plan(mesh, per_epoch, config.epochs * per_epoch, *make_optimizer(config, per_epoch, groups=method.groups))
+    optimizer, schedule = make_optimizer(config, per_epoch, param_labels=method.hooks.param_labels)
+    return Plan(mesh, per_epoch, config.epochs * per_epoch, optimizer, schedule)
 
 
 def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
@@ -220,7 +221,7 @@ def steps_per_call(config: ConfigDict, *, done: int, steps: int) -> int:
 
 def fits_on_device(config: ConfigDict, method: Method, images: pipeline.Images) -> bool:
     """Whether all training images are put on every device: they fit, and no step works on them on the host first."""
-    return method.example is None and images.nbytes <= config.data.device_gib * 2**30
+    return method.host_augment is None and images.nbytes <= config.data.device_gib * 2**30
 
 
 def input_stream(
@@ -255,7 +256,7 @@ def input_stream(
     # those of several steps could take gigabytes.
     calls = pipeline.batches(
         pipeline.Chosen(images, fitted) if resident is None else fitted.astype(np.int32),
-        method.example,
+        method.host_augment,
         seed=config.seed,
         batch=config.batch,
         start=start,

@@ -83,8 +83,8 @@ def test_score_by_hand():
 def test_the_other_fields_do_nothing():
     method, image = create(), images(1)[0]
     assert method.loss is None and method.init(jax.random.key(0), image) == {}
-    assert method.corrupt(None, {"image": image})["image"] is image
-    assert method.example is None
+    assert method.augment(None, {"image": image})["image"] is image
+    assert method.host_augment is None
 
 
 @pytest.mark.parametrize("reduction, top, expected", [

@@ -98,7 +98,7 @@ def test_the_penalty_covers_kernels_alone():
 def test_an_example_becomes_every_class_on_the_device(small, task):
     config = config_of(proxy__task=task)
     keys, images = jax.random.split(jax.random.key(3), 2), pictures(2)
-    made = quick_jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(2)})
+    made = quick_jit(methods.create(config).augment)(keys, {"image": images, "index": jnp.arange(2)})
     options = options_of(config.proxy, CutPasteOptions)
     run = quick_jit(lambda keys, images: proxy_batch(keys, images / 255, proxy=task, options=options))
     expected = run(keys, images)
@@ -288,14 +288,14 @@ def test_an_untrained_network_is_kept_with_its_density(small):
 def test_embedded_are_the_classes_of_the_task(fitted):
     method, variables, density = fitted(proxy__task="rotation")
     images, keys = pictures(3) / np.float32(255), jax.random.split(jax.random.key(0), 3)
-    found = method.embed(variables, density, keys, images)
+    found = method.hooks.embed(variables, density, keys, images)
     assert list(found) == ["normal", "rotation 90", "rotation 180", "rotation 270"]
     for turns, features in enumerate(found.values()):
         expected = stage_of(variables, np.rot90(images, turns, axes=(1, 2))).mean((1, 2))
         np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     untrained = methods.create(config_of(method="cutpaste_untrained", epochs=0, proxy__task="rotation"))
     both = {"variables": variables, "features": density}
-    np.testing.assert_array_equal(untrained.embed({}, both, keys, images)["normal"], found["normal"])
+    np.testing.assert_array_equal(untrained.hooks.embed({}, both, keys, images)["normal"], found["normal"])
 
 
 # Patches

@@ -19,7 +19,7 @@ from jaxad import detector as detectors
 from jaxad import evaluate, methods, predict, report
 from jaxad.augment.dla import local, views
 from jaxad.methods import dla
-from jaxad.methods.method import options_of
+from jaxad.methods.method import Hooks, options_of
 from jaxad.models import siamese
 from jaxad.models.layers import BatchNorm, Conv, Dropout
 from jaxad.models.resnet import DropoutSpec
@@ -105,7 +105,7 @@ def augmenting(augment, options):
 def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
     config = config_of(**{f"objective__{name}": weight for name, weight in zip(WEIGHTS, weights, strict=True)})
     keys, images = jax.random.split(jax.random.key(3), 3), pictures(3)
-    made = quick_jit(methods.create(config).corrupt)(keys, {"image": images, "index": jnp.arange(7, 10)})
+    made = quick_jit(methods.create(config).augment)(keys, {"image": images, "index": jnp.arange(7, 10)})
     assert made["image"].shape == (groups, 3, 64, 64, 3) and made["index"].tolist() == [7, 8, 9]
     assert made["image"].min() >= 0 and 0.9 < made["image"].max() <= 1
     floats = jnp.asarray(images) / jnp.float32(255)
@@ -213,12 +213,13 @@ def test_all_images_of_a_step_share_the_statistics(small):
 
 
 def test_one_step_on_eight_devices_equals_one(small):
-    """On images as `corrupt` could make them, whose own rounding is tested with the augmentations."""
+    """On images as `device_augment` could make them, whose own rounding is tested with the augmentations."""
     # Without the dense term: in float32, in which the network computes, rounding decides between positions that
     # are nearly alike. Of one and eight devices it is compared in tests/models/test_siamese_loss.py.
     config = config_of(batch=8, objective__dense_weight=0, optim__weight_decay=0.01, optim__learning_rate=0.1)
     method = methods.create(config)
-    method = method._replace(corrupt=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
+    by_view = Hooks(device_augment=lambda keys, batch: batch | {"image": jnp.moveaxis(batch["image"], 1, 0)})
+    method = method._replace(hooks=by_view)
     optimizer, schedule = training.make_optimizer(config, 1)
     images = np.random.default_rng(0).uniform(size=(8, 4, 64, 64, 3)).astype(np.float32)
     state, made = devices.to_host(training.init_state(method, optimizer, pictures(1)[0], seed=0)), []
@@ -318,7 +319,7 @@ def test_scores_are_equations_9_to_12(small, names, channels, standardize):
         np.testing.assert_allclose(density["variances"][name], train_vars[name].mean(0), rtol=1e-3, atol=1e-6)
         error += compared(maps[name], train_maps[name]) / len(names)
         uncertainty += compared(variances[name], train_vars[name]) / len(names)
-    found = method.parts(variables, density, images / np.float32(255))
+    found = method.hooks.map_terms(variables, density, images / np.float32(255))
     np.testing.assert_allclose(found["regression error"], 0.7 * error, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found["uncertainty"], 3 * uncertainty, rtol=1e-2, atol=1e-7)
     assert found["uncertainty"].max() > 1e-5
@@ -362,7 +363,7 @@ def test_without_uncertainty_there_is_one_pass(small):
     variables = drawn()
     density = method.fit(variables, list(pictures(4)), jax.random.key(0))
     assert density["variances"] == {}
-    assert set(method.parts(variables, density, pictures(2) / np.float32(255))) == {"regression error"}
+    assert set(method.hooks.map_terms(variables, density, pictures(2) / np.float32(255))) == {"regression error"}
 
 
 def flops(call, *arguments):
@@ -427,7 +428,7 @@ def test_the_commands(run):
     assert "regression error" in page and "uncertainty" in page
     plain = detectors.load(workdir, {"score.uncertainty_weight": "0"})
     assert plain.threshold is None
-    parts = jaxad.load(workdir).parts(pictures(2))
+    parts = jaxad.load(workdir).map_terms(pictures(2))
     np.testing.assert_allclose(plain.score(pictures(2)).map, parts["regression error"], rtol=1e-4, atol=1e-6)
     undivided = detectors.load(workdir, {"score.standardize": "false"})
     method = methods.create(config_of(score__standardize=False))
@@ -545,7 +546,7 @@ def test_an_untrained_network_is_scored_alike(small):
     images = pictures(2) / np.float32(255)
     variables, of_good = density["variables"], density["features"]
     np.testing.assert_array_equal(floor.score({}, density, images).map, trained.score(variables, of_good, images).map)
-    assert set(floor.parts({}, density, images)) == {"regression error", "uncertainty"}
+    assert set(floor.hooks.map_terms({}, density, images)) == {"regression error", "uncertainty"}
 
 
 def test_scoring_on_eight_devices_gathers_nothing(small):

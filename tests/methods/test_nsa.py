@@ -266,7 +266,7 @@ def test_the_settings_of_every_experiment_reach_the_synthesis(asked, file):
         image = jax.ShapeDtypeStruct((2, config.data.size, config.data.size, channels), jnp.uint8)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
         asked.clear()
-        jax.eval_shape(methods.create(config).corrupt, keys, {"image": image, "partner": image})
+        jax.eval_shape(methods.create(config).augment, keys, {"image": image, "partner": image})
         (call,) = asked
         found = call["shape"], call["dtype"], call["label"]
         assert found == ((side, side, channels), jnp.uint8, config.label), category
@@ -312,9 +312,9 @@ def test_fpi_teaches_the_factor():
 
 def test_where_examples_are_made(network):
     on_device, host = create(), create(data__synthesis="host")
-    assert on_device.example is None and isinstance(host.example, nsa.HostExample)
+    assert on_device.host_augment is None and isinstance(host.host_augment, nsa.HostExample)
     examples = batch()
-    assert host.corrupt(None, examples) is examples
+    assert host.augment(None, examples) is examples
     for method in (on_device, host):
         assert method.fit({}, [], jax.random.key(0)) == {}
 
@@ -322,11 +322,11 @@ def test_where_examples_are_made(network):
 def test_the_picture_of_what_is_taught(asked):
     on_device, host = (methods.create(config_of(data__synthesis=place)) for place in nsa.PLACES)
     made = host_examples(config_of(), pictures(count=2))
-    np.testing.assert_array_equal(host.samples(made), label_grid(made["image"], made["label"]))
-    drawn = on_device.samples(pictures(count=2))
-    assert drawn.dtype == np.uint8 and drawn.shape == host.samples(made).shape
+    np.testing.assert_array_equal(host.hooks.samples(made), label_grid(made["image"], made["label"]))
+    drawn = on_device.hooks.samples(pictures(count=2))
+    assert drawn.dtype == np.uint8 and drawn.shape == host.hooks.samples(made).shape
     assert len(asked) == 1  # it shows what the device makes
-    np.testing.assert_array_equal(drawn, on_device.samples(pictures(count=2)))
+    np.testing.assert_array_equal(drawn, on_device.hooks.samples(pictures(count=2)))
 
 
 # Patches without a place
@@ -342,7 +342,7 @@ def test_no_place_leaves_the_image_and_is_counted(network, tmp_path, capsys):
         counts = {"patches": jnp.asarray(made["patches"]), "skipped": jnp.asarray(made["skipped"])}
         _, (_, metrics) = method.loss({}, {}, batch() | counts, None)
         assert metrics["skipped_patches"] == 1
-    log = Log(tmp_path, config, start=0, steps=2, per_epoch=1, warn=method.warn)
+    log = Log(tmp_path, config, start=0, steps=2, per_epoch=1, warn=method.hooks.warn)
     for step in (1, 2):
         log.add(step, {"loss": np.float32(0.5), **jax.tree.map(np.asarray, metrics)})
     log.close()
@@ -360,8 +360,8 @@ def test_the_share_of_skipped_patches_counts_patches_and_not_images(network):
 
 def test_from_a_quarter_on_the_user_is_told():
     method = create()
-    assert method.warn({"skipped_patches": 0.0}) is None and method.warn({"skipped_patches": 0.249}) is None
-    assert method.warn({"skipped_patches": 0.25}).startswith("25% of the patches")
+    assert method.hooks.warn({"skipped_patches": 0.0}) is None and method.hooks.warn({"skipped_patches": 0.249}) is None
+    assert method.hooks.warn({"skipped_patches": 0.25}).startswith("25% of the patches")
 
 
 # Configs that are refused before any image is read

@@ -29,7 +29,6 @@ def create(config):
 
     return Method(
         init=lambda key, image: {"params": {"mean": jnp.zeros(image.shape[1:])}, "batch_stats": {}},
-        corrupt=lambda keys, batch: batch,
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,

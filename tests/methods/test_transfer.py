@@ -141,7 +141,7 @@ def test_the_second_phase_changes_all_but_the_normalisation(complete, root):
 def test_rates_of_the_two_phases():
     """Two epochs by half a cosine from 0.03, then two from 0.01, each to 0; three steps an epoch."""
     config = config_of(optim__head_learning_rate=0.03)
-    _, schedule = training.make_optimizer(config, 3, groups=methods.create(config).groups)
+    _, schedule = training.make_optimizer(config, 3, param_labels=methods.create(config).hooks.param_labels)
     np.testing.assert_allclose(
         [schedule(step) for step in range(12)], np.repeat([0.03, 0.015, 0.01, 0.005], 3), rtol=1e-6
     )
@@ -158,7 +158,7 @@ def test_it_resumes_across_the_boundary_of_the_phases(complete, root, tmp_path, 
 def test_without_a_first_phase_and_with_free_normalisation_all_is_trained(root, tmp_path):
     config = config_of(root, optim__head_epochs=0, model__frozen_norm="false", epochs=1)
     method = methods.create(config)
-    assert method.groups is None
+    assert method.hooks.param_labels is None
     start = training.init_state(method, training.plan(config, method, 6).optimizer, part(0), seed=0)
     found = loop.train(config, tmp_path / "run").variables
     for path, moved in jax.tree.leaves_with_path(jax.tree.map(lambda a, b: np.abs(a - b).max(), found["params"],

@@ -7,7 +7,6 @@ import platform
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxad.methods.method import Method
+from jaxad.methods.method import Hooks, Method
 from jaxad.models.encoder_decoder import EncoderDecoder
 from jaxad.models.layers import Conv
 from jaxad.runtime import devices
@@ -182,9 +181,11 @@ def test_synthetic_images_do_not_depend_on_the_devices() -> None:
 @pytest.mark.parametrize("device_count", [1, 8])
 def test_gradient_is_that_of_the_mean_loss_by_hand(device_count: int) -> None:
     """loss = mean(w x): with w = 2, x = 0 ... 7 and rate 0.5 the step leads to 2 - 0.5 * 3.5 = 0.25."""
-    method = SimpleNamespace(
-        corrupt=lambda keys, batch: batch,
+    method = Method(
+        init=None,
         loss=lambda params, stats, batch, key: ((params["w"] * batch["x"]).mean(), (stats, {"top": batch["x"].max()})),
+        fit=None,
+        score=None,
     )
     mesh, optimizer = devices.make_mesh(device_count), optax.sgd(0.5)
     params = {"w": jnp.float32(2)}
@@ -223,7 +224,7 @@ def test_first_step_in_float32_on_one_and_eight_devices(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
     with jax.enable_x64(True):
-        method = tiny.make(dtype=jnp.float64)._replace(corrupt=lambda keys, batch: batch)
+        method = tiny.make(dtype=jnp.float64)._replace(hooks=Hooks())
         made = [run(method, OPTIMIZERS[name], n, steps=20, dtype=np.float64) for n in (1, 8)]
     (one, metrics_one), (eight, metrics_eight) = made
     assert_close(metrics_one, metrics_eight, atol=1e-9)
@@ -244,7 +245,9 @@ def test_first_step_of_the_encoder_decoder_on_one_and_eight_devices() -> None:
         value = optax.sigmoid_binary_cross_entropy(stages["logits"], batch["label"]).mean()
         return value, (updated["batch_stats"], {})
 
-    method = Method(None, lambda key, x: model.init(key, x, train=False), tiny.add_noise, loss, None, None)
+    method = Method(
+        lambda key, x: model.init(key, x, train=False), loss, None, None, hooks=Hooks(device_augment=tiny.add_noise)
+    )
     (before, one), (_, eight) = (run(method, OPTIMIZERS["adam"], n, side=64)[0] for n in (1, 8))
     moments = [state.opt_state[0].mu for state in (one, eight)]
     assert largest(subtract(*moments)) < 0.1 * 1e-6  # Adam's first moment is a tenth of the gradient, what SGD applies

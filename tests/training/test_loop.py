@@ -262,9 +262,8 @@ def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> 
 def falling(value) -> methods.Method:
     """One weight that starts at 3 and falls by 1 a step, for a loss that is `value` of it with slope 1."""
     return methods.Method(
-        example=lambda rng, image, partner: {"image": image},
+        host_augment=lambda rng, image, partner: {"image": image},
         init=lambda key, image: {"params": {"w": jnp.float32(3)}},
-        corrupt=lambda keys, batch: batch,
         loss=lambda params, stats, batch, key: (value(params["w"]) + 0 * batch["image"].mean(), (stats, {})),
         fit=None,
         score=None,
