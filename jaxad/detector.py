@@ -205,7 +205,8 @@ class Detector:
         batch, made = self._batch(batch), []
         for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
-            made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
+            with jax.enable_x64(False):  # also in a process that computes in float64
+                made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def _batch(self, batch: int | None) -> int:
