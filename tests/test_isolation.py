@@ -44,7 +44,7 @@ def settings():
         "path": sys.path,
     }
 
-import flax, grain, orbax.checkpoint  # set things of their own when they are imported
+import flax, grain, orbax.checkpoint, sklearn.mixture  # set things of their own when they are imported
 from jaxad.runtime import stopping
 stopping.deferred = None  # the API may not even ask for it
 import jaxad
