@@ -16,31 +16,30 @@ from jaxad import errors
 if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python -m``
     errors.end_on_interrupt("jaxad")  # before anything else is imported
 
+__version__ = "0.1.0"
+__all__ = ["Detector", "Prediction", "UserError", "configs", "load", "train"]
+
 if TYPE_CHECKING:
     from jaxad import configs
     from jaxad.detector import Detector, Prediction, load
     from jaxad.errors import UserError
     from jaxad.training.api import train
+else:
+    _HOMES = {
+        "Detector": "jaxad.detector",
+        "Prediction": "jaxad.detector",
+        "UserError": "jaxad.errors",
+        "load": "jaxad.detector",
+        "train": "jaxad.training.api",
+    }
 
-__version__ = "0.1.0"
-__all__ = ["Detector", "Prediction", "UserError", "configs", "load", "train"]
-
-_HOMES = {
-    "Detector": "jaxad.detector",
-    "Prediction": "jaxad.detector",
-    "UserError": "jaxad.errors",
-    "load": "jaxad.detector",
-    "train": "jaxad.training.api",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazily: importing the package must not start JAX.
-    if name == "configs":
-        return import_module("jaxad.configs")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'jaxad' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Lazily: importing the package must not start JAX.
+        if name == "configs":
+            return import_module("jaxad.configs")
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'jaxad' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

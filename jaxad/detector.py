@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
+from jaxad.config_values import Value
 from jaxad.data import MIN_SIDE, levels
 from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded, resize_image
@@ -206,7 +207,8 @@ class Detector:
         batch, made = self._batch(batch), []
         for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
-            made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
+            with jax.enable_x64(False):  # also in a process that computes in float64
+                made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def _batch(self, batch: int | None) -> int:
@@ -323,7 +325,7 @@ class Detector:
         self._origin = str(workdir.absolute()), None, self._fitted
 
 
-def read_config(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> ConfigDict:
+def read_config(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> ConfigDict:
     """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
     workdir = Path(workdir)
     config = configs.override(configs.read(workdir), overrides or {})
@@ -376,7 +378,7 @@ def _arguments(values: dict) -> dict:
     return {"threshold": values["threshold"], "white_level": values["white_level"], **pairs}
 
 
-def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = None) -> Detector:
+def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> Detector:
     """Loads a trained detector.
 
     Args:
@@ -402,7 +404,7 @@ def load(workdir: str | Path, overrides: Mapping[str, configs.Value] | None = No
     return detector
 
 
-def _load_again(workdir: str, overrides: Mapping[str, configs.Value] | None, fitted: dict) -> Detector:
+def _load_again(workdir: str, overrides: Mapping[str, Value] | None, fitted: dict) -> Detector:
     """Loads what was pickled, in another process; `fitted` tells whether the same detector is still there.
 
     An error in here would end a worker of a `multiprocessing.Pool`, which would start another one and wait for ever. So

@@ -186,10 +186,10 @@ def test_an_interrupt_while_a_command_imports_ends_it(tmp_path, later) -> None:
         assert (process.stderr.read(), process.wait()) == ("interrupted\n", 130)
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "sweep"])
+@pytest.mark.parametrize("command", [["jaxad.train"], ["jaxad.predict"], ["jaxad.sweep"], ["jaxad", "train"]], ids=str)
 @pytest.mark.parametrize("module", ["argparse", "numpy", "jax", "jaxad.config"])
-def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, name, module) -> None:
-    """From the first module on that jaxad imports."""
+def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, command, module) -> None:
+    """From the first module on that a command imports."""
     (tmp_path / "sitecustomize.py").write_text(f"""if True:
         import os, signal, sys
 
@@ -201,7 +201,7 @@ def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, name,
         sys.meta_path.insert(0, Finder())
     """)
     more = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    given = [sys.executable, "-m", f"jaxad.{name}", "--help"]
+    given = [sys.executable, "-m", *command, "--help"]
     done = subprocess.run(given, env=os.environ | more, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

@@ -319,7 +319,7 @@ def test_table_has_mean_and_standard_error_over_seeds(tmp_path):
 def test_the_same_seed_twice_is_refused(tmp_path):
     write_results(tmp_path / "a")
     write_results(tmp_path / "b")
-    with refuses(tmp_path / "b", "seed 0"):
+    with refuses(tmp_path / "b/results.json", "seed 0"):
         report.markdown(report.gather([tmp_path]))
 
 

@@ -1,10 +1,12 @@
 """``jaxad.train``: a training as a function of a config and images."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -50,8 +52,10 @@ def train(
         options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
         source = training_source(images, max_pixels=configs.max_pixels(config), **options)
     options = {"command": "jaxad.train", "source": source, "defer_signals": False}
-    if workdir is not None:
-        return loop.train(config, workdir, **options)
-    with tempfile.TemporaryDirectory(prefix="jaxad-") as folder:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(False))  # also in a process that computes in float64
+        if workdir is not None:
+            return loop.train(config, workdir, **options)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxad-"))
         detector = loop.train(config, Path(folder) / "workdir", **options)
-    return detector.with_weights(detector.variables, detector.density)  # one that is in no workdir
+        return detector.with_weights(detector.variables, detector.density)  # one that is in no workdir

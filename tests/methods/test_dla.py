@@ -489,7 +489,7 @@ def test_a_collapse_is_told():
         ({"model.dropout_place": "x"}, "model.dropout_place", "blocks, stages"),
         ({"evaluate.crop": "32"}, "evaluate.crop", "32"),
         ({"score.size": "32"}, "evaluate.crop", "config.score.size"),
-        ({"view.area": "0.5,2"}, "view.area", "(0.5, 2.0)"),
+        ({"view.area": "0.5,2"}, "view.area", "(0.5, 2)"),
         ({"local.mode": "x"}, "local.mode", "dynamic, static, rotation"),
         ({"dtype": "float16"}, "dtype", "float32, bfloat16"),
     ],

@@ -286,7 +286,7 @@ def test_two_runs_with_one_place_in_the_table_are_refused(tmp_path):
     write(tmp_path / "a", epochs=1, note="older")
     write(tmp_path / "b", epochs=2, note="older")
     write(tmp_path / "c", epochs=2, note="newer", command="python -m jaxad.train --config.epochs=2")
-    with refuses(tmp_path / "b", "epochs=2"):
+    with refuses(tmp_path / "b/results.json", "epochs=2"):
         paper(tmp_path)
 
 

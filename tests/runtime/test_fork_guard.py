@@ -12,6 +12,7 @@ import sys
 import pytest
 
 import jaxad
+from tests.commands import train
 from tests.parts import ROOT, baseline, command, write_parts
 from tests.refusals import refuses
 from tests.test_detector import baseline as unsaved
@@ -94,8 +95,6 @@ print("parent", jaxad.load(sys.argv[1]).predict([image])[0].score > 0)
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    from tests.commands import train
-
     folder = tmp_path_factory.mktemp("fork")
     assert command(train.main, *baseline(write_parts(folder / "sets"), folder / "w")) == 0
     return folder / "w"

@@ -201,7 +201,7 @@ def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, mon
     cut, size, place = host.Box(10, 50, 20, 75), (33, 47), host.Box(3, 36, 44, 91)
     box = Box(cut.top, cut.left, cut.bottom - cut.top, cut.right - cut.left)
     monkeypatch.setattr(sampling, "sample_source", lambda *_, **__: (Box(*map(jnp.int32, box)), True))
-    monkeypatch.setattr(sampling, "resized_size", lambda *_, **__: tuple(map(jnp.int32, size)))
+    monkeypatch.setattr(sampling, "sample_size", lambda *_, **__: tuple(map(jnp.int32, size)))
     there = Box(*map(jnp.int32, (place.top, place.left, *size)))
     monkeypatch.setattr(sampling, "sample_destination", lambda *_, **__: (there, True))
     found = quick_jit(functools.partial(device.random_synthesize, settings=chosen))(key(), image, partner)
