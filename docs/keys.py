@@ -17,7 +17,9 @@ from jaxad.augment.nsa.settings import View
 from jaxad.data import folder
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError
+from jaxad.methods import baseline, cutpaste, dla, nsa
 from jaxad.reporting.tables import Table
+from jaxad.synthetic_anomalies.__main__ import SETTINGS
 from jaxad.training import step
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -59,6 +61,13 @@ def _attributes(record: type) -> dict[str, str]:
     return config_keys.explained(inspect.getdoc(record).split("Attributes:\n")[1])
 
 
+_MEANINGS = {
+    "nsa": nsa.KEYS.meanings,
+    "cutpaste": cutpaste.KEYS.meanings,
+    "dla": dla.KEYS.meanings,
+    "baseline": baseline.KEYS.meanings,
+    "synthetic_anomalies": SETTINGS,
+}
 BY_METHOD = {
     name: held
     | {
@@ -66,7 +75,7 @@ BY_METHOD = {
         for section, record in RECORDS.get(name, {}).items()
         for leaf, text in _attributes(record).items()
     }
-    for name, held in config_keys.BY_METHOD.items()
+    for name, held in _MEANINGS.items()
 }
 
 
@@ -102,7 +111,7 @@ def _defaults(key: str, known: list[dict]) -> str:
 def _refusal(config: ConfigDict, key: str, value: object, *, of_method: bool = True) -> str:
     """What the program says to a value of a key; empty where it takes it."""
     try:
-        changed = configs.override(config, {key: value, **_WITH.get(key, {})})
+        changed = configs.override(config, {key: value, **_WITH.get(key, {})}, rules_of=methods.rules_of)
         if of_method and "method" in config:
             methods.create(changed)
             data.load(changed)
@@ -141,15 +150,15 @@ def table(name: str) -> Table:
     for config in experiments():
         own, flat = family(config), configs.flatten(config)
         for key in flat:
-            where = own if key in BY_METHOD[own] else "" if key in config_keys.GENERAL else None
+            where = own if key in BY_METHOD[own] else "" if key in config_keys.GENERAL.meanings else None
             if where is None:
-                raise ValueError(f"config.{key} of {own} is not explained; see jaxad/config_keys.py")
+                raise ValueError(f"config.{key} of {own} is not explained; see the KEYS of {own}.py, or config_keys.py")
             if where == name:
                 known.setdefault(key, []).append(flat)
                 firsts.setdefault(key, config)
-    if unknown := (config_keys.BY_METHOD[name] if name else config_keys.GENERAL).keys() - known.keys():
+    if unknown := (_MEANINGS[name] if name else config_keys.GENERAL.meanings).keys() - known.keys():
         raise ValueError(f"no experiment has {', '.join(unknown)}; see jaxad/config_keys.py")
-    explained = BY_METHOD[name] if name else config_keys.GENERAL
+    explained = BY_METHOD[name] if name else config_keys.GENERAL.meanings
     rows = []
     for key in (key for key in explained if key in known):
         late = "yes" if key.startswith(detector.CHANGEABLE) else ""

@@ -382,7 +382,7 @@ def main(argv: list[str] | None = None) -> None:
     if not flags.repeats.isdecimal() or int(flags.repeats) < 1:
         raise UserError(f"--repeats must be a whole number from 1 on, not {flags.repeats!r}", about="--repeats")
     devices.keep_freed_memory()
-    config = configs.load(flags.config, overrides)
+    config = configs.load(flags.config, overrides, rules_of=methods.rules_of)
     output = Path(flags.output) if flags.output else None
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -12,88 +12,36 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from jaxad.config_keys import GENERAL, Keys
 from jaxad.config_values import PER_CHANNEL, Value, checked, number
 from jaxad.errors import RETRAIN, UserError
 from jaxad.guarded_config import guarded
 from jaxad.runtime import disk
 
-# Accepted values, wherever a config has the key: numbers from a bound on, integers where the bound is one, and shares
-# with open or closed ends.
-_AT_LEAST = {
-    "seed": 0,
-    "epochs": 0,
-    "steps_per_epoch": 1,
-    "steps_per_call": 0,
-    "batch": 1,
-    "log_every": 1,
-    "synthetic_every": 0,
-    "data.size": 1,
-    "data.white_level": 0,
-    "data.max_megapixels": 1,
-    "data.workers": 0,
-    "data.cache_gib": 0.0,
-    "data.device_gib": 0.0,
-    "model.head_depth": 0,
-    "model.head_width": 1,
-    "model.width": 1,
-    "model.bottleneck": 1,
-    "model.dense_hidden": 1,
-    "model.dense_width": 1,
-    "objective.global_weight": 0.0,
-    "objective.dense_weight": 0.0,
-    "objective.negative_weight": 0.0,
-    "optim.l2": 0.0,
-    "optim.head_epochs": 0,
-    "optim.learning_rate": 0.0,
-    "optim.final_learning_rate": 0.0,
-    "optim.head_learning_rate": 0.0,
-    "optim.weight_decay": 0.0,
-    "patch.chunk": 1,
-    "score.size": 1,
-    "score.regression_weight": 0.0,
-    "score.uncertainty_weight": 0.0,
-    "evaluate.batch": 1,
-    "evaluate.crop": 0,
-    "evaluate.heatmap_sigma": 0.0,
-    "checkpoint.every_steps": 1,
-    "checkpoint.keep": 1,
-}
-_SHARES = {
-    "data.holdout": "[0, 1)",
-    "model.dropout": "[0, 1)",
-    "model.stochastic_depth": "[0, 1)",
-    "optim.momentum": "[0, 1)",
-    "score.top": "(0, 1]",
-    "threshold.false_alarm_rate": "[0, 1)",
-    "evaluate.pro_limit": "(0, 1]",
-}
 _REQUIRED = dict.fromkeys(("experiment", "category", "method"), str) | dict.fromkeys(("seed", "epochs"), int)
 _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDict)
-# What a key has no effect without: another key of this value, or above 0 where it is None.
-_USED_WITH = {
-    "score.top": ("score.reduction", "top"),
-    "threshold.false_alarm_rate": ("data.holdout", None),
-    "optim.head_learning_rate": ("optim.head_epochs", None),
-    "density.shrinkage": ("density.name", "gaussian"),
-    "density.bandwidth": ("density.name", "kernel"),
-    "density.components": ("density.name", "gaussian_mixture"),
-    "density.covariance": ("density.name", "gaussian_mixture"),
-    "density.tolerance": ("density.name", "gaussian_mixture"),
-}
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {"data": {"white_level": 0, "max_megapixels": 1000}, "evaluate": {"heatmap_sigma": 0.0}}
-_BELOW = {"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100}  # a larger one takes hours to draw
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 
+def _unknown(method: str) -> Keys:
+    """No rules: `jaxad.methods.create` checks the ranges of its method again."""
+    return Keys()
+
+
 def load(
-    spec: str, overrides: Mapping[str, Value] | None = None, *, required: Sequence[str] = tuple(_REQUIRED)
+    spec: str,
+    overrides: Mapping[str, Value] | None = None,
+    *,
+    rules_of: Callable[[str], Keys] = _unknown,
+    required: Sequence[str] = tuple(_REQUIRED),
 ) -> ConfigDict:
     """Reads an experiment and applies overrides.
 
@@ -101,6 +49,7 @@ def load(
       spec: ``FILE`` or ``FILE:CATEGORY``, where the file may be the name of an experiment that comes with jaxad, see
         `experiment_file`; without a category the file's own default is used.
       overrides: Values by dotted key; text is read as what is typed after ``--config.``.
+      rules_of: Gives the rules for the config keys of a method by its name, as `jaxad.methods.rules_of` does.
       required: Keys that it must have; by default those of a training.
 
     Returns:
@@ -136,7 +85,7 @@ def load(
         )
     source, remedy = f"the config of {file}", "see experiments/ for examples"
     _check_required(config, required, source, remedy)
-    return override(completed(guarded(config, source, remedy)), overrides or {})
+    return override(completed(guarded(config, source, remedy)), overrides or {}, rules_of=rules_of)
 
 
 def completed(config: ConfigDict) -> ConfigDict:
@@ -226,11 +175,14 @@ def categories(file: str | Path) -> tuple[str, ...]:
     )
 
 
-def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
+def override(
+    config: ConfigDict, overrides: Mapping[str, Value], *, rules_of: Callable[[str], Keys] = _unknown
+) -> ConfigDict:
     """Returns a locked copy of `config` with values set by dotted key.
 
     Text is read as a value of the key's type, as typed after ``--config.``. Other values must be of that type: numbers,
-    also NumPy's, booleans, sequences of numbers, paths for text, and None for an optional value.
+    also NumPy's, booleans, sequences of numbers, paths for text, and None for an optional value. `rules_of` is that
+    of `load`.
 
     Raises:
       UserError: A key does not exist (the nearest is named) or would have no effect, or a value is not of the key's
@@ -240,6 +192,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
         raise UserError(f"overrides must be a dict of values by key, such as {{'data.size': 64}}, not {overrides!r}")
     config = copy.deepcopy(config)  # ConfigDict's own copy would share its references
     config.unlock()
+    rules = rules_of(config.get("method", "")).with_general()
     for key, given in overrides.items():
         known = flatten(config)
         if key not in known:
@@ -253,9 +206,9 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
         node = config[parent] if parent else config
         node[leaf] = checked(key, given, node.get_ref(leaf).get_type(), known[key])
     values = flatten(config)
-    _check_ranges(values)
-    for key in overrides.keys() & _USED_WITH.keys():
-        other, needed = _USED_WITH[key]
+    check_ranges(values, rules)
+    for key in overrides.keys() & rules.used_with.keys():
+        other, needed = rules.used_with[key]
         if other in values and (not values[other] if needed is None else values[other] != needed):
             raise UserError(
                 f"config.{key} has no effect while config.{other} is {values[other]}; set config.{other} "
@@ -266,15 +219,15 @@ def override(config: ConfigDict, overrides: Mapping[str, Value]) -> ConfigDict:
     return config
 
 
-def _check_ranges(values: dict) -> None:
-    """Refuses values that no run can use, so that a mistake in a late stage costs no training."""
+def check_ranges(values: Mapping, rules: Keys) -> None:
+    """Refuses values, by dotted key, that no run can use, so that a mistake in a late stage costs no training."""
     for key, value in values.items():
         if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
             raise UserError(f"config.{key} must be finite, not {value}", about=key)
-    for key, least in _AT_LEAST.items():
+    for key, least in rules.at_least.items():
         if key in values and not number(key, values[key], type(least)) >= least:
             raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}", about=key)
-    for key, limit in _BELOW.items():
+    for key, limit in rules.below.items():
         if values.get(key, 0) >= limit:
             raise UserError(f"config.{key} must be below {limit}, not {values[key]}", about=key)
     channels = values.get("data.channels", 3)
@@ -286,7 +239,7 @@ def _check_ranges(values: dict) -> None:
             raise UserError(f"config.{key} must hold config.data.channels={channels} numbers, not {numbers}", about=key)
         if key == "normalize.std" and key in values and not min(numbers) > 0:
             raise UserError(f"config.{key} must hold numbers above 0, not {numbers}", about=key)
-    for key, share in _SHARES.items():
+    for key, share in rules.shares.items():
         value = number(key, values.get(key, 0.5), float)
         if not 0 <= value <= 1 or (share[0] == "(" and value == 0) or (share[-1] == ")" and value == 1):
             raise UserError(f"config.{key} must lie in {share}, not {value}", about=key)
@@ -330,7 +283,7 @@ def read(workdir: Path) -> ConfigDict:
     config = ConfigDict(values)
     _check_required(config, tuple(_REQUIRED), str(path), _OTHER_VERSION)
     try:
-        _check_ranges(flatten(config))
+        check_ranges(flatten(config), GENERAL)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}; {_OTHER_VERSION}", about=path) from error
     return completed(guarded(config, str(path), _OTHER_VERSION))
@@ -355,11 +308,13 @@ def refuse_foreign(workdir: Path) -> None:
         raise UserError(f"{path} was not written by a training; choose another --workdir", about=path)
 
 
-def claim(workdir: Path, config: ConfigDict, *, remedy: str = "choose another --workdir") -> None:
+def claim(
+    workdir: Path, config: ConfigDict, *, unfitted: tuple[str, ...] = (), remedy: str = "choose another --workdir"
+) -> None:
     """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
 
-    What the density is, and of what, may still be changed while none was fitted: a training must not be lost because
-    its features suit another density better. `remedy` is what the user can do about another config.
+    The keys that begin with one of `unfitted` may still be changed while no density was fitted: a training must not be
+    lost because its features suit another density better. `remedy` is what the user can do about another config.
 
     Raises:
       UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
@@ -371,7 +326,7 @@ def claim(workdir: Path, config: ConfigDict, *, remedy: str = "choose another --
         if not differing:
             return
         if (path.parent / "detector.json").exists() or not all(
-            key.startswith(("density.", "score.level")) for key in differing
+            key.startswith(unfitted) for key in differing
         ):
             was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)

@@ -1,11 +1,40 @@
-"""What each key of a config means, for the page that docs/tables.py makes of it: docs/configuration.md.
+"""What is known of config keys beside their types: ranges, and the meanings that docs/configuration.md shows.
 
-A key is explained once. Keys that one kind of method has stand under the name of its module. Options of augmentations
-are explained by their records alone: `CutPasteOptions`, `LocalOptions`, `ViewOptions`, `Synthesis` and NSA's `View`.
+The keys of one method are beside it, as ``KEYS`` of its module.
 """
 
 import re
 import textwrap
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Keys(NamedTuple):
+    """Rules for keys, wherever a config has them. Keys that no rule names take any value of their type.
+
+    Options of augmentations are explained by their records instead: `CutPasteOptions`, `LocalOptions`, `ViewOptions`,
+    `Synthesis` and NSA's `View`.
+
+    Attributes:
+      meanings: What each key is, for the documentation.
+      at_least: The smallest value; the key takes integers alone where this is one.
+      below: What its values are smaller than.
+      shares: The part of [0, 1] that a key's numbers lie in, with open or closed ends, such as ``[0, 1)``.
+      used_with: What a key has no effect without: another key of this value, or above 0 where it is None.
+      unfitted: Beginnings of the keys that may be changed in a workdir until a density was fitted.
+    """
+
+    meanings: Mapping[str, str] = {}
+    at_least: Mapping[str, float] = {}
+    below: Mapping[str, float] = {}
+    shares: Mapping[str, str] = {}
+    used_with: Mapping[str, tuple[str, str | None]] = {}
+    unfitted: tuple[str, ...] = ()
+
+    def with_general(self) -> "Keys":
+        """These rules and those of every config."""
+        pairs = zip(GENERAL, self, strict=True)
+        return Keys(*(general + own if isinstance(own, tuple) else {**general, **own} for general, own in pairs))
 
 
 def explained(text: str) -> dict[str, str]:
@@ -14,7 +43,8 @@ def explained(text: str) -> dict[str, str]:
     return {name: " ".join(said.split()) for name, said in zip(parts[::2], parts[1::2], strict=True)}
 
 
-GENERAL = explained("""
+GENERAL = Keys(
+    meanings=explained("""
 experiment: Name of the experiment in result files and in the default workdir.
 category: What the experiment was made for. It is written behind the file's name: FILE:CATEGORY.
 method: A method of jaxad, or `package.module:create` for one outside.
@@ -59,80 +89,36 @@ evaluate.heatmap_sigma: Standard deviation, in pixels of the scored map, by whic
 evaluate.pro_limit: False-positive rate up to which AU-PRO integrates.
 checkpoint.every_steps: Steps between two checkpoints. SIGTERM and ctrl-C save one before the training stops.
 checkpoint.keep: Checkpoints that are kept.
-""")
-
-BY_METHOD = {
-    "nsa": explained("""
-data.synthesis: Whether examples are made on the device or, with OpenCV, on the host.
-data.channels: Channels of the images: 3, or 1 for grey ones. `normalize` then holds one number each.
-data.lists: The folder of the three lists of chest X-rays.
-data.train_list: The list of good training images in it.
-data.test_good_list: The list of good test images.
-data.test_abnormal_list: The list of abnormal test images.
-label: What the network is taught of a pixel.
 """),
-    "cutpaste": explained("""
-steps_per_epoch: Steps of an epoch, in place of once through the images. The learning rate is constant in one.
-proxy.task: What is told apart; the proxy task.
-model.backbone: The network; `resnet18_small` is for images of 32 pixels.
-model.weights: A safetensors file of published weights, FILE or `hf:OWNER/REPO`; empty to train from scratch.
-model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
-model.frozen_norm: BatchNorm stays as it was published.
-model.stochastic_depth: Share of blocks that a training step skips (EfficientNet).
-model.head_depth: Layers of the projection head.
-model.head_width: Channels of the projection head.
-optim.l2: Factor of the kernels' squared norm in the loss.
-optim.head_epochs: Epochs that train the head alone, before all layers.
-optim.head_learning_rate: Learning rate of these.
-density.levels: Stages that a density is fitted on, with commas between; `pool` is the last one, averaged.
-density.per_location: Each position has a density of its own, for parts that lie alike in every image.
-density.name: The density of the good images' features.
-density.l2_normalize: Features are divided by their norm first.
-density.shrinkage: How the Gaussian's covariance is made invertible.
-density.ridge: What is added to every variance, in squared units of the features.
-density.bandwidth: Bandwidth of the kernel density.
-density.components: Components of the mixture.
-density.covariance: Covariances of the mixture.
-density.tolerance: Gain in log likelihood at which the fit of the mixture ends.
-score.level: The one of `density.levels` that scores.
-score.gradcam: What the map explains: the density's score or the classifier's log odds.
-patch.crop: Patch model: side in pixels of the random training crops.
-patch.size: Patch model: side in pixels of the patches that are scored.
-patch.stride: Patch model: pixels between two patches.
-patch.per_location: Patch model: each place has a density of its own.
-patch.chunk: Patch model: patches that are computed at once. No score depends on it.
-"""),
-    "dla": explained("""
-model.width: Channels of the projection and of the prediction.
-model.bottleneck: Channels between the two layers of the prediction.
-model.dense_hidden: Channels between the two layers of the dense heads.
-model.dense_width: Channels of the dense heads.
-model.zero_init_residual: Residual blocks start as their shortcuts, as in SimSiam's program.
-model.dropout: Rate of the dropout, in training and in the passes of the scoring.
-model.dropout_place: Dropout inside the blocks or behind the stages.
-model.remat: Computes the blocks again in the gradient, so that the paper's batch needs less memory.
-objective.global_weight: Weight of the global loss; 0 switches it off.
-objective.dense_weight: Weight of the dense loss.
-objective.negative_weight: Weight of the loss of negative samples.
-objective.pairs: Positive pairs: of all images of a batch, or of an image with itself alone.
-objective.reverse: Equation 14 recomputed, or as it is printed.
-optim.weight_decay: Weight decay.
-score.stages: Stages that are compared, with commas between.
-score.channels: Mean or sum of the squared differences over the channels; the sum is the paper's.
-score.standardize: Squared differences are divided by their variance over good images; the paper's are not.
-score.passes: Dropout passes.
-score.regression_weight: Weight of the regression error.
-score.uncertainty_weight: Weight of the uncertainty; 0 saves the passes.
-"""),
-    "baseline": explained("""
-score.sigma: Standard deviation in pixels of the blur.
-score.floor: What is added to every standard deviation, in grey levels.
-"""),
-    "synthetic_anomalies": explained("""
-size: Bounds of a shape's longer side, as shares of the image's side.
-digits: scikit-learn's digits, or MNIST's.
-mnist_root: The folder in which TensorFlow Datasets has prepared MNIST.
-natural_root: A folder of natural images.
-data_root: Where the test images are now, if not where they were.
-"""),
-}
+    at_least={
+        "seed": 0,
+        "epochs": 0,
+        "steps_per_call": 0,
+        "batch": 1,
+        "log_every": 1,
+        "synthetic_every": 0,
+        "data.size": 1,
+        "data.white_level": 0,
+        "data.max_megapixels": 1,
+        "data.workers": 0,
+        "data.cache_gib": 0.0,
+        "data.device_gib": 0.0,
+        "optim.learning_rate": 0.0,
+        "optim.final_learning_rate": 0.0,
+        "score.size": 1,
+        "evaluate.batch": 1,
+        "evaluate.crop": 0,
+        "evaluate.heatmap_sigma": 0.0,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep": 1,
+    },
+    below={"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100},  # a larger one takes hours to draw
+    shares={
+        "data.holdout": "[0, 1)",
+        "optim.momentum": "[0, 1)",
+        "score.top": "(0, 1]",
+        "threshold.false_alarm_rate": "[0, 1)",
+        "evaluate.pro_limit": "(0, 1]",
+    },
+    used_with={"score.top": ("score.reduction", "top"), "threshold.false_alarm_rate": ("data.holdout", None)},
+)

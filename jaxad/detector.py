@@ -328,7 +328,7 @@ class Detector:
 def read_config(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> ConfigDict:
     """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
     workdir = Path(workdir)
-    config = configs.override(configs.read(workdir), overrides or {})
+    config = configs.override(configs.read(workdir), overrides or {}, rules_of=methods.rules_of)
     if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
         raise UserError(
             f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."

@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 
 from jaxad import config as configs
-from jaxad import data, errors, evaluate
+from jaxad import data, errors, evaluate, methods
 from jaxad.runtime import devices, processes, provenance
 from jaxad.training import loop, synthetic_validation
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(flags: argparse.Namespace, overrides: dict[str, str], command: str) -> None:
-    config = configs.load(flags.config, overrides)
+    config = configs.load(flags.config, overrides, rules_of=methods.rules_of)
     name = f"{config.experiment}/{evaluate.category_of(config)}/seed{config.seed}"
     workdir = Path(flags.workdir or f"runs/{name}")
     print(f"workdir: {workdir}", flush=True)

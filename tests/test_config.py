@@ -13,7 +13,7 @@ import pytest
 
 import jaxad
 from jaxad import config as configs
-from jaxad import evaluate, predict
+from jaxad import evaluate, methods, predict
 from jaxad.errors import UserError
 from tests.commands import train
 from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_parts
@@ -134,7 +134,7 @@ def test_values_from_python_of_the_wrong_type(key, given, word):
 ])  # fmt: skip
 def test_an_override_without_effect_is_refused(file, given, word):
     with refuses(next(iter(given)), word):
-        configs.load(file, given)
+        configs.load(file, given, rules_of=methods.rules_of)
 
 
 def test_an_override_that_another_one_puts_into_effect():

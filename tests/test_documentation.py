@@ -68,10 +68,10 @@ def test_another_digit_in_a_file_is_found(file, tmp_path):
 
 def test_a_key_without_a_meaning_and_a_meaning_without_a_key_are_found(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"config\.seed of \w+ is not explained"):
-        patch.delitem(config_keys.GENERAL, "seed")
+        patch.delitem(config_keys.GENERAL.meanings, "seed")
         keys.table("")
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="no experiment has sede"):
-        patch.setitem(config_keys.GENERAL, "sede", "nothing")
+        patch.setitem(config_keys.GENERAL.meanings, "sede", "nothing")
         keys.table("")
 
 

@@ -3,13 +3,24 @@
 import difflib
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
+from jaxad.config_keys import Keys
 from jaxad.errors import UserError
 from jaxad.methods import baseline, cutpaste, dla, nsa
 from jaxad.methods.method import REDUCTIONS, Method, untrained
 
+_MODULES = {
+    "nsa": nsa,
+    "cutpaste": cutpaste,
+    "cutpaste_untrained": cutpaste,
+    "dla": dla,
+    "dla_untrained": dla,
+    "baseline_mean": baseline,
+}
 METHODS = {
     "nsa": nsa.create,
     "cutpaste": cutpaste.create,
@@ -24,12 +35,15 @@ def create(config: ConfigDict) -> Method:
     """Fills the record of the method that ``config.method`` names.
 
     ``package.module:create`` names a method outside jaxad: a function ``create(config) -> Method`` of a module that
-    Python finds. Whoever loads a detector of such a method runs that module.
+    Python finds. Whoever loads a detector of such a method runs that module. Its ``KEYS``, if it has any, are rules
+    for its config keys, see `jaxad.config_keys.Keys`.
 
     Raises:
       UserError: There is no such method, or a value of the config is none the method can take.
     """
-    method = _creator(config.method)(config)
+    create = _creator(config.method)
+    configs.check_ranges(configs.flatten(config), rules_of(config.method))
+    method = create(config)
     if not isinstance(method, Method):
         raise UserError(
             f"config.method {config.method} must return a jaxad.methods.method.Method, not {method!r}", about="method"
@@ -55,21 +69,38 @@ def create(config: ConfigDict) -> Method:
     return method
 
 
+def rules_of(name: str) -> Keys:
+    """The rules for the config keys that a method has: ``KEYS`` of its module, if there are any.
+
+    Raises:
+      UserError: The method lies outside jaxad and cannot be imported.
+    """
+    module = _outside(name) if ":" in name else _MODULES.get(name)
+    return getattr(module, "KEYS", Keys())
+
+
 def _creator(name: str) -> Callable[[ConfigDict], Method]:
     if name in METHODS:
         return METHODS[name]
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
         raise UserError(f"config.method {name!r} is unknown; did you mean {near[0]!r}?", about="method")
+    module = _outside(name)
+    if not callable(getattr(module, "create", None)):
+        raise UserError(
+            f"config.method {name}: module {module.__name__} has no function create(config)", about="method"
+        )
+    return module.create
+
+
+def _outside(name: str) -> ModuleType:
+    """The module of a method outside jaxad."""
+    module, _, function = name.partition(":")
     if function != "create":  # a config may come from anywhere, and not every function may be called with one
         raise UserError(f"config.method {name} must name a function create: write {module}:create", about="method")
     try:
-        found = importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
             f"config.method {name} cannot be imported ({error}); check its name and PYTHONPATH", about="method"
         ) from error
-    if not callable(getattr(found, function, None)):
-        raise UserError(f"config.method {name}: module {module} has no function create(config)", about="method")
-    return found.create

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, reduce_map
+
+KEYS = Keys(
+    meanings=explained("""
+score.sigma: Standard deviation in pixels of the blur.
+score.floor: What is added to every standard deviation, in grey levels.
+"""),
+)
 
 
 def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:

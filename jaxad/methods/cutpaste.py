@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
+from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import Hooks, Method, Scores, check_choices, compute_dtype, in_batches, normalizer, options_of
 from jaxad.models import weights
@@ -32,6 +33,59 @@ from jaxad.scoring import density as densities
 from jaxad.scoring import localization
 
 POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged
+
+KEYS = Keys(
+    meanings=explained("""
+steps_per_epoch: Steps of an epoch, in place of once through the images. The learning rate is constant in one.
+proxy.task: What is told apart; the proxy task.
+model.backbone: The network; `resnet18_small` is for images of 32 pixels.
+model.weights: A safetensors file of published weights, FILE or `hf:OWNER/REPO`; empty to train from scratch.
+model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
+model.frozen_norm: BatchNorm stays as it was published.
+model.stochastic_depth: Share of blocks that a training step skips (EfficientNet).
+model.head_depth: Layers of the projection head.
+model.head_width: Channels of the projection head.
+optim.l2: Factor of the kernels' squared norm in the loss.
+optim.head_epochs: Epochs that train the head alone, before all layers.
+optim.head_learning_rate: Learning rate of these.
+density.levels: Stages that a density is fitted on, with commas between; `pool` is the last one, averaged.
+density.per_location: Each position has a density of its own, for parts that lie alike in every image.
+density.name: The density of the good images' features.
+density.l2_normalize: Features are divided by their norm first.
+density.shrinkage: How the Gaussian's covariance is made invertible.
+density.ridge: What is added to every variance, in squared units of the features.
+density.bandwidth: Bandwidth of the kernel density.
+density.components: Components of the mixture.
+density.covariance: Covariances of the mixture.
+density.tolerance: Gain in log likelihood at which the fit of the mixture ends.
+score.level: The one of `density.levels` that scores.
+score.gradcam: What the map explains: the density's score or the classifier's log odds.
+patch.crop: Patch model: side in pixels of the random training crops.
+patch.size: Patch model: side in pixels of the patches that are scored.
+patch.stride: Patch model: pixels between two patches.
+patch.per_location: Patch model: each place has a density of its own.
+patch.chunk: Patch model: patches that are computed at once. No score depends on it.
+"""),
+    at_least={
+        "steps_per_epoch": 1,
+        "model.head_depth": 0,
+        "model.head_width": 1,
+        "optim.l2": 0.0,
+        "optim.head_epochs": 0,
+        "optim.head_learning_rate": 0.0,
+        "patch.chunk": 1,
+    },
+    shares={"model.stochastic_depth": "[0, 1)"},
+    used_with={
+        "optim.head_learning_rate": ("optim.head_epochs", None),
+        "density.shrinkage": ("density.name", "gaussian"),
+        "density.bandwidth": ("density.name", "kernel"),
+        "density.components": ("density.name", "gaussian_mixture"),
+        "density.covariance": ("density.name", "gaussian_mixture"),
+        "density.tolerance": ("density.name", "gaussian_mixture"),
+    },
+    unfitted=("density.", "score.level"),
+)
 
 
 class RandomCrop:

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad.augment.dla import local, views
+from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import (
     Hooks,
@@ -42,6 +43,44 @@ CHANNELS = ("mean", "sum")
 # variance. On synthetic defects in held-out bottles, shares from 0.001 to 0.1 differ by less than a point.
 FLOOR = 0.01
 COLLAPSED = 0.1  # the spread of projections below which a warning is due; chosen, the papers have no number
+
+KEYS = Keys(
+    meanings=explained("""
+model.width: Channels of the projection and of the prediction.
+model.bottleneck: Channels between the two layers of the prediction.
+model.dense_hidden: Channels between the two layers of the dense heads.
+model.dense_width: Channels of the dense heads.
+model.zero_init_residual: Residual blocks start as their shortcuts, as in SimSiam's program.
+model.dropout: Rate of the dropout, in training and in the passes of the scoring.
+model.dropout_place: Dropout inside the blocks or behind the stages.
+model.remat: Computes the blocks again in the gradient, so that the paper's batch needs less memory.
+objective.global_weight: Weight of the global loss; 0 switches it off.
+objective.dense_weight: Weight of the dense loss.
+objective.negative_weight: Weight of the loss of negative samples.
+objective.pairs: Positive pairs: of all images of a batch, or of an image with itself alone.
+objective.reverse: Equation 14 recomputed, or as it is printed.
+optim.weight_decay: Weight decay.
+score.stages: Stages that are compared, with commas between.
+score.channels: Mean or sum of the squared differences over the channels; the sum is the paper's.
+score.standardize: Squared differences are divided by their variance over good images; the paper's are not.
+score.passes: Dropout passes.
+score.regression_weight: Weight of the regression error.
+score.uncertainty_weight: Weight of the uncertainty; 0 saves the passes.
+"""),
+    at_least={
+        "model.width": 1,
+        "model.bottleneck": 1,
+        "model.dense_hidden": 1,
+        "model.dense_width": 1,
+        "objective.global_weight": 0.0,
+        "objective.dense_weight": 0.0,
+        "objective.negative_weight": 0.0,
+        "optim.weight_decay": 0.0,
+        "score.regression_weight": 0.0,
+        "score.uncertainty_weight": 0.0,
+    },
+    shares={"model.dropout": "[0, 1)"},
+)
 
 
 def stages_of(config: ConfigDict) -> list[str]:

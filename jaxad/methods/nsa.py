@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxad.augment.nsa import device, host, host_views, views
 from jaxad.augment.nsa.settings import LABELS, Synthesis
+from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import (
     Batch,
@@ -37,6 +38,18 @@ from jaxad.runtime.devices import AXIS
 STRIDE = 32  # of the encoder's last stage
 PLACES = ("device", "host")  # of the synthesis
 SKIPPED = 0.25  # share of patches without a place, from which on the user is told
+
+KEYS = Keys(
+    meanings=explained("""
+data.synthesis: Whether examples are made on the device or, with OpenCV, on the host.
+data.channels: Channels of the images: 3, or 1 for grey ones. `normalize` then holds one number each.
+data.lists: The folder of the three lists of chest X-rays.
+data.train_list: The list of good training images in it.
+data.test_good_list: The list of good test images.
+data.test_abnormal_list: The list of abnormal test images.
+label: What the network is taught of a pixel.
+"""),
+)
 
 
 class HostExample:

@@ -21,7 +21,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import errors, evaluate, report
+from jaxad import errors, evaluate, methods, report
 from jaxad.data import tfds
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError, counted
@@ -90,7 +90,7 @@ def expand(
     for category, *point, seed in itertools.product(categories, *grid.values(), range(seeds)):
         values = dict(zip(grid, point, strict=True))
         changed = overrides | values | {"seed": str(seed)}
-        config = configs.load(f"{file}:{category}", changed)
+        config = configs.load(f"{file}:{category}", changed, rules_of=methods.rules_of)
         _check_category(file, category, config)
         root = Path(workdir or f"runs/{config.experiment}")
         parts = [category, ",".join(f"{key}={value}" for key, value in values.items()), f"seed{seed}"]
@@ -150,7 +150,7 @@ def _claim(root: Path, runs: Sequence[tuple[Run, ConfigDict]], command: str) -> 
             )
     for run, config in runs:
         if (run.workdir / "config.json").exists():
-            configs.claim(run.workdir, config)
+            configs.claim(run.workdir, config, unfitted=methods.rules_of(config.method).unfitted)
     disk.write_json(path, {"command": command, "runs": now})
 
 

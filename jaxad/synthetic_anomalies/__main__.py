@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, evaluate, metrics, report
+from jaxad.config_keys import explained
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
 from jaxad.data.image import (
@@ -38,7 +39,14 @@ from jaxad.runtime import devices, disk, provenance
 from jaxad.synthetic_anomalies import shapes
 
 FILE, PICTURE = "synthetic_anomalies.json", "synthetic_anomalies.png"
-SETTINGS = ("seed", "size", "digits", "mnist_root", "natural_root", "data_root")
+# Its config keys, besides ``seed``, and what they are.
+SETTINGS = explained("""
+size: Bounds of a shape's longer side, as shares of the image's side.
+digits: scikit-learn's digits, or MNIST's.
+mnist_root: The folder in which TensorFlow Datasets has prepared MNIST.
+natural_root: A folder of natural images.
+data_root: Where the test images are now, if not where they were.
+""")
 # The columns of Table 6 by name: what is pasted, and whether natural images fill it.
 COLUMNS = {
     "Digit": ("digit", False),
@@ -306,7 +314,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     flags, overrides = configs.arguments(parser, argv)
     devices.set_up_process()
-    settings = configs.load(flags.config, overrides, required=SETTINGS)
+    settings = configs.load(flags.config, overrides, required=("seed", *SETTINGS))
     largest = max(configs.max_pixels(detector.read_config(workdir)) for workdir in flags.workdir)
     given, rows = source(settings, max_pixels=largest), []
     typed = ["--config", flags.config, *(f"--config.{key}={value}" for key, value in overrides.items())]

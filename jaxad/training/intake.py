@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
+from jaxad import methods
 from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
@@ -120,7 +121,8 @@ def _read_all(source: Source) -> None:
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """`jaxad.config.claim` by process 0, for all processes, which must see the same workdir."""
     if processes.is_main_process():
-        configs.claim(workdir, config, remedy=binding.advice(workdir))
+        unfitted = methods.rules_of(config.method).unfitted
+        configs.claim(workdir, config, unfitted=unfitted, remedy=binding.advice(workdir))
     processes.barrier()
     if not (workdir / "config.json").exists():
         raise UserError(

@@ -15,7 +15,10 @@ from tests.refusals import refuses
 
 METHOD = """
 import jax.numpy as jnp
+from jaxad.config_keys import Keys
 from jaxad.methods.method import Method, Scores
+
+KEYS = Keys(shares={"model.start": "[0, 1)"}, used_with={"model.start": ("model.blank", "no")})
 
 
 def create(config):
@@ -28,7 +31,7 @@ def create(config):
         return Scores(maps.max((1, 2)), maps)
 
     return Method(
-        init=lambda key, image: {"params": {"mean": jnp.zeros(image.shape[1:])}, "batch_stats": {}},
+        init=lambda key, image: {"params": {"mean": jnp.full(image.shape[1:], config.model.start)}, "batch_stats": {}},
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
@@ -42,9 +45,12 @@ BASE = {str(ROOT / "experiments" / "nsa_logistic.py")!r}
 
 def get_config(category="texture"):
     size = {SIZE}
-    return configs.load(f"{{BASE}}:{{category}}", {{
+    config = configs.load(f"{{BASE}}:{{category}}", {{
         "method": "my_method:create", "experiment": "mine", "data.size": size, "score.size": size, "view.crop": size,
         "batch": 2, "epochs": 4, "log_every": 1, "checkpoint.every_steps": 2, "optim.learning_rate": 0.05}})
+    with config.unlocked():
+        config.model = {{"start": 0.25, "blank": "no"}}
+    return config
 """
 
 
@@ -57,12 +63,13 @@ def folder(tmp_path):
 
 
 def run(folder, *arguments, status=0):
+    """What a command prints in the folder, in which Python finds the method."""
     path = os.pathsep.join([str(folder), str(ROOT)])
     command = [sys.executable, "-m", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_it_trains_resumes_evaluates_and_predicts(folder):
@@ -82,6 +89,16 @@ def test_it_trains_resumes_evaluates_and_predicts(folder):
     assert "image AUROC" in run(folder, "jaxad.evaluate", "--workdir", "again")
     write(folder / "new.png", part(3, spot=True))
     assert "1 image" in run(folder, "jaxad.predict", "--workdir", "again", "new.png")
+
+
+def test_its_keys_have_the_rules_that_it_declares(folder):
+    train = ["jaxad.train", "--config", "mine.py", "--workdir", "W"]
+    assert "config.model.start must lie in [0, 1), not 1.0" in run(folder, *train, "--config.model.start=1", status=2)
+    changes = ["--config.model.blank=yes", "--config.model.start=0.5"]
+    assert "config.model.start has no effect while config.model.blank is yes" in run(folder, *train, *changes, status=2)
+    (folder / "mine.py").write_text(EXPERIMENT.replace("0.25", "1.5"))
+    assert "config.model.start must lie in [0, 1), not 1.5" in run(folder, *train, status=2)
+    assert not (folder / "W").exists()
 
 
 @pytest.mark.parametrize(
