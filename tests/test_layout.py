@@ -147,8 +147,8 @@ def test_public_things_have_docstrings():
     for file, tree in MODULES.items():
         assert not tree.body or ast.get_docstring(tree), f"{place(file)} has no docstring"
         for node in top_level(tree, FUNCTIONS | ast.ClassDef) + methods_of(tree):
-            is_property = any(dotted(decorator) == "property" for decorator in node.decorator_list)
-            if not node.name.startswith("_") and not is_property:
+            is_signature = any(dotted(decorator) in ("property", "overload") for decorator in node.decorator_list)
+            if not node.name.startswith("_") and not is_signature:
                 assert ast.get_docstring(node), f"{place(file, node)}: {node.name} has no docstring"
 
 
