@@ -391,6 +391,7 @@ def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_falls_back_and_says_so(capsys, root, workdir, brightness):
     assert command(train.main, *training(root, workdir)) == 0
     file = largest(workdir / "checkpoints" / "4")
@@ -427,6 +428,7 @@ def test_a_detector_with_missing_files(capsys, copy):
     )
 
 
+@pytest.mark.slow
 def test_training_again_repairs_a_detector(capsys, copy, fitted):
     flip(largest(copy / "detector"))
     assert command(train.main, *baseline(fitted / "sets", copy, data__holdout=0.3)) == 0
@@ -442,6 +444,7 @@ def test_a_damaged_threshold_file(capsys, copy, text):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "[", "7"])
 @pytest.mark.parametrize("name, remedy", [
     ("config.json", "restore it or choose another --workdir"),

@@ -58,6 +58,7 @@ def made(request, root, tmp_path_factory):
     return request.param, run(folder / "made" / "tiny.json", arguments(root, data__synthesis=request.param))
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(made):
     place, results = made
     assert list(results["figures"]) == FIGURES
@@ -151,6 +152,7 @@ def test_a_method_without_training_says_so(root, tmp_path):
     assert "| training step | n/a: baseline_mean is not trained |" in report.benchmarks([results])
 
 
+@pytest.mark.slow
 def test_what_there_is_no_data_for_is_missing(tmp_path, capsys):
     write_parts(tmp_path, train=4)
     given = arguments(tmp_path, data__root=tmp_path / "nut" / "train" / "good", epochs=1)

@@ -117,6 +117,7 @@ def check_training_and_evaluation(root, workdir, capsys):
     assert json.loads((workdir / "results.json").read_text())["image"] == results["image"]
 
 
+@pytest.mark.slow
 @needs_tfds
 def test_training_and_evaluation_on_tfds_format(small, classes, tmp_path, capsys):  # noqa: F811
     check_training_and_evaluation(classes, tmp_path, capsys)

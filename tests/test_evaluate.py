@@ -216,6 +216,7 @@ def test_without_test_images_training_says_what_to_do(tmp_path, capsys):
     assert "there are no test images; set config.data.test" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_textures_are_trained_on_larger_images_than_they_are_scored_on(tmp_path, monkeypatch):
     # Held-out images, which fit the threshold, and test images are both seen at the size of scoring.
     monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
@@ -274,6 +275,7 @@ def by_hand(workdirs):
     return np.mean(image, axis=0), np.mean(maps, axis=0), scores
 
 
+@pytest.mark.slow
 def test_good_scores_are_those_of_the_held_out_images(members):
     found = jaxad.load(members[1])
     train_set = data.load(found.config).train
@@ -383,6 +385,7 @@ def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):
     assert alive == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_test_set_that_members_share_is_read_once(members, run, tmp_path, monkeypatch):
     read, roots = evaluate.read_test_set, []
     def reading(config, white_level):
@@ -400,6 +403,7 @@ def test_a_test_set_that_members_share_is_read_once(members, run, tmp_path, monk
     assert roots[1:] == [str(run / "sets"), str(sets)]
 
 
+@pytest.mark.slow
 def test_different_methods_can_be_members(run, tmp_path, monkeypatch):
     monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
     given = {"method": "tiny", "data.root": run / "sets" / "nut", "data.size": SIZE, "epochs": 1, "batch": 8}

@@ -39,6 +39,7 @@ def test_every_published_category_has_a_row_of_its_own():
     assert set(demo.CATEGORIES) < set(SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_loads_is_locked_and_survives_json_in_every_category(file, tmp_path):
     for category in EVERY:
@@ -249,6 +250,7 @@ def test_every_file_that_derives_from_nsa_is_a_column():
     assert derived == set(NSA_CHANGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NSA_CHANGES)
 def test_nsas_columns_differ_in_nothing_else(name):
     for category in SETTINGS:

@@ -101,6 +101,7 @@ def runs(request, tmp_path_factory) -> Runs:
     return runs
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_steps_changes_nothing(runs) -> None:
     rng = np.random.default_rng()
     for _ in range(KILLS):
@@ -115,6 +116,7 @@ def test_sigkill_at_random_steps_changes_nothing(runs) -> None:
     runs.assert_same("killed", "complete")
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_workdir(runs) -> None:
     """The second is refused, whenever it comes, and the first is not disturbed."""
     first = runs.start("shared")

@@ -73,6 +73,7 @@ def test_golden_values(case):
     np.testing.assert_allclose(metrics.average_precision(thresholds), golden[f"pixel_ap{case}"], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [0, 1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_pixel_metrics_agree_with_references(seed, levels):

@@ -40,6 +40,7 @@ def public_case(types: str, *, compiled: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("name", products.PRODUCTS)
 def test_products_of_few_numbers_for_many_rows_are_right(name: str) -> None:

@@ -74,6 +74,7 @@ def test_tables_of_names_that_are_no_utf_8_are_utf_8(root, tmp_path):
     assert named.items() <= rows.items() and len(rows) == 8
 
 
+@pytest.mark.slow
 def test_paths_with_a_nul_character(capsys, root, copy, fitted):
     """None reaches a command by its command line, but every one may by its function."""
     bad, nut = f"{root}/a\0b", root / "nut" / "test" / "good"

@@ -374,6 +374,7 @@ def other(workdir):
     return folder / "other"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["a picture", "the table", "the marker"])
 def test_no_row_of_one_detector_survives_what_another_has_begun(workdir, other, tmp_path, monkeypatch, at):
     """Another detector's call is killed while it makes the folder ready; then the first one goes on, or the other."""
@@ -397,6 +398,7 @@ def test_no_row_of_one_detector_survives_what_another_has_begun(workdir, other, 
             assert (output / row["heatmap"]).read_bytes() == (tmp_path / last.name / row["heatmap"]).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "utf-8:strict"}])
 def test_names_of_any_bytes_and_lengths_in_any_locale(workdir, tmp_path, encoding):
     names = [b"caf\xe9.png", rb"caf\xe9.png", "\u00fc".encode() * 120 + b".png", b"x" * 250 + b".png"]

@@ -264,6 +264,7 @@ def test_heatmaps_of_far_outliers_are_logarithmic():
     assert b"mathdefault{10^{4}}" in charts.pixel_histogram(masks, maps)
 
 
+@pytest.mark.slow
 def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
     rng, drawn = np.random.default_rng(0), []
     fit = TSNE.fit_transform

@@ -58,6 +58,7 @@ def inside_or_all(image, inside):
     return np.ones(image.shape[:2], bool) if inside is None else inside
 
 
+@pytest.mark.slow
 def test_values_by_hand():
     orange = jnp.array([[[0.8, 0.4, 0.2]]])
     np.testing.assert_allclose(BRIGHTNESS(orange, 1.5)[0, 0], [1.0, 0.6, 0.3], atol=1e-6)
@@ -110,6 +111,7 @@ def test_jitter_applies_the_four_in_the_drawn_order():
     assert all(np.abs(results[0] - other).max() > 0.01 for other in results[1:])  # the order matters
 
 
+@pytest.mark.slow
 def test_jitter_is_the_same_plain_vmapped_and_jitted():
     images = np.stack([picture(16, 16, seed) for seed in range(4)])
     keys = jax.random.split(jax.random.key(0), 4)

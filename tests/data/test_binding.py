@@ -85,6 +85,7 @@ def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsy
     assert result(complete) == before
 
 
+@pytest.mark.slow
 def test_restart_trains_on_the_new_images_as_in_a_fresh_workdir(complete, root, tmp_path) -> None:
     (complete / "predictions").mkdir()
     (complete / "notes.txt").write_text("mine")
@@ -154,6 +155,7 @@ def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> Non
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["checkpoints", "report.html"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content, words", [
     (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
     ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged (Unterminated string starting at: line 1 column "
@@ -166,6 +168,7 @@ def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, 
     assert message == words.format(complete) + ADVICE.format(complete)
 
 
+@pytest.mark.slow
 def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root, capsys) -> None:
     """Whatever keys they lack, they are not called damaged, and what the sentence says to do works."""
     again, kept = arguments(root, complete), (complete / "config.json").read_text()
@@ -195,6 +198,7 @@ def test_another_order_of_the_same_images_is_refused(complete, root, capsys) -> 
     assert "was made with: their order has changed; restore" in refusal(capsys, train.main, *arguments(root, complete))
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_may_be_replaced_before_anything_was_made(root, tmp_path, capsys) -> None:
     whole = (root / "00.png").read_bytes()
     (root / "00.png").write_bytes(whole[:-20])
@@ -215,6 +219,7 @@ def test_images_that_change_while_a_training_was_stopped_are_refused(root, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_by_its_white_level(root, tmp_path, monkeypatch, capsys) -> None:
     """Images of 12 bits in 16: weights, threshold and scores are those of an undisturbed run."""
     for path in root.glob("*.png"):
@@ -242,6 +247,7 @@ def swap(path: Path, other: Path, workdir: Path, delay: float) -> threading.Thre
     return thread
 
 
+@pytest.mark.slow
 def test_files_swapped_under_a_running_command(complete, root, tmp_path, capsys) -> None:
     """At random moments an image is replaced: the run ends as an undisturbed one to the bit, or with one sentence."""
     expected, rng, refused = result(complete), np.random.default_rng(), 0

@@ -216,6 +216,7 @@ def detector(trained):
     return jaxad.load(trained / "work")
 
 
+@pytest.mark.slow
 def test_the_network_has_one_channel(detector):
     assert detector.channels == 1
     assert detector.variables["params"]["conv1"]["kernel"].shape[2] == 1

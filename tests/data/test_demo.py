@@ -98,6 +98,7 @@ def test_visible_keeps_changes_above_the_threshold_fills_gaps_and_drops_specks()
     assert not demo._visible(good, good).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("category", demo.CATEGORIES)
 def test_distance_to_the_mean_picture_does_not_solve_it(category):
     train, test = demo.load(category, size=128, train=60, test_good=30, test_defective=10)

@@ -262,6 +262,7 @@ def test_a_resumed_prediction_reports_the_images_of_all_its_parts(tmp_path, caps
     assert "going on after 4 of 6 images" in printed and "6 images hold values above 4095" in printed
 
 
+@pytest.mark.slow
 def test_the_level_is_that_of_the_training_wherever_the_detector_goes(tmp_path, capsys) -> None:
     """Pickled, after a resumed training, and in an ensemble; the threshold is dropped with another level."""
     root, work, other = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "work", tmp_path / "other"
@@ -314,6 +315,7 @@ def test_levels_that_cannot_be(tmp_path, capsys) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_shared("data", "mvtec_ad", "bottle")
 def test_bottles_of_12_bits_score_as_those_of_8(tmp_path) -> None:
     """A third of MVTec AD's bottle at 64 pixels."""

@@ -76,6 +76,7 @@ def nsa_stream():
     return images, example, stream(images, example, stop=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(nsa_stream, workers: int) -> None:
     images, example, expected = nsa_stream
@@ -83,6 +84,7 @@ def test_workers_change_nothing(nsa_stream, workers: int) -> None:
     assert_identical(stream(images, example, stop=6, workers=workers), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "workers"), [(1, 0), (5, 0), (3, 2)])
 def test_resuming_slices_the_stream(nsa_stream, start: int, workers: int) -> None:
     images, example, expected = nsa_stream
@@ -124,6 +126,7 @@ def test_every_epoch_shows_every_image_once_in_a_new_order() -> None:
     assert positions.dtype == np.int32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_steps_of_a_call_are_those_of_single_calls(workers: int) -> None:
     images = numbered(7)
@@ -191,6 +194,7 @@ def process(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) ->
     return {"process": np.int64(os.getpid())}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
 def test_workers_end_with_a_killed_training_process() -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -156,6 +156,7 @@ def test_enough_held_out_images_need_no_word(tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_images_without_a_folder_have_a_place_too(tmp_path, capsys) -> None:
     _, file, *_ = baseline("", "")
     given = ["--config", file.removesuffix(":nut"), "--workdir", tmp_path / "work", "--config.data.size=32"]

@@ -119,6 +119,7 @@ def test_a_fingerprint_is_that_of_the_stored_image(bottles):
     assert made.bound(found, None) is made
 
 
+@pytest.mark.slow
 @needs_tfds
 @needs_shared("data", "mvtec_ad", "bottle")
 def test_real_bottles_have_the_pixels_of_the_folders(tmp_path):

@@ -94,6 +94,7 @@ def test_the_penalty_covers_kernels_alone():
     assert cutpaste.l2_penalty(params | {"c": {"kernel": jnp.array([[3.0]])}}) == (1 + 4 + 9) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["cutout_grey", "rotation"])
 def test_an_example_becomes_every_class_on_the_device(small, task):
     config = config_of(proxy__task=task)
@@ -147,6 +148,7 @@ def test_the_network_is_trained_on_normalised_images(small):
     np.testing.assert_allclose(batch_stats["encoder"]["bn"]["mean"], 0.1 * convolved.mean((0, 1, 2)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_take_the_same_step(small):
     """The classes are made inside the step: with the batch on the devices nothing moves from or to the host."""
     method, optimizer = methods.create(config_of()), optax.sgd(0.1, momentum=0.9)
@@ -196,6 +198,7 @@ def fitted(small):
     return fit
 
 
+@pytest.mark.slow
 def test_image_scores_against_scikit_learn(fitted):
     method, variables, density = fitted()
     good = stage_of(variables, pictures(10, seed=5) / np.float32(255)).mean((1, 2))
@@ -206,6 +209,7 @@ def test_image_scores_against_scikit_learn(fitted):
     np.testing.assert_allclose(method.score(variables, density, images).image, reference_scores, rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [
     {"density__name": "kernel"},
     {"density__name": "kernel", "density__bandwidth": "0.25"},
@@ -238,6 +242,7 @@ def upsampled(maps):
     return maps
 
 
+@pytest.mark.slow
 def test_gradcam_of_the_density_by_hand(fitted):
     """Every position's gradient is C^-1 (f - mean) / positions by twice the score's root, f the pooled features."""
     method, variables, density = fitted(density__shrinkage="ridge", density__ridge=0.01)
@@ -255,6 +260,7 @@ def test_gradcam_of_the_density_by_hand(fitted):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.max()))
 
 
+@pytest.mark.slow
 def test_gradcam_of_an_image_like_the_mean_is_zero(small):
     method = methods.create(config_of(density__shrinkage="ridge", density__ridge=1e-6))
     variables, images = jax.tree.map(jnp.zeros_like, variables_of(method)), pictures(1)  # all features are exactly zero
@@ -312,6 +318,7 @@ def test_crops_are_parts_of_the_image_everywhere():
     assert places == {(top, left) for top in range(3) for left in range(2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_location", [False, True])
 def test_patches_are_scored_one_by_one(small, per_location):
     config = config_of(PATCH, patch__per_location=per_location)
@@ -414,6 +421,7 @@ def test_too_few_images_are_refused_before_the_training(small, tmp_path, capsys)
     assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_a_density_that_fails_can_be_changed_without_training_again(run, tmp_path, capsys):
     with pytest.raises(AssertionError):  # command's status 2
         run(WHOLE, density__shrinkage="ridge", density__ridge=1e-30)
@@ -465,6 +473,7 @@ def assert_usable(root, workdir):
     assert found.map.shape == (3, 48, 48) and np.isfinite(found.image).all() and np.isfinite(found.map).all()
 
 
+@pytest.mark.slow
 def test_the_commands_on_whole_images(run):
     root, workdir = run(WHOLE)
     rows = read_history(workdir)
@@ -480,6 +489,7 @@ def test_the_commands_on_whole_images(run):
     assert not np.allclose(found[0].map, found[1].map)
 
 
+@pytest.mark.slow
 def test_the_commands_on_patches(run):
     assert_usable(*run(PATCH, patch__per_location="true", proxy__task="cutout_grey"))
 

@@ -101,6 +101,7 @@ def augmenting(augment, options):
 # What an image becomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights, groups", [((1, 0.1, 0.5), 4), ((1, 0, 0), 2), ((0, 1, 0), 2), ((0, 0, 1), 2)])
 def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
     config = config_of(**{f"objective__{name}": weight for name, weight in zip(WEIGHTS, weights, strict=True)})
@@ -127,6 +128,7 @@ def test_an_example_becomes_what_the_objective_needs(small, weights, groups):
 # The network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [True, False])
 def test_how_residual_blocks_start_is_the_configs(chosen):
     config = config_of(model__zero_init_residual=chosen)
@@ -177,6 +179,7 @@ def test_the_objective_is_equation_8(weights):
         np.testing.assert_allclose(terms[name], d[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_term_its_weight_changes_nothing(small):
     """Each term is switched by its weight alone: gradients of heads that no term reaches are zero."""
     config = config_of(objective__dense_weight=0, objective__negative_weight=0)
@@ -192,6 +195,7 @@ def test_without_a_term_its_weight_changes_nothing(small):
     assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradient["heads"]["project3"]))
 
 
+@pytest.mark.slow
 def test_all_images_of_a_step_share_the_statistics(small):
     """Two views, the images and their augmentations: BatchNorm of the first layer sees the 12 of them together."""
     brightness = np.float32([0.2, 0.5, 0.8, 1])[:, None, None, None, None]
@@ -212,6 +216,7 @@ def test_all_images_of_a_step_share_the_statistics(small):
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * first.var(0, ddof=1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_step_on_eight_devices_equals_one(small):
     """On images as `device_augment` could make them, whose own rounding is tested with the augmentations."""
     # Without the dense term: in float32, in which the network computes, rounding decides between positions that
@@ -288,6 +293,7 @@ def test_moments_over_batches_are_those_of_all_images(count):
     assert seen == [(1, 8, 8, 3)]  # on each of eight devices; compiled once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("channels", dla.CHANNELS)
 @pytest.mark.parametrize("names", ["layer1,layer2,layer3", " layer4, layer2"])
@@ -346,6 +352,7 @@ def test_scores_are_computed_in_float32(small):
     np.testing.assert_array_equal(half.score(variables, density, images).map, wanted.map)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
     method = methods.create(config_of())
     variables, good, images = drawn(), list(pictures(4)), pictures(3, seed=5) / np.float32(255)
@@ -370,6 +377,7 @@ def flops(call, *arguments):
     return quick_jit(call).lower(*arguments).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_ten_passes_cost_at_most_eleven():
     """With the real network: ten dropout passes and the plain one cost less than eleven times as much as one alone."""
     images, costs = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32), []
@@ -414,6 +422,7 @@ def assert_usable(root, workdir):
     assert found.map.shape == (3, 64, 64) and np.isfinite(found.image).all() and np.isfinite(found.map).all()
 
 
+@pytest.mark.slow
 def test_the_commands(run):
     """Six training images and a batch of 16: an epoch is one step, in which images repeat."""
     root, workdir = run(batch=16)

@@ -48,6 +48,7 @@ def test_an_absurd_training_is_refused_before_anything_is_made(tmp_path, capsys,
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_a_network_whose_first_layer_does_not_fit_is_refused(tmp_path, capsys, monkeypatch) -> None:
     """The first of ResNet-18 gives 64 channels at half the side: 16 MiB for an image of 512 pixels, one a device."""
     monkeypatch.setattr(memory, "check_scoring", lambda config: None)

@@ -191,6 +191,7 @@ def test_a_host_example_travels_to_workers():
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("category, channels", [("bottle", 3), ("chest_xray_male", 1)])
 def test_both_places_make_examples_of_the_same_form(category, channels):
     batch = pictures(channels)
@@ -236,6 +237,7 @@ def test_examples_do_not_depend_on_the_number_of_devices():
         np.testing.assert_array_equal(np.asarray(made[name]), rows)
 
 
+@pytest.mark.slow
 def test_both_places_have_the_same_statistics():
     """Means of 480 examples, whose standard errors are 4 to 8 % of most; 4 of them are allowed."""
     batch, count = pictures(), 40
@@ -284,6 +286,7 @@ def test_values_read_back_from_json_reach_the_synthesis(asked, tmp_path):
     assert asked[0] == asked[1] and asked[1]["settings"].factor == (0.05, 0.95)
 
 
+@pytest.mark.slow
 def test_a_device_example_is_two_views_and_their_blend(asked):
     config = config_of(category="tile")
     keys, images = jax.random.split(jax.random.key(5), 3), pictures(count=3)

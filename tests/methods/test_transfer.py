@@ -112,6 +112,7 @@ def test_training_starts_from_the_published_weights(root):
     jax.tree.map(close, start.params["head"], drawn["params"]["head"])
 
 
+@pytest.mark.slow
 def test_the_first_phase_changes_the_head_alone(complete, root):
     start, (one, last) = states_of(complete, root, 1, HEAD_STEPS)
     for state in (one, last):
@@ -147,6 +148,7 @@ def test_rates_of_the_two_phases():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [HEAD_STEPS - 1, HEAD_STEPS, HEAD_STEPS + 1])
 def test_it_resumes_across_the_boundary_of_the_phases(complete, root, tmp_path, monkeypatch, at):
     interrupted(monkeypatch, at - 1, lambda: loop.train(config_of(root), tmp_path / "run"))
@@ -155,6 +157,7 @@ def test_it_resumes_across_the_boundary_of_the_phases(complete, root, tmp_path, 
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_without_a_first_phase_and_with_free_normalisation_all_is_trained(root, tmp_path):
     config = config_of(root, optim__head_epochs=0, model__frozen_norm="false", epochs=1)
     method = methods.create(config)
@@ -173,6 +176,7 @@ def test_a_first_phase_that_is_all_is_refused(root, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, capsys):
     """A training resumes, and a detector scores, where the published file cannot be had."""
     config = config_of(root)
@@ -198,6 +202,7 @@ def test_weights_that_cannot_be_used_claim_no_workdir(root, tmp_path, monkeypatc
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_restart_with_weights_that_cannot_be_used_deletes_nothing(root, tmp_path, monkeypatch):
     loop.train(config_of(root), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -233,6 +238,7 @@ def pretrained(**changes):
     return method, method.fit({}, pictures(9), jax.random.key(3))
 
 
+@pytest.mark.slow
 def test_images_are_scored_by_the_level_that_is_asked_for():
     good, images = pictures(9) / np.float32(255), pictures(3, seed=1) / np.float32(255)
     for level, stage in (("pool", "late"), ("early", "early")):
@@ -274,6 +280,7 @@ def test_a_defect_is_found_where_it_is():
     assert abs(row - 21.5) <= 4 and abs(column - 9.5) <= 4
 
 
+@pytest.mark.slow
 def test_a_published_network_needs_no_training(root, tmp_path, capsys):
     """The command fits a density and evaluates."""
     given = {"data.root": root, "data.size": 32, "model.weights": "x", "density.levels": "pool,early"}

@@ -24,6 +24,7 @@ def test_the_encoder_is_torchvisions_resnet18():
     assert encoder == 11_689_512 - 513_000  # torchvision's count, without its classifier of 1,000 classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_head_has_so_many_layers(depth):
     found = {path: shape for path, shape in shapes(classes=4, depth=depth, width=7).items() if path.startswith("head/")}
@@ -65,6 +66,7 @@ def made():
     return model, variables, stages
 
 
+@pytest.mark.slow
 def test_stages_features_and_logits(made):
     _, _, stages = made
     assert {name: stage.shape for name, stage in stages.items()} == {

@@ -85,6 +85,7 @@ def apply(model: EfficientNet, made: dict[str, Any], x: np.ndarray, **options: A
 # The same function as the reference
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("variant", PIXELS)
 def test_all_levels_equal_the_reference(variant: str) -> None:
@@ -116,6 +117,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", SCALES)
 def test_parameter_counts_are_those_published(variant: str) -> None:
     """Of the published models, with a classifier of 1000 classes."""
@@ -240,6 +242,7 @@ def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("shape, size, stride", [
     ((6, 7), 3, 1), ((6, 7), 3, 2), ((5, 8), 5, 1), ((5, 8), 5, 2), ((2, 1), 5, 2), ((1, 3), 3, 2),

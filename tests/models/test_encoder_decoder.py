@@ -105,6 +105,7 @@ def test_stages_have_the_promised_shapes_and_dtypes(channels: int, dtype: jnp.dt
     assert {stage.dtype for name, stage in stages.items() if name != "logits"} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.slow
 def test_score_maps_of_bfloat16_networks_have_more_than_its_digits() -> None:
     """With the 8 bits of bfloat16 most of a map's values would be ties."""
 

@@ -76,6 +76,7 @@ def test_conv_equals_flax(kernel: int, stride: int) -> None:
         assert_same_layer(ours, plain, size)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize(("kernel", "features"), [(3, 5), (1, 5), (7, 1), (5, 2)])
 def test_conv_transpose_equals_flax(kernel: int, features: int) -> None:
@@ -120,6 +121,7 @@ def test_depth_to_space_by_hand() -> None:
     np.testing.assert_array_equal(square, x[1, 1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_upsampling_equals_scipy(size: tuple[int, int]) -> None:
     x = normal(0, (2, *size, 3))
@@ -132,6 +134,7 @@ def test_upsampling_by_hand() -> None:
     np.testing.assert_allclose(y[0, 0, :, 0], [0, 1.2, 2.4, 4.2, 6.6, 9], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_kernels_are_drawn_with_the_stated_spread() -> None:
     he = np.asarray(he_normal_fan_out(jax.random.key(0), (3, 3, 64, 128)))
     assert abs(he.std() / np.sqrt(2 / (128 * 9)) - 1) < 0.01
@@ -173,6 +176,7 @@ def test_batch_norm_equals_flax() -> None:
     assert_same_function(ours, plain, 3 + 2 * normal(0, (4, 5, 6, 7)), normal(1, (7,)), normal(2, (7,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_batch_norm_is_right_far_from_zero(devices: int) -> None:
     """At a mean of 100 and a deviation of 0.01, E[x^2] - E[x]^2 in float32 is up to 20 times the variance.

@@ -75,6 +75,7 @@ def differing(one: jax.Array, other: jax.Array) -> float:
 # Stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_only_the_stages_asked_for_are_computed(count: int) -> None:
     """They are those of the whole network, and need no parameters of the others."""
@@ -108,6 +109,7 @@ def shapes(model: ResNet, *sides: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return made, jax.eval_shape(functools.partial(model.apply, train=False), made, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "published", "features"), [
     (ResNet18(), 11_689_512, 512), (ResNet34(), 21_797_672, 512), (ResNet50(), 25_557_032, 2048),
 ], ids=["18", "34", "50"])  # fmt: skip
@@ -149,6 +151,7 @@ def test_the_small_stem_keeps_the_size() -> None:
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, variables())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bottleneck", "last"), [(False, "bn2"), (True, "bn3")])
 def test_zero_init_residual_changes_the_last_scales_alone(bottleneck: bool, last: str) -> None:
     make = functools.partial(ResNet, (2, 1, 1, 1), bottleneck=bottleneck)
@@ -158,6 +161,7 @@ def test_zero_init_residual_changes_the_last_scales_alone(bottleneck: bool, last
     jax.tree.map(np.testing.assert_array_equal, zero, expected)
 
 
+@pytest.mark.slow
 def test_zero_init_residual_starts_with_the_shortcuts_and_trains_the_scales() -> None:
     model = ResNet((2, 1, 1, 1), zero_init_residual=True)
     made = started(model)
@@ -345,6 +349,7 @@ def arguments(made: dict[str, Any]) -> tuple:
     return made["params"], made["batch_stats"], np.float32(RATE), numbers(4, 5, 6)
 
 
+@pytest.mark.slow
 def test_remat_keeps_parameters_and_results() -> None:
     """Loss, gradients, updated statistics and the masks of dropout; checkpoints can be exchanged."""
     shapes = [jax.eval_shape(lambda n=n: n.init(jax.random.key(0), IMAGES, train=False)) for n in (NETWORK, REMAT)]
@@ -371,6 +376,7 @@ def test_remat_computes_the_inside_of_each_block_again() -> None:
     assert remat.count("conv_general_dilated[") >= plain.count("conv_general_dilated[") + 4
 
 
+@pytest.mark.slow
 def test_remat_takes_less_memory() -> None:
     """As a step is compiled, where activations outweigh parameters: of each block only the input is kept."""
     sizes = []

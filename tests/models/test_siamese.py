@@ -192,6 +192,7 @@ def test_outputs_have_the_stated_shapes(count: int, train: bool) -> None:
     assert updated["batch_stats"] == made["batch_stats"]
 
 
+@pytest.mark.slow
 def test_the_parts_are_the_backbone_and_its_heads(variables: dict[str, Any], applied: dict[bool, tuple]) -> None:
     """Stages are those of the plain network; heads take the pooled last stage, and the positions of stride 8 of as many
     images as asked for."""

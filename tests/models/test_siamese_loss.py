@@ -178,6 +178,7 @@ def test_projections_of_images_are_constants(pairs: str) -> None:
     assert min(np.abs(by_p).min(), np.abs(by_other_p).min()) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", ["recomputed", "literal"])
 def test_dense_projections_and_features_are_constants(reverse: str) -> None:
     first, second = (p, z), (other_p, other_z) = branches(2, POSITIONS, WIDTH)
@@ -269,6 +270,7 @@ def test_unit_vectors() -> None:
     np.testing.assert_allclose(normalize(jnp.array([[3.0, 4], [0, -2], [0, 0]])), [[0.6, 0.8], [0, -1], [0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_zero_vectors_give_numbers(dtype: type) -> None:
     """A zero vector is like no other: cosine 0, and no NaN in the gradient, which all others share."""
@@ -364,6 +366,7 @@ def of_spread(_: str, axis_name: str | None) -> Callable:
 CASES = [(of_images, "all"), (of_images, "same"), (of_positions, "recomputed"), (of_positions, "literal")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "choice"), [*CASES, (of_spread, "")])
 def test_eight_devices_equal_one(make: Callable, choice: str) -> None:
     """Images differ more between devices than within one, so that a mean of each device's loss is another number."""

@@ -76,6 +76,7 @@ def refused(*arguments, **options):
 # Every tensor at its place
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize(("bottleneck", "stem", "side"), [(False, 7, 45), (False, 3, 9), (True, 7, 33)])
 def test_stages_are_those_of_plain_numpy(tmp_path, monkeypatch, bottleneck, stem, side):
@@ -259,6 +260,7 @@ UNREAD = {  # everything else that the format can hold, and its bits
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_type_that_is_not_read_is_named(tmp_path):
     """One tensor of a whole ResNet-18 is stored so."""
     name, path = "layer1.0.bn1.weight", written(tmp_path / "file.safetensors", drawn())

@@ -60,6 +60,7 @@ def same(tile, image):
     np.testing.assert_allclose(tile, 255 * np.asarray(image), atol=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "view"), [("dynamic", ViewOptions()), ("static", None), ("permutation", None)])
 def test_every_tile_is_what_its_label_says(names, mode, view):
     images, local = pictures(), LocalOptions(mode=mode)

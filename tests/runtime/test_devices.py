@@ -106,6 +106,7 @@ def test_prefetch_reads_no_further_than_ahead() -> None:
     assert read == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_count", [1, 8])
 @pytest.mark.parametrize("count", [1, 5, 8, 10])
 def test_a_padded_call_gives_a_row_for_each_row(device_count: int, count: int) -> None:
@@ -166,6 +167,7 @@ def two_steps(name: str, device_count: int):
     return run(watched(tiny.make()), OPTIMIZERS[name], device_count, steps=2)
 
 
+@pytest.mark.slow
 def test_synthetic_images_do_not_depend_on_the_devices() -> None:
     (_, ones), (_, eights) = two_steps("sgd", 1), two_steps("sgd", 8)
     noises = []
@@ -221,6 +223,7 @@ def test_first_step_in_float32_on_one_and_eight_devices(name: str) -> None:
     assert largest(subtract(one[1].params, one[0].params)) > 5e-4  # the step is far larger than the tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_twenty_steps_in_float64_on_one_and_eight_devices(name: str) -> None:
     with jax.enable_x64(True):
@@ -291,6 +294,7 @@ def test_groups_of_devices_are_read_in_both_spellings() -> None:
     assert groups("{{0,1},{2,3}}") == [[0, 1], [2, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_count", [1, 2, 4, 8])
 def test_a_step_reduces_the_gradient_once_and_batch_statistics(device_count: int) -> None:
     """Weak scaling: the same four all-reduces of the same sizes on any number of devices, and nothing else.

@@ -147,6 +147,7 @@ def in_child(folder: Path, results) -> None:
     results.put(refusal(folder))
 
 
+@pytest.mark.slow
 def test_the_lock_of_this_process(tmp_path):
     """Its thread may nest it; other threads and a child are refused until the outermost one has ended."""
     context, found = multiprocessing.get_context("spawn"), []

@@ -121,10 +121,12 @@ def test_a_forked_worker_is_refused_at_once(tmp_path, workdir):
     assert parent == "parent True"
 
 
+@pytest.mark.slow
 def test_a_worker_forked_before_anything_was_loaded_may_load(tmp_path, workdir):
     assert sorted(run(FORKED_BEFORE, tmp_path, workdir).split()) == ["True", "True", "child", "parent"]
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_gets_the_detector_by_its_path(tmp_path, workdir):
     shutil.copytree(workdir, tmp_path / "copy")
     assert run(SPAWNED, tmp_path, os.path.relpath(workdir, tmp_path), "copy", cwd=tmp_path) == "same\n"

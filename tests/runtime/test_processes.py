@@ -137,6 +137,7 @@ def assert_same_state(one: Path, two: Path, step: int) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), *states)
 
 
+@pytest.mark.slow
 def test_two_processes_train_lose_one_stop_resume_and_end_as_one_does(folder, one) -> None:
     workdir, arguments = folder / "two", training(folder, "two")
 
@@ -214,6 +215,7 @@ def test_evaluation_is_that_of_one_process(folder, fitted) -> None:
     assert_same_results(other, fitted)
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_one_process_and_an_unreadable_image_has_a_row(folder, fitted) -> None:
     images = [write(folder / "new" / f"{number}.png", part(50 + number, spot=number > 2)) for number in range(5)]
     arguments = ["--workdir", fitted, "--maps", "npy", *images]
@@ -239,6 +241,7 @@ def test_predictions_are_those_of_one_process_and_an_unreadable_image_has_a_row(
     assert "unreadable" not in decisions[:4] and decisions[4] == "unreadable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("different", ["seed", "devices"])
 def test_processes_that_differ_are_refused(folder, different) -> None:
     arguments = baseline(folder / "sets", folder / "refused")

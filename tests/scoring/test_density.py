@@ -91,6 +91,7 @@ def test_ledoit_wolf_by_hand():
     np.testing.assert_allclose(score, 36 / 93, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(400, 64), (60, 64), (60, 512), (65, 64), (64, 64)])
 def test_ledoit_wolf_matches_scikit_learn(n, d):
     features = draw(n, n, d, condition=1e4)
@@ -123,6 +124,7 @@ def test_sixty_images_of_512_dimensions_at_ridge_1e_3(scale):
     assert np.isfinite(mean) and 0 <= mean < 1e-3 * scores.min()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shrinkage", ["ridge", "ledoit_wolf"])
 @pytest.mark.parametrize("n", [2, 30, 48, 49, 300])
 def test_low_rank_form_equals_the_cholesky_form(n, shrinkage):
@@ -281,6 +283,7 @@ def test_l2_normalisation_is_part_of_the_density(name, options, n):
     assert not np.allclose(inside, score(fit(KEY, features, **options), x), rtol=1e-2)
 
 
+@pytest.mark.slow
 @each_density
 @each_form
 def test_scores_of_float32_extremes_are_finite_and_have_gradients(name, options, n):

@@ -254,6 +254,7 @@ def total(activations):
     return activations.sum(axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cells", "size", "stride"),
     [
@@ -284,6 +285,7 @@ def test_gradcam_of_an_impulse_is_centred_on_its_pixel():
     assert np.flatnonzero(found.any(axis=0))[[0, -1]].tolist() == [129, 191]
 
 
+@pytest.mark.slow
 def test_cells_of_a_residual_network_are_centred_where_gradcam_lays_them():
     """The pixels that a cell answers to, by its gradient, lie around the peak of that cell's own map."""
     # With one block a stage, a cell of the last sees 195 x 195 pixels: that of an inner one is cut off nowhere.

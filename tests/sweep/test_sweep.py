@@ -229,6 +229,7 @@ def test_results_that_a_kill_has_cut_off_are_made_again(tmp_path, capsys, traini
     assert "1 run, 0 of them complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_takes_any_text_in_any_locale(tmp_path):
     program = f"""if True:
         from pathlib import Path

@@ -84,6 +84,7 @@ def test_steps_of_a_call_end_where_something_happens(config_of, done: int, steps
     assert training.steps_per_call(watched, done=done, steps=steps) == math.gcd(count, 5)
 
 
+@pytest.mark.slow
 def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, tmp_path) -> None:
     """Streamed and looked up by number, one step and two a call: the same examples and the same training."""
     found = []
@@ -125,6 +126,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     assert len(figures) >= 4
 
 
+@pytest.mark.slow
 def test_a_training_that_holds_nothing_out_says_that_it_is_not_watched(config_of, tmp_path, capsys) -> None:
     assert loop.train(config_of(synthetic_every=3, data__holdout=0.0, epochs=1), tmp_path / "run") is not None
     assert "no good images are held out (config.data.holdout)" in capsys.readouterr().out
@@ -201,6 +203,7 @@ def test_a_signal_saves_and_the_same_call_resumes(complete, config_of, tmp_path,
     assert_ends_as(complete, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [STEPS - 1, STEPS])
 def test_sigterm_after_the_last_step_stops_before_the_rest(
     complete, config_of, tmp_path, monkeypatch, capsys, step
@@ -307,6 +310,7 @@ def test_nothing_moves_to_the_device_unasked(config_of, tmp_path, monkeypatch) -
         loop.train(config_of(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_batch_larger_than_the_data_repeats_images_and_says_so(config_of, tmp_path, capsys) -> None:
     loop.train(config_of(batch=16, epochs=2), tmp_path / "run")
     printed = capsys.readouterr().out

@@ -45,6 +45,7 @@ def test_what_an_optimizer_would_not_use_is_refused(optim, about, others):
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "synthetic_anomalies"]
 
 
+@pytest.mark.slow
 def test_every_experiment_uses_what_it_sets():
     for file in EXPERIMENTS:
         for category in configs.categories(file):

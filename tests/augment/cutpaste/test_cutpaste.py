@@ -59,6 +59,7 @@ def paste_loop(image, source_top, source_left, top, left, height, width):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "box"),
     [
@@ -100,6 +101,7 @@ def turn(image, bar, source_top, source_left):
     return result, unsure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [-45.0, -30.5, -7.0, 0.0, 12.3, 29.0, 44.9, 90.0, 140.0])
 @pytest.mark.parametrize(("length", "width"), [(25, 2), (10, 16), (17, 7)])
 def test_scar_comes_from_the_nearest_pixel_of_the_source(degrees, length, width):
@@ -146,6 +148,7 @@ def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
 # --- what is drawn ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", [0.1, 0.15, 0.2, 0.3])  # Appendix A.3
 def test_area_and_aspect_of_patches(largest):
     box = draw(boxes.sample_box, options=CutPasteOptions(area=(0.02, largest)))
@@ -241,6 +244,7 @@ def test_smallest_scars_mark_a_pixel_whatever_their_angle():
 TRANSFORMS = {"cutpaste": cutpaste.random_paste_patch, "cutpaste_scar": cutpaste.random_paste_scar}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("jitter", [0.0, 0.1])
 def test_same_images_plain_vmapped_and_jitted(name, jitter):

@@ -96,6 +96,7 @@ def test_every_class_has_draws_of_its_own_and_every_key_another_image():
         assert len({mask.tobytes() for mask in changed}) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("proxy", "options"),
     [("cutpaste_3way", EXACT), ("cutpaste_3way", STILL), ("rotation", CutPasteOptions()), ("confetti", STILL)],
@@ -169,6 +170,7 @@ def test_grid_leaves_out_what_does_not_fit():
     assert picture.shape[1] == 28 * len(["normal", "three rotations"] + 2 * ["more"] + ["colour jitter", "translation"])
 
 
+@pytest.mark.slow
 def test_grid_has_a_column_for_every_augmentation():
     images = np.uint8(255 * pictures(2, 64))
     picture = augmentation_grid.augmentation_grid(jax.random.key(0), images, options=CutPasteOptions())

@@ -278,6 +278,7 @@ def test_angles_orders_and_colours_fill_their_ranges(monkeypatch):
 # --- the whole ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_changes_one_rectangle_and_nothing_else(mode):
     made = jax.tree.map(np.asarray, augment(mode)(KEYS, PICTURES))
@@ -324,6 +325,7 @@ def test_weights_follow_the_region():
     assert (weights[:, 0] > 0.2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_same_images_plain_vmapped_jitted_and_on_eight_devices(mode):
     options = DEFAULTS._replace(mode=mode)

@@ -262,6 +262,7 @@ def test_white_stays_white_and_black_black():
         assert made.min() >= 0 and made.max() <= 1
 
 
+@pytest.mark.slow
 def test_views_of_an_image_are_two_draws():
     made = np.asarray(compiled_pairs()(keys(COUNT // 2)))
     assert made.shape == (COUNT // 2, 2, 40, 40, 3) and made.dtype == np.float32

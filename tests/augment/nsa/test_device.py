@@ -116,6 +116,7 @@ def corner(seed: int) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "image"), [(TEXTURE, small), (CORNER, corner)], ids=["texture", "corner"])
 def test_distribution_is_the_hosts(chosen, image):
     images = np.stack([image(seed) for seed in range(6)])
@@ -193,6 +194,7 @@ def test_smallest_blendable_masks_are_the_hosts(side):
     assert device.is_blendable(jnp.asarray(mask)) == host.is_blendable(host.Box(0, side[0], 0, side[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blending", ["source", "mixed"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, monkeypatch):
@@ -240,6 +242,7 @@ def test_later_patches_overwrite_the_label_mask_and_refused_ones_change_nothing(
     np.testing.assert_array_equal(image[..., 0], expected)
 
 
+@pytest.mark.slow
 def test_what_finds_no_place_leaves_the_image_and_is_counted():
     tiny = Synthesis(half_height=(0.03, 0.03), half_width=(0.03, 0.03))
     image, plain = small(1), np.full((*SHAPE, 3), 255, np.uint8)
@@ -254,6 +257,7 @@ def test_what_finds_no_place_leaves_the_image_and_is_counted():
 # As a function
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_nor_on_compilation():
     images, partners, whole = made(OBJECT, "logistic")
     keys = jax.random.split(key(5), COUNT)
@@ -265,6 +269,7 @@ def test_results_do_not_depend_on_the_batch_nor_on_compilation():
     assert np.abs(np.asarray(one.image, int) - whole.image[1]).max() <= 1  # the truncation of nearly whole levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [OBJECT, CUTPASTE, FPI, PII, CUTPASTE_BOXES, ELLIPSES], ids=range(6))
 def test_images_change_inside_their_boxes_only(chosen):
     label = "factor" if chosen.factor != (1.0, 1.0) else "logistic" if chosen == OBJECT else "binary"

@@ -95,6 +95,7 @@ def every_difference(channels):
     return np.zeros_like(blended), blended, mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_of_one_image_do_not_depend_on_the_batch(kind):
     images = [x[1] for x in changed_boxes(3)]

@@ -246,6 +246,7 @@ def test_one_channel_is_any_of_three(mixed):
     np.testing.assert_allclose(one, clone(patch, under, mask, mixed)[..., :1], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True])
 def test_plain_jitted_and_batched_in_any_window_are_equal(mixed):
     rng = np.random.default_rng(10)

@@ -37,6 +37,7 @@ def named(boxes: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, (top, left, bottom - top, right - left, count, area, mean), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("category", "crop", "golden"),
     [

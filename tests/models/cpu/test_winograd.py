@@ -24,6 +24,7 @@ def value_and_gradients(function, x: jax.Array, kernel: jax.Array) -> tuple[jax.
     return y, *pull(normal(9, y.shape, y.dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (6, 5), (1, 3), (2, 1)])
 def test_equals_the_direct_convolution(size: tuple[int, int]) -> None:
     with jax.enable_x64(True):
@@ -42,6 +43,7 @@ def test_one_tile_by_hand() -> None:
     np.testing.assert_array_equal(winograd.conv3x3(x, kernel)[0, :, :, 0], by_hand)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(14, 14), (7, 7)])
 def test_wide_convolutions_equal_flax(size: tuple[int, int]) -> None:
     """`Conv` takes Winograd's form for these shapes, within float32 rounding of sums of 1152 terms."""
@@ -70,6 +72,7 @@ def test_pays_only_where_products_take_the_time() -> None:
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec("batch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specs", [(SPLIT, WHOLE), (WHOLE, SPLIT), (SPLIT, SPLIT)])
 def test_gradients_on_eight_devices_equal_one(specs: tuple[PartitionSpec, PartitionSpec]) -> None:
     """With the images split as in training, and with one kernel per device as for stacked seeds."""
