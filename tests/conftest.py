@@ -7,6 +7,7 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -26,3 +27,31 @@ def formulation(request, monkeypatch):
     """Runs a test twice, both times on CPU: with what `jaxad.models.cpu` rewrites, then with the forms of XLA."""
     monkeypatch.setattr("jaxad.models.cpu.preferred", lambda: request.param == "cpu")
     return request.param
+
+_PROCESSES = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
+_quick: list[str] = []  # the quick test that runs, if it is one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as quick what is neither medium nor slow."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("medium", "slow")):
+            item.add_marker("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Keeps which quick test runs, from its fixtures on."""
+    _quick[:] = [item.nodeid] if item.get_closest_marker("quick") else []
+    try:
+        return (yield)
+    finally:
+        _quick.clear()
+
+
+def _refuse_processes(event: str, arguments: tuple) -> None:
+    if _quick and event in _PROCESSES:
+        raise RuntimeError(f"{_quick[0]} starts a process: mark it medium")
+
+
+sys.addaudithook(_refuse_processes)
