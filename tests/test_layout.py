@@ -147,8 +147,8 @@ def test_public_things_have_docstrings(file):
         return  # an empty __init__.py
     assert ast.get_docstring(tree)
     for node in top_level(tree, FUNCTIONS | ast.ClassDef) + methods_of(tree):
-        is_property = any(dotted(decorator) == "property" for decorator in node.decorator_list)
-        if not node.name.startswith("_") and not is_property:
+        is_plain = {"property", "overload"}.isdisjoint(map(dotted, node.decorator_list))
+        if not node.name.startswith("_") and is_plain:
             assert ast.get_docstring(node), f"{node.name} (line {node.lineno}) has no docstring"
 
 
