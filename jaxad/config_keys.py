@@ -21,6 +21,8 @@ class Keys(NamedTuple):
       below: What its values are smaller than.
       shares: The part of [0, 1] that a key's numbers lie in, with open or closed ends, such as ``[0, 1)``.
       used_with: What a key has no effect without: another key of this value, or above 0 where it is None.
+      score_notes: What tables say of scores where a key has a value: that value, and the note.
+      task: The key that names what a training teaches, where there are several tasks.
       unfitted: Beginnings of the keys that may be changed in a workdir until a density was fitted.
     """
 
@@ -29,12 +31,14 @@ class Keys(NamedTuple):
     below: Mapping[str, float] = {}
     shares: Mapping[str, str] = {}
     used_with: Mapping[str, tuple[str, str | None]] = {}
+    score_notes: Mapping[str, tuple[object, str]] = {}
+    task: str = ""
     unfitted: tuple[str, ...] = ()
 
     def with_general(self) -> "Keys":
         """These rules and those of every config."""
         pairs = zip(GENERAL, self, strict=True)
-        return Keys(*(general + own if isinstance(own, tuple) else {**general, **own} for general, own in pairs))
+        return Keys(*({**general, **own} if isinstance(own, Mapping) else general + own for general, own in pairs))
 
 
 def explained(text: str) -> dict[str, str]:

@@ -205,6 +205,17 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
     return columns
 
 
+def score_notes(config: dict) -> list[str]:
+    """What the method of a run says of scores that were made with its config (`Keys.score_notes`)."""
+    from jaxad import methods  # starts JAX, which no other table needs
+
+    values = recorded(config)
+    if (name := values.get("method")) is None:
+        return []
+    notes = methods.rules_of(name).score_notes
+    return [note for key, (value, note) in notes.items() if values.get(key) == value]
+
+
 def markdown(runs: Sequence[dict]) -> str:
     """The flat table of results as Markdown."""
     return tables.markdown([flat(runs)])
@@ -244,7 +255,7 @@ def flat(runs: Sequence[dict]) -> tables.Table:
 def summary(runs: Sequence[dict]) -> tables.Table:
     """A table with a row for each experiment, category and config: each metric beside the published number."""
     groups = group_seeds(runs)
-    return tables.summary(list(zip(_names(groups), groups, strict=True)))
+    return tables.summary(list(zip(_names(groups), groups, strict=True)), score_notes=score_notes)
 
 
 def _three_digits(value: float) -> str:
@@ -353,7 +364,7 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
     if not all(path.endswith(".json") for path in paths):
         runs = gather(paths)
         if layout == "paper":
-            return tables.paper(by_column(group_seeds(runs)))
+            return tables.paper(by_column(group_seeds(runs)), score_notes=score_notes)
         return [flat(runs) if layout == "flat" else summary(runs)]
     if layout != "flat":
         raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out", about=paths[0])

@@ -183,6 +183,11 @@ def test_images_that_cannot_be_used_are_refused(config, images, word, tmp_path):
     assert word in str(told.value)
 
 
+def test_the_name_of_an_experiment_is_no_config(parts):
+    with pytest.raises(jaxad.UserError, match=r"that jaxad\.configs\.load returns, not 'nsa_logistic'"):
+        jaxad.train("nsa_logistic", parts)
+
+
 def test_images_of_a_program_are_not_looked_for_by_a_command(config, parts, tmp_path, capsys):
     jaxad.train(config, parts, tmp_path / "w")
     with pytest.raises(jaxad.UserError, match=r"config.data.source is given.*config.data.root"):

@@ -84,6 +84,7 @@ patch.chunk: Patch model: patches that are computed at once. No score depends on
         "density.covariance": ("density.name", "gaussian_mixture"),
         "density.tolerance": ("density.name", "gaussian_mixture"),
     },
+    task="proxy.task",
     unfitted=("density.", "score.level"),
 )
 

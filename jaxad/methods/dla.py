@@ -80,6 +80,11 @@ score.uncertainty_weight: Weight of the uncertainty; 0 saves the passes.
         "score.uncertainty_weight": 0.0,
     },
     shares={"model.dropout": "[0, 1)"},
+    score_notes={
+        "score.standardize": (
+            True, "not by the paper's score, which score.standardize=false with score.channels=sum is"
+        )
+    },
 )
 
 

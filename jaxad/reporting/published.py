@@ -7,9 +7,9 @@ the papers mean different things by it; `standard_error` brings them to the one 
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Value(NamedTuple):
@@ -72,6 +72,22 @@ def standard_error(printed: float | None, kind: str | None, runs: int | None) ->
     if printed is None:
         return None
     return printed / math.sqrt(runs) if kind == "sample standard deviation" else printed
+
+
+def name_of(experiment: str, values: Mapping[str, Any]) -> str:
+    """What ``published.json`` calls a run: its experiment, with ``, KEY=VALUE`` of the config where that has a column.
+
+    Args:
+      experiment: Its name in our results.
+      values: Of its config, by dotted key.
+    """
+    names = {name for column in columns() for name in column.experiments if name.startswith(f"{experiment}, ")}
+    return next((name for name in sorted(names) if _has(values, name.removeprefix(f"{experiment}, "))), experiment)
+
+
+def _has(values: Mapping[str, Any], setting: str) -> bool:
+    key, _, value = setting.partition("=")
+    return str(values.get(key)) == value
 
 
 def find(experiment: str, metric: str) -> list[Column]:

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, metrics, report
+from jaxad import data, detector, errors, evaluate, methods, metrics, report
 from jaxad.config_keys import explained
 from jaxad.data import levels, pipeline, tfds
 from jaxad.data.codec import MAX_PIXELS
@@ -286,7 +286,7 @@ def _run(workdir: Path, settings: ConfigDict, given: Source, command: str) -> di
     good = good_images(found, workdir)
     made = make(good, given, seed=settings.seed, crop=config.evaluate.crop)
     results = {
-        "task": config.proxy.task if "proxy" in config and config.epochs else "no training",
+        "task": task_of(config),
         **measure(found, [*good, *made]),
         "settings": json.loads(settings.to_json()),
         **evaluate.origin([workdir], config, command=command),
@@ -294,6 +294,14 @@ def _run(workdir: Path, settings: ConfigDict, given: Source, command: str) -> di
     sample_grid.write(workdir / PICTURE, picture(made))
     disk.write_json(workdir / FILE, results)
     return results
+
+
+def task_of(config: ConfigDict) -> str:
+    """What the training taught: the value of `Keys.task`, or the method's name where it has but one task."""
+    if not config.epochs:
+        return "no training"
+    key = methods.rules_of(config.method).task
+    return configs.flatten(config)[key] if key else config.method
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from jaxad.data import GIVEN, MIN_SIDE
 from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
 from jaxad.detector import Detector
+from jaxad.errors import UserError
 from jaxad.training import loop
 
 
@@ -44,6 +45,8 @@ def train(
       UserError: The config or the images cannot be used, the workdir cannot be written, is in use or was made with
         another config or other images, or the loss is no longer finite.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config must be one that jaxad.configs.load returns, not {config!r}")
     source = None
     if isinstance(images, str | os.PathLike):
         config = configs.override(config, {"data.source": "folder", "data.root": images, "data.category": ""})

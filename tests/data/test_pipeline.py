@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -74,6 +75,16 @@ def nsa_stream():
     images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=1e9)
     example = nsa.HostExample(config)
     return images, example, stream(images, example, stop=6)
+
+
+def test_opencv_has_one_thread_for_a_while_only():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    with pytest.raises(RuntimeError), pipeline.opencv_on_one_thread():
+        assert cv2.getNumThreads() == 1
+        raise RuntimeError
+    assert cv2.getNumThreads() == 3
+    cv2.setNumThreads(before)
 
 
 @pytest.mark.slow
