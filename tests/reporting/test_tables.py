@@ -131,7 +131,8 @@ def write(folder, *, experiment="nsa_logistic", category="bottle", seed=0, auroc
 
 
 def paper(*folders):
-    return {table.title: table for table in tables.paper(report.by_column(report.group_seeds(report.gather(folders))))}
+    columns = report.by_column(report.group_seeds(report.gather(folders)))
+    return {table.title: table for table in tables.paper(columns, score_notes=report.score_notes)}
 
 
 def rows(table):
@@ -200,7 +201,8 @@ def test_features_of_another_level_have_a_published_column_of_their_own(tmp_path
 def test_a_score_that_is_not_the_papers_is_noted(tmp_path):
     for standardize in (True, False):
         flag = f"python -m jaxad.train --config.score.standardize={standardize}"
-        write(tmp_path / str(standardize), experiment="dla", command=flag, score={"standardize": standardize})
+        write(tmp_path / str(standardize), experiment="dla", command=flag, method="dla",
+              score={"standardize": standardize})
     notes = [note for note in paper(tmp_path)["Pixel AUROC, %"].notes if "not by the paper's score" in note]
     assert len(notes) == 1 and notes[0].startswith("dla, score.standardize=True: ")
 

@@ -293,6 +293,19 @@ def test_results_say_where_they_come_from(done):
     assert image.shape == (2 * (SIZE + 4), 7 * (2 * SIZE + 4), 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("cutpaste_scar", "cutpaste_scar"),
+        ("cutpaste_untrained", "no training"),
+        ("nsa_logistic", "nsa"),
+        ("dla_untrained", "no training"),
+    ],
+)
+def test_the_table_says_what_a_training_taught(name, task):
+    assert anomalies.task_of(configs.load(f"{ROOT}/experiments/{name}.py")) == task
+
+
 def test_the_command_prints_the_reports_table(done, tmp_path, capsys):
     files = [str(done / name / anomalies.FILE) for name in ("one", "two")]
     readme = tmp_path / "README.md"
