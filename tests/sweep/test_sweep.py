@@ -25,7 +25,6 @@ from jaxad.errors import Stopped, UserError
 from jaxad.sweep import __main__ as sweep
 from jaxad.sweep import launchers
 from jaxad.training.log import read_history
-from tests.commands import train
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, part, refusal, write, write_parts
 
 DEADLINE = 600  # seconds; a sweep that hangs must not hang the suite
@@ -160,7 +159,7 @@ def trainings(monkeypatch):
     """Stands in for training; ``trainings(behaviour)`` sets what a run does with its workdir."""
 
     def replace(behaviour):
-        monkeypatch.setattr(train, "together", lambda argvs: all(behaviour(Path(argv[-1])) for argv in argvs))
+        monkeypatch.setattr(launchers, "together", lambda argvs: all(behaviour(Path(argv[-1])) for argv in argvs))
 
     return replace
 
@@ -232,7 +231,7 @@ def test_seeds_of_a_category_are_one_program(tmp_path, capsys, monkeypatch):
             raise UserError("the loss of seed 1 is nan")
         return all(results_for(Path(argv[-1])) for argv in argvs)
 
-    monkeypatch.setattr(train, "together", together)
+    monkeypatch.setattr(launchers, "together", together)
     write_parts(tmp_path / "sets")
     write(tmp_path / "sets" / "bolt" / "train" / "good" / "0.png", part(0))
     results_for(tmp_path / "W" / "nut" / "seed1")
