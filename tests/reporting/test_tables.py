@@ -161,8 +161,8 @@ def test_all_categories_and_averages_beside_the_papers(tmp_path):
 def test_a_summary_has_all_metrics_beside_the_papers(tmp_path):
     for seed, auroc in enumerate((0.94, 0.96, 0.98)):
         write(tmp_path / f"nsa{seed}", seed=seed, auroc=auroc, epochs=320)
-    write(tmp_path / "dla", experiment="dla", score={"standardize": True})
-    write(tmp_path / "cap", experiment="dla", category="cap", score={"standardize": True})
+    write(tmp_path / "dla", experiment="dla", method="dla", score={"standardize": True})
+    write(tmp_path / "cap", experiment="dla", method="dla", category="cap", score={"standardize": True})
     write(tmp_path / "other", category="cable", counts=(1, 2))
     table = report.summary(report.gather([tmp_path]))
     assert table.heads[3:] == ["Image AUROC", "published", "Pixel AUROC", "published", "AU-PRO", "published"]
