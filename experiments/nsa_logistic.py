@@ -77,7 +77,7 @@ def get_config(category: str = "demo") -> ConfigDict:
 
     config.normalize = ConfigDict(IMAGENET if row.view.normalize else {"mean": (0.0,), "std": (1.0,)})
 
-    config.synthesis = ConfigDict({"background": placeholder(tuple)})
+    config.synthesis = ConfigDict({"background": placeholder((tuple, type(None)))})  # may be none
     config.synthesis.update(row.synthesis._asdict())
     config.label = "logistic"
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from jaxad.config_keys import GENERAL, Keys
-from jaxad.config_values import PER_CHANNEL, Value, checked, number
+from jaxad.config_values import PER_CHANNEL, Value, checked, number, types_of
 from jaxad.errors import RETRAIN, UserError
 from jaxad.guarded_config import guarded
 from jaxad.runtime import disk
@@ -204,7 +204,7 @@ def override(
             raise UserError(f"config has no key {key!r}; {hint}", about=key)
         parent, _, leaf = key.rpartition(".")
         node = config[parent] if parent else config
-        node[leaf] = checked(key, given, node.get_ref(leaf).get_type(), known[key])
+        node[leaf] = checked(key, given, types_of(node, leaf), known[key])
     values = flatten(config)
     check_ranges(values, rules)
     for key in overrides.keys() & rules.used_with.keys():
@@ -228,7 +228,7 @@ def check_ranges(values: Mapping, rules: Keys) -> None:
         if key in values and not number(key, values[key], type(least)) >= least:
             raise UserError(f"config.{key} must be at least {least:g}, not {values[key]}", about=key)
     for key, limit in rules.below.items():
-        if values.get(key, 0) >= limit:
+        if key in values and not number(key, values[key], float) < limit:
             raise UserError(f"config.{key} must be below {limit}, not {values[key]}", about=key)
     channels = values.get("data.channels", 3)
     if channels not in (1, 3):

@@ -6,13 +6,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxad.errors import UserError
 
 # What an override may be: text as typed, which is read as the key's type, or a value of that type.
 Value = str | os.PathLike | bool | int | float | Sequence[float] | None
 
 PER_CHANNEL = ("normalize.mean", "normalize.std")
-_OPTIONAL = ("synthesis.background",)  # may be none
+
+
+def types_of(section: ConfigDict, name: str) -> tuple[type, ...]:
+    """The types that a key takes: two where it may be none, as of ``placeholder((tuple, type(None)))``."""
+    try:
+        types = section.get_ref(name).get_type()
+    except ValueError:  # null of a config.json, whose type is not known
+        return tuple, type(None)
+    return types if isinstance(types, tuple) else (types,)
 
 
 def number(key: str, value: Any, kind: type) -> Any:
@@ -29,9 +39,9 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def checked(key: str, given: Value, kind: type, old: Any) -> Any:
-    """Reads what is given as a value of type `kind` to replace the value `old`; None empties an optional value."""
-    value = _plain(given)
+def checked(key: str, given: Value, types: tuple[type, ...], old: Any) -> Any:
+    """Reads what is given as a value of one of `types` (see `types_of`) to replace the value `old`."""
+    value, kind = _plain(given), types[0]
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"config.{key} must hold no NUL character, as {value!r} does", about=key)
     if isinstance(given, str) and kind is not str:
@@ -47,7 +57,7 @@ def checked(key: str, given: Value, kind: type, old: Any) -> Any:
         fixed = old is not None and key not in PER_CHANNEL
         if not numbers or (fixed and len(value) != len(old)):
             raise UserError(f"config.{key} must hold {len(old) if old else 'only'} numbers, not {given!r}", about=key)
-    if not (type(value) is kind or (value is None and key in _OPTIONAL)):
+    if type(value) not in types:
         raise UserError(f"config.{key} must be of type {kind.__name__}, not {given!r}", about=key)
     return value
 

@@ -144,6 +144,16 @@ def test_an_override_that_another_one_puts_into_effect():
     assert configs.load(CUTPASTE, given).density.components == 3
 
 
+def test_a_value_that_is_none_in_a_workdir_can_be_given_again(tmp_path):
+    """JSON's null has lost the type of its key."""
+    configs.claim(tmp_path, configs.load(f"{NSA}:cable"))
+    read = configs.read(tmp_path)
+    assert configs.override(read, {"synthesis.background": "none"}).synthesis.background is None
+    assert configs.override(read, {"synthesis.background": (200, 60)}).synthesis.background == (200, 60)
+    with refuses("synthesis.background", "tuple"):
+        configs.override(read, {"synthesis.background": "3"})
+
+
 def test_overrides_that_are_no_dict():
     with refuses(None, "dict"):
         configs.load(NSA, "seed=3")

@@ -73,10 +73,15 @@ def rules_of(name: str) -> Keys:
     """The rules for the config keys that a method has: ``KEYS`` of its module, if there are any.
 
     Raises:
-      UserError: The method lies outside jaxad and cannot be imported.
+      UserError: The method lies outside jaxad and cannot be imported, or its ``KEYS`` are something else.
     """
     module = _outside(name) if ":" in name else _MODULES.get(name)
-    return getattr(module, "KEYS", Keys())
+    rules = getattr(module, "KEYS", Keys())
+    if not isinstance(rules, Keys):
+        raise UserError(
+            f"config.method {name}: KEYS of its module must be a jaxad.config_keys.Keys, not {rules!r}", about="method"
+        )
+    return rules
 
 
 def _creator(name: str) -> Callable[[ConfigDict], Method]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 
@@ -14,9 +14,12 @@ from tests.parts import BASELINE, ROOT, SIZE, part, write, write_parts
 from tests.refusals import refuses
 
 METHOD = """
+import os
+import signal
+
 import jax.numpy as jnp
 from jaxad.config_keys import Keys
-from jaxad.methods.method import Method, Scores
+from jaxad.methods.method import Hooks, Method, Scores
 
 KEYS = Keys(shares={"model.start": "[0, 1)"}, used_with={"model.start": ("model.blank", "no")})
 
@@ -25,6 +28,10 @@ def create(config):
     def loss(params, batch_stats, batch, key):
         error = ((batch["image"] / 255 - params["mean"]) ** 2).mean()
         return error, (batch_stats, {})
+
+    def warn(metrics):
+        if "STOPPED" in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def score(variables, density, images):
         maps = ((images - variables["params"]["mean"]) ** 2).sum(-1)
@@ -35,6 +42,7 @@ def create(config):
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,
+        hooks=Hooks(warn=warn),
     )
 """
 EXPERIMENT = f"""
@@ -62,11 +70,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments, status=0):
+def run(folder, *arguments, status=0, **variables):
     """What a command prints in the folder, in which Python finds the method."""
     path = os.pathsep.join([str(folder), str(ROOT)])
     command = [sys.executable, "-m", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -77,14 +85,11 @@ def test_it_trains_resumes_evaluates_and_predicts(folder):
     run(folder, *train, "complete")
     results = json.loads((folder / "complete" / "results.json").read_text())
     assert results["experiment"] == "mine" and results["image"]["auroc"] > 0.9
-    shutil.copytree(folder / "complete", folder / "again")
-    for name in ("detector.json", "results.json"):
-        (folder / "again" / name).unlink()
-    checkpoints = folder / "again" / "checkpoints"
-    *_, before, last = sorted(int(path.name) for path in checkpoints.iterdir() if path.is_dir())
-    shutil.rmtree(checkpoints / str(last))
-    (checkpoints / f"{last}.sha256").unlink()
-    assert f"resuming at step {before} of {last}\n" in run(folder, *train, "again")
+    stopped = run(folder, *train, "again", status=143, STOPPED="yes")
+    words = re.search(r"stopped at step (\d+) of (\d+); the same command resumes there", stopped)
+    step, last = map(int, words.groups())
+    assert step < last
+    assert f"resuming at step {step} of {last}\n" in run(folder, *train, "again")
     assert (folder / "again" / "scores.csv").read_bytes() == (folder / "complete" / "scores.csv").read_bytes()
     assert "image AUROC" in run(folder, "jaxad.evaluate", "--workdir", "again")
     write(folder / "new.png", part(3, spot=True))
@@ -99,6 +104,13 @@ def test_its_keys_have_the_rules_that_it_declares(folder):
     (folder / "mine.py").write_text(EXPERIMENT.replace("0.25", "1.5"))
     assert "config.model.start must lie in [0, 1), not 1.5" in run(folder, *train, status=2)
     assert not (folder / "W").exists()
+
+
+def test_its_keys_must_be_declared_as_such(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "odd_method.py").write_text("KEYS = {'at_least': {}}\n\n\ndef create(config):\n    return None\n")
+    with refuses("method", "KEYS"):
+        methods.create(configs.load(f"{BASELINE}:nut", {"method": "odd_method:create"}))
 
 
 @pytest.mark.parametrize(
