@@ -87,6 +87,7 @@ def test_a_wrong_name_key_or_value_is_refused(name, values, word):
 # Images of a program.
 
 
+@pytest.mark.medium
 def test_images_of_any_kind_make_the_same_detector(config, parts, tmp_path):
     paths = files(tmp_path / "good", parts)
     options = {"min_side": 32, "channels": 3}
@@ -111,17 +112,20 @@ def test_images_of_any_kind_make_the_same_detector(config, parts, tmp_path):
         assert [row.score for row in detector.predict(new)] == [row.score for row in first.predict(new)], name
 
 
+@pytest.mark.medium
 def test_a_stack_of_grey_images_is_taken_apart(config, parts):
     grey = [image[..., 0] for image in parts]
     assert jaxad.train(config, np.stack(grey)).threshold == jaxad.train(config, grey).threshold
 
 
+@pytest.mark.medium
 def test_without_images_the_config_names_the_data(config, tmp_path):
     write_parts(tmp_path, train=COUNT)
     named = configs.override(config, {"data.root": tmp_path, "data.category": "nut"})
     assert jaxad.train(named).threshold == jaxad.train(config, tmp_path / "nut").threshold
 
 
+@pytest.mark.medium
 def test_without_a_workdir_nothing_is_kept(config, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     detector = jaxad.train(config, parts)
@@ -134,6 +138,7 @@ def test_without_a_workdir_nothing_is_kept(config, parts, tmp_path, monkeypatch)
     assert loaded.threshold == detector.threshold
 
 
+@pytest.mark.medium
 def test_a_detector_is_not_saved_where_another_config_is(config, parts, tmp_path):
     jaxad.train(config, parts).save(tmp_path / "kept")
     other = jaxad.train(configs.override(config, {"seed": 1}), parts)
@@ -141,6 +146,7 @@ def test_a_detector_is_not_saved_where_another_config_is(config, parts, tmp_path
         other.save(tmp_path / "kept")
 
 
+@pytest.mark.medium
 def test_a_workdir_is_bound_to_the_images(config, parts, tmp_path):
     first = jaxad.train(config, parts, tmp_path / "w")
     again = jaxad.train(config, np.stack(parts), tmp_path / "w")
@@ -156,12 +162,14 @@ def test_a_workdir_is_bound_to_the_images(config, parts, tmp_path):
     assert [row["command"] for row in provenance.recorded(tmp_path / "w")] == ["jaxad.train"] * 2
 
 
+@pytest.mark.medium
 def test_the_white_level_of_files_is_found(config, tmp_path):
     deep = [(part(number)[..., 0].astype(np.uint16) * 16) for number in range(COUNT)]
     detector = jaxad.train(config, files(tmp_path, deep))
     assert detector.white_level == 4095
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "images, word",
     [
@@ -188,6 +196,7 @@ def test_the_name_of_an_experiment_is_no_config(parts):
         jaxad.train("nsa_logistic", parts)
 
 
+@pytest.mark.medium
 def test_images_of_a_program_are_not_looked_for_by_a_command(config, parts, tmp_path, capsys):
     jaxad.train(config, parts, tmp_path / "w")
     with pytest.raises(jaxad.UserError, match=r"config.data.source is given.*config.data.root"):

@@ -101,28 +101,33 @@ def training(root, workdir, **overrides):
 # Folders
 
 
+@pytest.mark.medium
 def test_missing_root(capsys, tmp_path, workdir):
     message = refusal(capsys, train.main, *baseline(tmp_path / "nowhere", workdir))
     assert message == f"folder '{tmp_path / 'nowhere'}' does not exist; check the path"
     assert not workdir.exists()
 
 
+@pytest.mark.medium
 def test_no_root(capsys, workdir):
     assert refusal(capsys, train.main, *baseline("", workdir)) == (
         "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR"
     )
 
 
+@pytest.mark.medium
 def test_a_folder_for_the_demo_source_is_not_passed_over(capsys, root, workdir):
     message = refusal(capsys, train.main, "--config", NSA, "--workdir", workdir, f"--config.data.root={root}")
     assert message.startswith("config.data.source is demo, which reads no folder, but a folder is given; ")
 
 
+@pytest.mark.medium
 def test_unknown_category_of_the_data(capsys, root, workdir):
     message = refusal(capsys, train.main, *baseline(root, workdir, data__category="nutt"))
     assert message == f"'{root}' has no category 'nutt'; did you mean 'nut'? existing ones: nut"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arguments, words", [
     ((f"{NSA}:botle",), "NSA has no settings for category 'botle'; the nearest name is 'bottle'"),
     ((NSA, "--config.data.category=cab"), "there is no demo category 'cab'; did you mean 'cap'?"),
@@ -131,6 +136,7 @@ def test_unknown_category_of_experiment_and_demo(capsys, workdir, arguments, wor
     assert words in refusal(capsys, train.main, "--workdir", workdir, "--config", *arguments)
 
 
+@pytest.mark.medium
 def test_empty_train_good(capsys, good, root, workdir):
     for path in good.iterdir():
         path.unlink()
@@ -139,6 +145,7 @@ def test_empty_train_good(capsys, good, root, workdir):
     )
 
 
+@pytest.mark.medium
 def test_a_single_training_image(capsys, good, root, workdir):
     for path in sorted(good.iterdir())[1:]:
         path.unlink()
@@ -186,12 +193,14 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("damage, words", DAMAGES)
 def test_a_training_file_that_cannot_be_used(capsys, good, root, workdir, damage, words):
     damage(good / "003.png")
     assert refusal(capsys, train.main, *baseline(root, workdir)) == words.format(good / "003.png")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_training_file_that_is_found_out_in_the_middle(capsys, good, root, workdir, brightness, workers):
     # Streamed images are decoded by the pipeline's threads or processes, the damaged one in the first or second step.
@@ -211,6 +220,7 @@ def deny(monkeypatch, module, *, match, code):
     monkeypatch.setattr(module, "open", refuse, raising=False)
 
 
+@pytest.mark.medium
 def test_an_unreadable_file(capsys, monkeypatch, good, root, workdir):
     deny(monkeypatch, images, match="003.png", code=errno.EACCES)
     assert refusal(capsys, train.main, *baseline(root, workdir)) == (
@@ -221,6 +231,7 @@ def test_an_unreadable_file(capsys, monkeypatch, good, root, workdir):
 # Masks: found before anything is fitted, but for sizes, which need the files opened
 
 
+@pytest.mark.medium
 def test_a_mask_of_another_size_costs_no_training(capsys, root, workdir):
     mask = root / "nut" / "ground_truth" / "spot" / "001_mask.png"
     whole = np.array(Image.open(mask))
@@ -233,6 +244,7 @@ def test_a_mask_of_another_size_costs_no_training(capsys, root, workdir):
     assert command(evaluate.main, "--workdir", workdir) == 0
 
 
+@pytest.mark.medium
 def test_a_mask_without_its_image(capsys, root, workdir):
     (root / "nut" / "test" / "spot" / "001.png").unlink()
     mask = root / "nut" / "ground_truth" / "spot" / "001_mask.png"
@@ -242,6 +254,7 @@ def test_a_mask_without_its_image(capsys, root, workdir):
     assert not workdir.exists()
 
 
+@pytest.mark.medium
 def test_a_defective_image_without_its_mask(capsys, root, workdir):
     (root / "nut" / "ground_truth" / "spot" / "001_mask.png").unlink()
     message = refusal(capsys, train.main, *baseline(root, workdir))
@@ -252,6 +265,7 @@ def test_a_defective_image_without_its_mask(capsys, root, workdir):
 # The workdir
 
 
+@pytest.mark.medium
 def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
     def refuse(path, *args, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -262,6 +276,7 @@ def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
     )
 
 
+@pytest.mark.medium
 def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
     workdir.write_text("mine")
     message = refusal(capsys, train.main, *baseline(root, workdir))
@@ -269,6 +284,7 @@ def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
     assert workdir.read_text() == "mine"
 
 
+@pytest.mark.medium
 def test_a_workdir_of_another_config(capsys, copy, fitted):
     before = (copy / "results.json").read_bytes()
     message = refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3, seed=7))
@@ -289,6 +305,7 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
 # The config
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("argument, words", [
     ("--config.epoch=3", "config has no key 'epoch'; did you mean config.epochs?"),
     ("--config.data.rot=/x", "config has no key 'data.rot'; did you mean config.data.root?"),
@@ -332,6 +349,7 @@ def test_a_config_that_cannot_work(capsys, workdir, argument, words):
     assert not workdir.exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("overrides, words", [
     ({"epochs": 3}, "config.epochs must be 0 for baseline_mean, which is not trained, not 3"),
     ({"evaluate__crop": 16}, "baseline_mean compares whole images pixel by pixel: config.evaluate.crop must be 0"),
@@ -344,6 +362,7 @@ def test_a_config_that_cannot_work_for_the_baseline(capsys, root, workdir, overr
     assert not workdir.exists()
 
 
+@pytest.mark.medium
 def test_a_crop_that_cannot_be_centred(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, evaluate__crop=31))
     assert message == (
@@ -351,16 +370,19 @@ def test_a_crop_that_cannot_be_centred(capsys, root, workdir, brightness):
     )
 
 
+@pytest.mark.medium
 def test_an_unknown_optimizer(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, optim__name="rmsprop"))
     assert message == "config.optim.name must be one of sgd, adam, adamw, not 'rmsprop'"
 
 
+@pytest.mark.medium
 def test_a_batch_that_the_devices_cannot_share(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, batch=12))
     assert message == "config.batch is 12; it must be a multiple of the 8 devices"
 
 
+@pytest.mark.medium
 def test_a_batch_larger_than_the_data_set_says_so_and_trains(capsys, root, workdir, brightness):
     assert command(train.main, *training(root, workdir, batch=16)) == 0
     assert "batch 16 is larger than the 6 training images: images repeat within a batch" in capsys.readouterr().out
@@ -370,6 +392,7 @@ def test_a_batch_larger_than_the_data_set_says_so_and_trains(capsys, root, workd
 # A full disk and damaged files
 
 
+@pytest.mark.medium
 def test_a_full_disk_while_checkpointing(capsys, monkeypatch, root, workdir, brightness):
     original = ocp.StandardCheckpointer.save
 
@@ -469,6 +492,7 @@ def test_damaged_json_is_told_and_what_it_says_to_do_helps(capsys, copy, fitted,
     assert command(evaluate.main, "--workdir", copy) == 0
 
 
+@pytest.mark.medium
 def test_damaged_results_are_made_again(capsys, copy):
     (copy / "results.json").write_text('{"experiment": "ba')
     message = refusal(capsys, report.main, copy)
@@ -477,6 +501,7 @@ def test_damaged_results_are_made_again(capsys, copy):
     assert command(evaluate.main, "--workdir", copy) == 0 and command(report.main, copy) == 0
 
 
+@pytest.mark.medium
 def test_an_evaluation_beside_another_command(capsys, copy):
     """Results of a detector that is being replaced, or of two evaluations at once, would not belong together."""
     with ThreadPoolExecutor(1) as other:
@@ -488,6 +513,7 @@ def test_an_evaluation_beside_another_command(capsys, copy):
     assert command(evaluate.main, "--workdir", copy) == 0
 
 
+@pytest.mark.medium
 @needs_full
 @pytest.mark.parametrize("name", ["results.json", "scores.csv", "report.html"])
 def test_a_full_disk_when_writing_results(capsys, copy, name):
@@ -520,6 +546,7 @@ def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, monkeypa
     )
 
 
+@pytest.mark.medium
 @needs_full
 def test_a_full_disk_when_training_writes_its_log(capsys, root, workdir, brightness):
     workdir.mkdir()
@@ -597,6 +624,7 @@ def test_faults_of_the_program_keep_their_traceback():
             errors.run(raising(error))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(encoding):
     code = "from jaxad import errors; errors.run(lambda: print('/parts/caf\\udce9.png'))"
@@ -611,6 +639,7 @@ def test_an_interrupt_exits_with_130(capsys):
     assert status.value.code == 130 and capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arguments, words", [
     (["jaxad.train", "--config", BASELINE.replace("mean", "maen")], "did you mean"),
     (["jaxad.predict", "--workdir", "nowhere", "a.png"], "nowhere is no workdir"),

@@ -69,6 +69,7 @@ def test_every_figure_is_there(made):
             assert figure["images_per_s"]["median"] > 0, name
 
 
+@pytest.mark.medium
 def test_figures_are_consistent(made):
     for name, figure in made[1]["figures"].items():
         if figure["images_per_s"] is None:
@@ -142,6 +143,7 @@ def test_the_table_goes_into_a_section_of_the_readme(made, tmp_path):
     assert readme.read_text() == f"before\n<!-- benchmark:start -->\n{expected}<!-- benchmark:end -->\nafter\n"
 
 
+@pytest.mark.medium
 def test_a_method_without_training_says_so(root, tmp_path):
     given = ["--config", f"{BASELINE}:nut", f"--config.data.root={root}", f"--config.data.size={SIZE}", "--repeats=1"]
     results = run(tmp_path / "made.json", given)

@@ -43,6 +43,7 @@ def test_the_settings_at_32_pixels():
     assert configs.load(f"{EXPERIMENT}:truck").data.category == "truck"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["rotation", "cutpaste", "cutout_grey", "cutpaste_3way", "scar"])
 def test_every_proxy_fits_into_32_pixels(task):
     config = configs.load(EXPERIMENT, {"proxy.task": task})

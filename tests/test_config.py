@@ -404,6 +404,7 @@ def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path):
     assert config == copies[1] and config.optim == copies[3].optim
 
 
+@pytest.mark.medium
 def test_an_experiment_that_lacks_a_key_or_has_one_of_another_type(tmp_path, capsys):
     lines = f"from jaxad import config\ndef get_config():\n    c = config.load({NSA!r})\n    c.unlock()\n    "
     path = tmp_path / "mine.py"
@@ -420,6 +421,7 @@ def test_an_experiment_that_lacks_a_key_or_has_one_of_another_type(tmp_path, cap
         assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.medium
 def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
     """A user's own file without the newest keys trains, and its detector takes them in predict."""
     lines = f"from jaxad import config\ndef get_config():\n    c = config.load({str(ROOT / BASELINE)!r} + ':nut')\n"
@@ -452,6 +454,7 @@ def test_references_between_keys_outlive_the_reading_of_an_experiment(tmp_path):
     assert config.normalize.mean == (0.0,)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("section, key", [("score", "reduction"), ("score", "sigma"), ("evaluate", "crop")])
 def test_commands_on_a_workdir_without_a_key(tmp_path, capsys, section, key):
     root, workdir = write_parts(tmp_path / "sets"), tmp_path / "w"
@@ -473,6 +476,7 @@ def test_steps_per_epoch_are_rounded_up():
     assert [configs.steps_per_epoch(config, images) for images in (1, 32, 33, 96)] == [1, 1, 2, 3]
 
 
+@pytest.mark.medium
 def test_evaluation_takes_overrides_of_scoring_alone(tmp_path, capsys):
     root, workdir = write_parts(tmp_path / "sets"), tmp_path / "w"
     assert command(train.main, *baseline(root, workdir)) == 0

@@ -87,6 +87,7 @@ def test_a_batch_compiles_once(neighbours):
     assert neighbours._score._cache_size() == 1
 
 
+@pytest.mark.medium
 def test_scores_are_those_of_the_method():
     found, images = baseline(), pictures(4)
     method = methods.create(found.config)
@@ -123,6 +124,7 @@ def test_images_of_another_size_are_not_scored(neighbours, shape):
         neighbours.score(np.zeros(shape, np.uint8))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [1, 8, 17])  # 8 simulated devices
 @pytest.mark.parametrize("crop", [0, 24])
 def test_parts_sum_to_the_map(divided, count, crop):

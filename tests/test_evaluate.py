@@ -33,6 +33,7 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.medium
 def test_results_hold_every_metric_and_where_they_come_from(run):
     found = results(run / "work")
     assert set(found["image"]) == {"auroc", "ap", "f1_max"}
@@ -112,6 +113,7 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
         np.testing.assert_array_equal(image, scores.images[i, ..., 0])
 
 
+@pytest.mark.medium
 def test_results_are_there_once_the_evaluation_is_complete(run, tmp_path, monkeypatch):
     shutil.copytree(run / "work", tmp_path / "work")
     (tmp_path / "work" / "results.json").unlink()
@@ -127,6 +129,7 @@ def test_results_are_there_once_the_evaluation_is_complete(run, tmp_path, monkey
     assert results(tmp_path / "work")["image"] == results(run / "work")["image"]
 
 
+@pytest.mark.medium
 def test_training_prints_the_summary(run, tmp_path, capsys):
     shutil.copytree(run / "work", tmp_path / "work")
     capsys.readouterr()
@@ -140,6 +143,7 @@ def test_training_prints_the_summary(run, tmp_path, capsys):
     assert report == f"report: {tmp_path / 'work' / 'report.html'}"
 
 
+@pytest.mark.medium
 def test_the_reduction_can_be_changed(run, tmp_path):
     shutil.copytree(run / "work", tmp_path / "work")
     assert command(evaluate.main, "--workdir", tmp_path / "work", "--config.score.reduction=mean") == 0
@@ -148,6 +152,7 @@ def test_the_reduction_can_be_changed(run, tmp_path):
     assert found["threshold"]["value"] is None and "config.score" in found["threshold"]["reason"]
 
 
+@pytest.mark.medium
 def test_the_limit_of_aupro_can_be_changed(run, tmp_path):
     shutil.copytree(run / "work", tmp_path / "work")
     shutil.copytree(run / "sets", tmp_path / "sets")
@@ -169,6 +174,7 @@ def trained(folder):
     return results(folder / "work")
 
 
+@pytest.mark.medium
 def test_without_anomalies(tmp_path, capsys):
     write_parts(tmp_path / "sets")
     for part in ("test/spot", "ground_truth"):
@@ -181,6 +187,7 @@ def test_without_anomalies(tmp_path, capsys):
     assert (tmp_path / "work" / "report.html").is_file()
 
 
+@pytest.mark.medium
 def test_without_masks(tmp_path, capsys):
     write_parts(tmp_path / "sets")
     shutil.rmtree(tmp_path / "sets" / "nut" / "ground_truth")
@@ -192,6 +199,7 @@ def test_without_masks(tmp_path, capsys):
     assert (tmp_path / "work" / "report.html").is_file()
 
 
+@pytest.mark.medium
 def test_without_good_test_images(tmp_path):
     write_parts(tmp_path / "sets")
     shutil.rmtree(tmp_path / "sets" / "nut" / "test" / "good")
@@ -200,6 +208,7 @@ def test_without_good_test_images(tmp_path):
     assert found["pixel"]["auroc"] > 0.9  # defective images have good pixels, too
 
 
+@pytest.mark.medium
 def test_without_test_images_training_says_what_to_do(tmp_path, capsys):
     write_parts(tmp_path / "sets")
     for part in ("test", "ground_truth"):
@@ -236,6 +245,7 @@ def test_textures_are_trained_on_larger_images_than_they_are_scored_on(tmp_path,
     assert (held, tested) == ((2, 32, 32, 3), (5, 32, 32, 3))
 
 
+@pytest.mark.medium
 def test_another_test_folder(tmp_path, run):
     shutil.copytree(run / "work", tmp_path / "work")
     shutil.copytree(run / "sets" / "nut" / "test" / "good", tmp_path / "other" / "good")
@@ -287,6 +297,7 @@ def test_good_scores_are_those_of_the_held_out_images(members):
     assert len(image) == 6 and found.good_scores == pytest.approx((mean, std), rel=1e-6)
 
 
+@pytest.mark.medium
 def test_an_ensemble_is_the_mean_of_normalised_scores(members, tmp_path, monkeypatch):
     image, maps, scores = by_hand(members)
     drawn = []
@@ -305,6 +316,7 @@ def test_an_ensemble_is_the_mean_of_normalised_scores(members, tmp_path, monkeyp
     assert [(row["id"], float(row["score"])) for row in rows] == list(zip(made.ids, made.image_scores, strict=True))
 
 
+@pytest.mark.medium
 def test_the_metrics_of_an_ensemble_are_those_of_its_mean(members, run, tmp_path):
     sets = shutil.copytree(run / "sets", tmp_path / "sets")
     for path in (sets / "nut" / "ground_truth" / "spot").iterdir():
@@ -317,6 +329,7 @@ def test_the_metrics_of_an_ensemble_are_those_of_its_mean(members, run, tmp_path
     assert len({found["pixel"]["auroc"], *(row["pixel"]["auroc"] for row in found["members"])}) == 4
 
 
+@pytest.mark.medium
 def test_an_ensemble_says_what_it_is_made_of(members, ensemble):
     found, alone = results(ensemble), [results(workdir) for workdir in members]
     assert (found["experiment"], found["category"], found["seed"]) == ("baseline_mean, ensemble of 3", "nut", "0, 1, 2")
@@ -341,6 +354,7 @@ def test_an_ensemble_has_a_row_beside_its_members(members, ensemble):
     assert rows[1][-1].endswith("then `python -m jaxad.evaluate --workdir W... --output OUT`")
 
 
+@pytest.mark.medium
 def test_the_kept_command_makes_the_ensemble_again(members, ensemble, capsys):
     before = results(ensemble)
     words = before["evaluated"]["command"].split()
@@ -356,6 +370,7 @@ def test_the_kept_command_makes_the_ensemble_again(members, ensemble, capsys):
     }
 
 
+@pytest.mark.medium
 def test_overrides_hold_for_all_members(members, tmp_path):
     flags = ["--workdir", *members, "--output", tmp_path / "out", "--config.evaluate.pro_limit=0.05"]
     assert command(evaluate.main, *flags) == 0
@@ -371,6 +386,7 @@ def test_an_ensemble_at_another_white_level_is_refused(members, tmp_path, capsys
     assert told.startswith("config.data.white_level=4095 cannot be set for an ensemble")
 
 
+@pytest.mark.medium
 def test_maps_of_members_are_let_go(members, tmp_path, monkeypatch):
     score, seen, alive = evaluate.score_records, [], []
 

@@ -112,6 +112,7 @@ def test_men_and_women_differ_in_nothing_but_the_lists():
     assert all(female[key] == male[key].replace("_Male", "_Female") for key in lists)
 
 
+@pytest.mark.medium
 def test_what_is_judged_was_trained_on():
     """A central crop is all that the training sees; without one, its random crops reach every border."""
     for file, category in itertools.product(FILES, EVERY):
@@ -205,6 +206,7 @@ def test_efficientnet_is_fine_tuned_as_appendix_a4_says():
     assert changed == {"experiment", "method", "epochs", "optim.head_epochs"}
 
 
+@pytest.mark.medium
 def test_cutpastes_ablations_are_overrides_and_in_the_docstring():
     values = {  # Appendix A.3
         "optim.learning_rate": ("0.03", "0.1", "0.01", "0.003"), "epochs": ("256", "128", "192", "320", "384"),

@@ -175,6 +175,7 @@ def test_an_interrupt_during_a_finalizer_is_not_dropped() -> None:
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("later", [0.0, 0.2, 0.5, 1.0])
 def test_an_interrupt_while_a_command_imports_ends_it(tmp_path, later) -> None:
     """From the first library of JAX on, whose callbacks drop exceptions; the command itself would wait for long."""
@@ -188,6 +189,7 @@ def test_an_interrupt_while_a_command_imports_ends_it(tmp_path, later) -> None:
         assert (process.stderr.read(), process.wait()) == ("interrupted\n", 130)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", [["jaxad.train"], ["jaxad.predict"], ["jaxad.sweep"], ["jaxad", "train"]], ids=str)
 @pytest.mark.parametrize("module", ["argparse", "numpy", "jax", "jaxad.config"])
 def test_an_interrupt_at_the_import_of_a_module_ends_the_command(tmp_path, command, module) -> None:
@@ -264,6 +266,7 @@ def test_writes_that_fail_beside_the_one_that_ends_a_command_are_not_told(number
     assert ("Task exception was never retrieved" in result.stderr) == told and bool(more) == told
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_resumes(runs, number, status) -> None:
     workdir = f"stopped{status}"

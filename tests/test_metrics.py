@@ -152,6 +152,7 @@ def test_curves_run_from_corner_to_corner():
         assert (np.diff(fpr) >= 0).all() and (np.diff(rise) >= -1e-12).all()
 
 
+@pytest.mark.medium
 def test_evaluate_by_defect_takes_good_images_and_that_type_alone():
     masks, maps = random_case(4, n=9)
     defects = ["good", "crack", "hole"] * 3
@@ -242,6 +243,7 @@ def test_wrong_arguments_are_refused():
         metrics.evaluate(make_scores(masks, maps, labels=np.zeros(6, int)))
 
 
+@pytest.mark.medium
 def test_150_images_take_less_than_8_cpu_seconds():
     rng = np.random.default_rng(0)
     masks = np.zeros((150, 256, 256), np.uint8)

@@ -47,6 +47,7 @@ def test_products_of_few_numbers_for_many_rows_are_right(name: str) -> None:
     assert products.wrong([name]) == []
 
 
+@pytest.mark.medium
 @wrong_release
 @each_flag
 def test_the_sweep_finds_the_public_case(types: str) -> None:

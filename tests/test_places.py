@@ -40,6 +40,7 @@ def test_a_workdir_that_would_make_a_plain_folder_one_of_another_layout_is_refus
     assert not (plain / "train").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("where", [".", "nut", "nut/train/good", "nut/test/run", "nut/ground_truth"])
 def test_a_workdir_among_the_images_is_refused_before_anything_is_written(capsys, root, where):
     before = sorted(root.rglob("*"))
@@ -62,6 +63,7 @@ def test_a_workdir_whose_name_is_no_utf_8(capsys, root, tmp_path):
     assert not (tmp_path / "caf\udce9").exists()
 
 
+@pytest.mark.medium
 def test_tables_of_names_that_are_no_utf_8_are_utf_8(root, tmp_path):
     """Also those of names that hold backslashes, and all names are different."""
     for folder, name in (("good", "caf\udce9"), ("good", r"caf\xe9"), ("sp\udcffot", "\u00e9")):

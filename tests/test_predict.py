@@ -93,6 +93,7 @@ def test_collect_refuses_what_holds_no_images_and_names_other_files(new):
         collect(new / "no.png")
 
 
+@pytest.mark.medium
 def test_the_table(workdir, new, tmp_path, capsys):
     rows = run(workdir, tmp_path / "out", new)
     assert list(rows[0]) == list(prediction_files.COLUMNS)
@@ -164,6 +165,7 @@ def test_raw_maps(workdir, new, tmp_path, kind):
     assert values.shape == (2 * HEIGHT, 3 * WIDTH)
 
 
+@pytest.mark.medium
 def test_without_a_threshold_there_is_no_decision(new, tmp_path, capsys):
     write_parts(tmp_path / "sets")
     assert command(train.main, *baseline(tmp_path / "sets", tmp_path / "work")) == 0
@@ -345,6 +347,7 @@ def test_a_folder_of_the_user_is_not_taken_for_output(workdir, new, capsys):
     assert mine.exists() and not (new / "predictions.csv").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kept", [0, 3, 8, 13, 16, 18])
 def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, kept):
     for number in range(19):
@@ -458,6 +461,7 @@ def test_a_side_too_long_for_jpeg_makes_a_png(workdir, tmp_path):
         assert heatmap.format == "PNG" and heatmap.size == (65_501, 33)
 
 
+@pytest.mark.medium
 def test_constant_images_have_heatmaps(tmp_path):
     for number in range(4):
         write(tmp_path / "sets" / "nut" / "train" / "good" / f"{number}.png", np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
@@ -484,6 +488,7 @@ def test_95_megapixels_take_at_most_two_gigabytes(workdir, tmp_path, suffix):
     assert process.returncode == 0 and used.ru_maxrss < 2e9 / 1024, f"{used.ru_maxrss} KiB"
 
 
+@pytest.mark.medium
 def test_two_calls_into_one_output(workdir, new, tmp_path, capsys):
     output = tmp_path / "out"
     program = f"""if True:

@@ -82,6 +82,7 @@ def write(tmp_path, scores, *, history=(), samples_png=None, features=None, term
     return Page(path.read_text(encoding="utf-8")), results
 
 
+@pytest.mark.medium
 def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
@@ -123,6 +124,7 @@ def test_report_says_why_a_metric_is_missing(tmp_path):
     assert " n/a: no anomalous test images" in written.texts and "ROC curves" not in written.texts
 
 
+@pytest.mark.medium
 def test_report_shows_what_the_threshold_does(tmp_path):
     written, _ = write(tmp_path, small_test_set(),
                     threshold={"value": 0.5, "false_alarm_rate": 0.25, "detection_rate": 0.875})
@@ -139,6 +141,7 @@ def test_names_are_escaped(tmp_path):
     assert "<b>test/good/000" in written.texts and "<i>&" in written.texts and not written.tags & {"i"}
 
 
+@pytest.mark.medium
 def test_constant_scores_make_a_report_without_warnings(tmp_path):
     scores = small_test_set()
     scores = scores._replace(maps=np.zeros_like(scores.maps), image_scores=np.zeros_like(scores.image_scores))
@@ -164,6 +167,7 @@ def test_examples_put_false_alarms_and_misses_first():
     assert groups["Best"] == [6]
 
 
+@pytest.mark.medium
 def test_examples_show_the_terms_of_their_maps(tmp_path):
     scores = small_test_set()
     plain, _ = write(tmp_path, scores)
@@ -247,6 +251,7 @@ def test_colour_limits_ignore_one_extreme_image():
     assert low == pytest.approx(0.5, abs=0.02) and 0.9 < high < 1
 
 
+@pytest.mark.medium
 def test_scores_of_far_outliers_are_drawn_on_a_logarithmic_axis():
     scores, labels = np.array([1.0, 1.5, 2.0, 3.0, 1e6]), np.array([0, 0, 0, 1, 1])
     for draw in (charts.score_histogram, lambda labels, *rest: charts.score_strips(list("aaabb"), *rest)):
@@ -282,6 +287,7 @@ def test_embedding_keeps_kinds_that_differ_apart(monkeypatch):
     assert charts.tsne_chart({"good": np.eye(4), "defective": np.empty((0, 4))}) is None
 
 
+@pytest.mark.medium
 def test_no_window_system_is_touched():
     code = ("import sys, numpy as np; from jaxad import report; from jaxad.reporting import charts;"
             "charts.loss_chart(np.arange(9.), np.ones(9));"
@@ -430,6 +436,7 @@ def test_an_ensembles_command_names_no_folder(tmp_path):
     assert "/a" not in table
 
 
+@pytest.mark.medium
 def test_command_prints_one_sentence_and_exits_with_2(tmp_path):
     command = [sys.executable, "-m", "jaxad.report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -16,6 +16,8 @@ from jaxad.models import flops
 from jaxad.models.encoder_decoder import EncoderDecoder
 from tests.parts import ROOT
 
+pytestmark = pytest.mark.medium
+
 SCRIPTS = sorted((ROOT / "tpu_scripts").glob("*.sh"))
 COMMANDS = ("create", "set_up", "train", "sweep", "status", "delete")
 TRAIN = ("--config", "experiments/nsa_logistic.py:bottle", "--config.data.root=data/it's here", "--workdir", "runs/b")

@@ -71,6 +71,7 @@ def test_values_by_hand():
     np.testing.assert_allclose(HUE(orange, 1 / 2)[0, 0], [0.2, 0.6, 0.8], atol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("turns", [-0.5, -0.1, 0.0, 0.03, 0.1, 0.3, 0.5])
 def test_hue_agrees_with_matplotlib_s_hsv(turns):
     image = picture(40, 40)
@@ -126,6 +127,7 @@ def test_jitter_is_the_same_plain_vmapped_and_jitted():
     assert made.min() >= 0 and made.max() <= 1
 
 
+@pytest.mark.medium
 def test_draws_are_uniform_and_every_order_is_as_likely():
     keys = jax.random.split(jax.random.key(1), 10_000)
     drawn = jax.jit(jax.vmap(lambda key: color.sample_jitter(key, strength=0.1, hue=0.05)))(keys)

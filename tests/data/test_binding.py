@@ -67,6 +67,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsys, change) -> None:
     count, seed, words = CHANGES[change]
@@ -117,6 +118,7 @@ def test_predictions_of_a_detector_that_is_deleted_stay_and_are_told(tmp_path, c
     assert capsys.readouterr().out == (sentence if trained and marked else "")
 
 
+@pytest.mark.medium
 def test_restart_deletes_nothing_before_the_images_were_read(complete, root, capsys) -> None:
     before = result(complete)
     (root / "03.png").write_bytes(b"")
@@ -140,6 +142,7 @@ def test_a_folder_of_the_user_is_never_a_workdir(root, tmp_path, capsys, foreign
         assert (folder / "config.json").exists() == bool(foreign)
 
 
+@pytest.mark.medium
 def test_restart_reads_every_image_before_it_deletes(complete, root, capsys) -> None:
     image = root / "03.png"
     image.write_bytes(image.read_bytes()[:-20])
@@ -190,6 +193,7 @@ def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root
         assert (complete / "config.json").read_text() == kept
 
 
+@pytest.mark.medium
 def test_another_order_of_the_same_images_is_refused(complete, root, capsys) -> None:
     """The names lack the suffix, by which files are sorted too."""
     path = complete / "images.json"
@@ -211,6 +215,7 @@ def test_an_image_that_cannot_be_decoded_may_be_replaced_before_anything_was_mad
     assert result(tmp_path / "run") == result(tmp_path / "fresh")
 
 
+@pytest.mark.medium
 def test_images_that_change_while_a_training_was_stopped_are_refused(root, tmp_path, monkeypatch, capsys) -> None:
     interrupted(monkeypatch, 4, lambda: train.main(arguments(root, tmp_path / "run")))
     write(root / "07.png", part(5))

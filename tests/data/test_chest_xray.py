@@ -222,6 +222,7 @@ def test_the_network_has_one_channel(detector):
     assert detector.variables["params"]["conv1"]["kernel"].shape[2] == 1
 
 
+@pytest.mark.medium
 def test_training_writes_results_without_pixel_metrics(trained):
     results = json.loads((trained / "work" / "results.json").read_text())
     assert results["category"] == "chest_xray_male"
@@ -240,6 +241,7 @@ def test_the_report_and_the_samples_show_grey_images_in_grey(trained):
     assert (tile[:, 64:] != tile[:, 64:, :1]).any()  # the label's colours
 
 
+@pytest.mark.medium
 def test_evaluating_again_gives_the_same(trained):
     before = (trained / "work" / "scores.csv").read_text()
     assert command(evaluate.main, "--workdir", trained / "work") == 0
@@ -275,6 +277,7 @@ def test_the_lists_may_have_moved_when_it_is_evaluated(trained, capsys):
     assert message.startswith(f"'nowhere/{LISTS['train']}' does not exist; ")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("overrides, words", [
     ({"data.channels": 3}, "config.normalize.mean must hold config.data.channels=3 numbers, not [0.0]"),
     ({"data.channels": 2}, "config.data.channels must be 3 (RGB) or 1 (grey), not 2"),
@@ -285,6 +288,7 @@ def test_configs_that_do_not_fit(capsys, root, tmp_path, overrides, words):
     assert refusal(capsys, train.main, *flags(root, tmp_path / "work", **overrides)).startswith(words)
 
 
+@pytest.mark.medium
 def test_other_categories_have_no_lists(capsys, root, tmp_path):
     given = ["--config", f"{NSA}:object", "--workdir", tmp_path / "work", "--config.data.source=chest_xray"]
     assert refusal(capsys, train.main, *given).startswith("config.data.source chest_xray needs lists of images, ")

@@ -320,6 +320,7 @@ def test_a_damaged_tiff_is_told_in_silence(tmp_path, capfd, compression, bits):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.medium
 def test_lines_of_libraries_do_not_reach_the_screen_of_a_process(tmp_path):
     """As a user sees it: the whole standard error of a process that reads all kinds, damaged and intact."""
     for number, what in enumerate(SPECIAL):
@@ -490,6 +491,7 @@ def test_pillow_s_limit_is_not_ours(tmp_path, monkeypatch, kind, bits):
         np.testing.assert_array_equal(read_image(path), expected(array, bits))
 
 
+@pytest.mark.medium
 def test_a_line_scan_of_200_megapixels_with_a_side_of_100_000(tmp_path, capfd):
     row = np.zeros((1, 2000), np.uint8)
     row[0, -1] = 200
@@ -518,6 +520,7 @@ def test_a_16_bit_png_with_more_than_opencv_reads(tmp_path):
     )
 
 
+@pytest.mark.medium
 def test_the_limit_in_training_and_predict(tmp_path, capsys):
     root = write_parts(tmp_path)
     large = root / "large.png"
@@ -541,6 +544,7 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
         assert message == f"--max-megapixels must be a whole number from 1 on, not {number!r}"
 
 
+@pytest.mark.medium
 def test_a_command_names_the_kind_of_an_intact_file(tmp_path, capsys, monkeypatch):
     root = write_parts(tmp_path)
     path = root / "nut" / "train" / "good" / "000.tif"

@@ -38,6 +38,7 @@ def test_fields_are_known_without_rendering_and_match_the_records(category, monk
             assert record.mask.max() == record.label
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("category", demo.CATEGORIES)
 def test_a_picture_depends_on_category_split_index_seed_and_size_alone(category):
     few = demo.load(category, size=64, train=3, test_good=1, test_defective=2)
@@ -71,6 +72,7 @@ def test_a_part_looks_the_same_at_every_size(category):
     assert np.corrcoef(blurred[0].ravel(), blurred[1].ravel())[0, 1] > 0.95
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("category", "defect"), PAIRS)
 def test_masks_are_exact(category, defect):
     for index in range(4):

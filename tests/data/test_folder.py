@@ -342,6 +342,7 @@ def test_smallest_side(mvtec):
         train[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("root", "category", "counts"),
     [

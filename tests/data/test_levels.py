@@ -137,6 +137,7 @@ def test_a_sentence_names_what_was_clipped() -> None:
     assert clipped_images({str(n): (1, 2) for n in range(12)}, 1).endswith("'9' (1 pixel) and 2 more")
 
 
+@pytest.mark.medium
 def test_16_bits_after_a_training_with_8_are_reported(tmp_path, capsys) -> None:
     """What is white in them is not known; PNG's specification says 65,535."""
     root = write_parts(tmp_path / "sets")
@@ -185,6 +186,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", FORMATS)
 def test_12_bits_in_16_give_what_8_bits_give(tmp_path, capsys, kind) -> None:
     """Training, evaluation and prediction, in the command and in Python; divided by 257, 7 levels would be left."""
@@ -212,6 +214,7 @@ def test_12_bits_in_16_give_what_8_bits_give(tmp_path, capsys, kind) -> None:
     assert np.array(Image.open(other / "predictions" / row["heatmap"])).max() > 100
 
 
+@pytest.mark.medium
 def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, capsys, caplog) -> None:
     """Training images of at most 1,744 are 12 bits; a test image and an image to predict reach beyond 4,095."""
     root = write_deep(tmp_path / "sets", encode=png, suffix=".png")
@@ -237,6 +240,7 @@ def test_the_level_of_the_training_images_holds_for_brighter_ones(tmp_path, caps
     assert (made.clipped, made.peak, made.image[0, 0, 0]) == (6, 5000, 255)
 
 
+@pytest.mark.medium
 def test_a_resumed_prediction_reports_the_images_of_all_its_parts(tmp_path, capsys, monkeypatch) -> None:
     root, out = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "out"
     assert command(train.main, *baseline(root, tmp_path / "work", evaluate__batch=2)) == 0
@@ -293,6 +297,7 @@ def test_the_level_is_that_of_the_training_wherever_the_detector_goes(tmp_path, 
     assert "test image 'test/good/000' or its mask is not the same in both" in message  # by another level
 
 
+@pytest.mark.medium
 def test_the_config_gives_the_level_and_can_be_changed_for_an_evaluation(tmp_path, capsys) -> None:
     root, work = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "work"
     assert command(train.main, *baseline(root, work, data__white_level=1600)) == 0
@@ -304,6 +309,7 @@ def test_the_config_gives_the_level_and_can_be_changed_for_an_evaluation(tmp_pat
     assert np.abs(scores(work) - first).max() > 0.1
 
 
+@pytest.mark.medium
 def test_levels_that_cannot_be(tmp_path, capsys) -> None:
     write_parts(tmp_path / "sets")
     for level, words in ((-1, "must be at least 0, not -1"), (65536, "must be below 65536, not 65536")):

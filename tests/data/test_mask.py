@@ -393,6 +393,7 @@ def test_larger_masks_take_the_nearest_pixel_and_equal_ones_are_free():
     np.testing.assert_array_equal(resize_mask(mask.repeat(3, 0).repeat(3, 1), (2, 3)), mask)
 
 
+@pytest.mark.medium
 def test_commands_evaluate_with_palettes_and_refuse_what_cannot_be_told(tmp_path, capsys):
     root = write_parts(tmp_path)
     assert command(train.main, *baseline(root, tmp_path / "grey")) == 0

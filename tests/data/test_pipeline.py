@@ -184,6 +184,7 @@ def test_randomness_is_of_seed_and_position_alone() -> None:
     assert not set(first.tolist()) & set(other.tolist())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_stops_the_stream_with_its_sentence(workers: int) -> None:
     with pytest.raises(UserError) as caught:

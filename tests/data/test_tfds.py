@@ -131,6 +131,7 @@ def test_real_bottles_have_the_pixels_of_the_folders(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.medium
 @needs_tfds
 def test_neither_tensorflow_nor_jax_is_imported(tmp_path):
     write_bottles(tmp_path / "manual")
@@ -243,6 +244,7 @@ def test_channels_are_as_asked(classes):
     np.testing.assert_array_equal(to_grey(frogs[3].image), grey[3].image)
 
 
+@pytest.mark.medium
 @needs_tfds
 def test_a_digit_through_training_and_evaluation(classes, tmp_path, capsys):
     arguments = parts.baseline(classes, tmp_path, data__source="tfds")
@@ -253,6 +255,7 @@ def test_a_digit_through_training_and_evaluation(classes, tmp_path, capsys):
     assert scores.count("test/good/") == scores.count("test/3/") == 2
 
 
+@pytest.mark.medium
 @needs_tfds
 def test_predict_takes_digits_as_small_as_those_of_the_training(classes, tmp_path, capsys):
     """28 pixels, which a detector trained on folders refuses."""

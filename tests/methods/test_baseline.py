@@ -25,6 +25,7 @@ def images(count, *, size=(20, 24), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3)).astype(np.uint8)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jitted"])
 def test_blur_is_scipys(sigma, transform):
@@ -58,6 +59,7 @@ def test_the_deviation_of_constant_pixels_is_zero():
     assert not np.asarray(create().fit({}, list(good), jax.random.key(0))["std"]).any()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jitted"])
 def test_score_against_numpy(transform):
     good, new = images(6), images(3, seed=5)

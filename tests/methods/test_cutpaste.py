@@ -125,6 +125,7 @@ def loss_of(method, params, batch_stats, batch):
     return jax.tree.map(lambda leaf: leaf[0], quick_jit(call)(one))
 
 
+@pytest.mark.medium
 def test_loss_by_hand(small):
     """An indifferent classifier of three classes pays log 3 and finds class 0 alone; kernels pay 0.01 / 2 each."""
     method = methods.create(config_of(optim__l2=0.01, model__head_depth=0))
@@ -138,6 +139,7 @@ def test_loss_by_hand(small):
     assert (batch_stats["encoder"]["bn"]["mean"] != 0).all()
 
 
+@pytest.mark.medium
 def test_the_network_is_trained_on_normalised_images(small):
     """The running mean moves by a tenth of the convolution's mean over the normalised images."""
     method = methods.create(config_of())
@@ -269,6 +271,7 @@ def test_gradcam_of_an_image_like_the_mean_is_zero(small):
     assert found.image[0] == 0 and (np.asarray(found.map) == 0).all()
 
 
+@pytest.mark.medium
 def test_gradcam_of_the_classifier_by_hand(fitted):
     """Without a projection head the log odds of two classes are linear, with the difference of their weights."""
     method, variables, density = fitted(score__gradcam="classifier", model__head_depth=0, proxy__task="cutpaste")
@@ -279,6 +282,7 @@ def test_gradcam_of_the_classifier_by_hand(fitted):
     np.testing.assert_allclose(found.map, upsampled(maps), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.medium
 def test_an_untrained_network_is_kept_with_its_density(small):
     method = methods.create(config_of(method="cutpaste_untrained", epochs=0))
     assert method.loss is None
@@ -291,6 +295,7 @@ def test_an_untrained_network_is_kept_with_its_density(small):
     np.testing.assert_allclose(method.score({}, density, images).image, expected.image, rtol=1e-3)
 
 
+@pytest.mark.medium
 def test_embedded_are_the_classes_of_the_task(fitted):
     method, variables, density = fitted(proxy__task="rotation")
     images, keys = pictures(3) / np.float32(255), jax.random.split(jax.random.key(0), 3)
@@ -412,6 +417,7 @@ def test_too_few_images_for_a_density(fitted):
         fitted(8, density__name="gaussian_mixture", density__components=9)
 
 
+@pytest.mark.medium
 def test_too_few_images_are_refused_before_the_training(small, tmp_path, capsys):
     root, workdir = write_parts(tmp_path) / "nut", tmp_path / "run"
     flags = [f"--config.{key}={value}" for key, value in (SMALL | {"data.root": root, "density.ridge": 0}).items()]
@@ -494,6 +500,7 @@ def test_the_commands_on_patches(run):
     assert_usable(*run(PATCH, patch__per_location="true", proxy__task="cutout_grey"))
 
 
+@pytest.mark.medium
 def test_the_commands_on_an_untrained_network(run):
     assert_usable(*run(WHOLE, method="cutpaste_untrained", epochs=0))
 

@@ -154,6 +154,7 @@ def cosine(a, b):
     return np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("weights", [(1, 0.1, 0.5), (1, 0, 0), (1, 0.1, 0), (1, 0, 0.5), (0, 0.3, 0.7)])
 def test_the_objective_is_equation_8(weights):
     settings = config_of(
@@ -335,6 +336,7 @@ def test_scores_are_equations_9_to_12(small, names, channels, standardize):
     np.testing.assert_allclose(scores.image, highest.mean(1), rtol=1e-5)
 
 
+@pytest.mark.medium
 def test_what_never_varies_counts_within_bounds():
     mean = variance = jnp.zeros((2, 3, 4))
     assert (dla.distance(jnp.full((5, 2, 3, 4), 10.0), mean, variance, channels="sum") == 400).all()
@@ -343,6 +345,7 @@ def test_what_never_varies_counts_within_bounds():
     np.testing.assert_allclose(found[0, 0], [(1 / 24.01 + 3 * 100) / 4, 100, 100], rtol=1e-5)
 
 
+@pytest.mark.medium
 def test_scores_are_computed_in_float32(small):
     """Also for a training in bfloat16, whose rounding is larger than many variances under dropout."""
     half, full = (methods.create(config_of(dtype=dtype)) for dtype in ("bfloat16", "float32"))
@@ -364,6 +367,7 @@ def test_scores_are_those_of_the_seed_and_of_the_image_alone(small):
     np.testing.assert_allclose(together.map[2], alone.map[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_without_uncertainty_there_is_one_pass(small):
     config = config_of(score__uncertainty_weight=0, score__passes=0, model__dropout=0)
     method = methods.create(config)
@@ -476,6 +480,7 @@ def test_a_collapse_is_told():
 # What cannot be used
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "given, about, word",
     [
@@ -517,6 +522,7 @@ def fitted():
     return variables, method.fit(variables, list(pictures(4)), jax.random.key(0))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "given, about, word",
     [
@@ -547,6 +553,7 @@ def test_uncertainty_needs_its_variances(small):
         methods.create(config_of()).score(variables, density, pictures(2) / np.float32(255))
 
 
+@pytest.mark.medium
 def test_an_untrained_network_is_scored_alike(small):
     """`dla_untrained` keeps the network that it draws with its mean maps; parts and scores are those of `dla`."""
     trained, floor = methods.create(config_of()), methods.create(config_of(method="dla_untrained", epochs=0))
@@ -558,6 +565,7 @@ def test_an_untrained_network_is_scored_alike(small):
     assert set(floor.hooks.map_terms({}, density, images)) == {"regression error", "uncertainty"}
 
 
+@pytest.mark.medium
 def test_scoring_on_eight_devices_gathers_nothing(small):
     """Each device passes its own images; what XLA makes of the passes' vmap by itself would gather all on each."""
     method, mesh = methods.create(config_of()), devices.make_mesh(8)

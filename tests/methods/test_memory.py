@@ -64,6 +64,7 @@ def test_a_network_whose_first_layer_does_not_fit_is_refused(tmp_path, capsys, m
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("key, value", [("score.size", 1000000), ("evaluate.batch", 10**12)])
 def test_an_absurd_evaluation_is_refused(work, capsys, key, value) -> None:
     before = (work / "results.json").read_bytes()

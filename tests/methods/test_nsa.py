@@ -221,6 +221,7 @@ def test_an_example_on_the_device_depends_on_its_key_and_its_images_alone():
         np.testing.assert_array_equal(np.asarray(turned[name])[::-1], rows)
 
 
+@pytest.mark.medium
 def test_examples_do_not_depend_on_the_number_of_devices():
     batch = pictures(count=8) | {"index": np.arange(8)}
     example = nsa.device_examples(config_of())
@@ -303,6 +304,7 @@ def test_a_device_example_is_two_views_and_their_blend(asked):
     assert (made["patches"].tolist(), made["skipped"].tolist()) == ([2, 2, 2], [1, 1, 1])
 
 
+@pytest.mark.medium
 def test_fpi_teaches_the_factor():
     batch = pictures()
     made = device_examples(batch, file=ROOT / "experiments" / "fpi.py")

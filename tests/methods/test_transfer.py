@@ -102,6 +102,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.medium
 def test_training_starts_from_the_published_weights(root):
     start, _ = states_of(root, root)
     shapes = {"params": start.params["encoder"], "batch_stats": start.batch_stats["encoder"]}
@@ -251,6 +252,7 @@ def test_images_are_scored_by_the_level_that_is_asked_for():
         assert found.map.shape == (3, 32, 32)
 
 
+@pytest.mark.medium
 def test_every_position_can_have_a_density():
     """The map at the pixel of each position is the distance there, and the image score their maximum."""
     method, density = pretrained(score__level="early", density__per_location="true")
@@ -268,6 +270,7 @@ def test_every_position_can_have_a_density():
         method.score({}, density, np.zeros((1, 40, 40, 3), np.float32))
 
 
+@pytest.mark.medium
 def test_a_defect_is_found_where_it_is():
     good = np.stack([part(n)[:32, :32] for n in range(12)])
     image = part(50)[:32, :32].astype(np.float32) / 255

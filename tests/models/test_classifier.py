@@ -35,6 +35,7 @@ def test_the_head_has_so_many_layers(depth):
         assert found["head/fc1/kernel"] == (512, 7) and found["head/bn1/scale"] == (7,)
 
 
+@pytest.mark.medium
 def test_a_head_by_hand():
     """Two inputs, one hidden unit x1 - x2, normalised by the running statistics 1 and 4, cut at 0, then (2y, 1 - y)."""
     head = Head(classes=2, depth=1, width=1)
@@ -76,6 +77,7 @@ def test_stages_features_and_logits(made):
     np.testing.assert_allclose(stages["features"], np.asarray(stages["layer4"]).mean((1, 2)), rtol=1e-5)
 
 
+@pytest.mark.medium
 def test_logits_of_features_are_the_classifiers(made):
     model, variables, stages = made
     np.testing.assert_allclose(

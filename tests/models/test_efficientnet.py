@@ -162,6 +162,7 @@ def trained(**options: Any) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     return levels, flatten_dict(updated["batch_stats"])
 
 
+@pytest.mark.medium
 def test_frozen_norm_is_inference() -> None:
     before = flatten_dict(variables("b0")["batch_stats"])
     levels, after = trained(frozen_norm=True)
@@ -172,6 +173,7 @@ def test_frozen_norm_is_inference() -> None:
         np.testing.assert_allclose(levels[name], level, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.medium
 def test_training_moves_the_statistics_by_a_hundredth() -> None:
     """And normalises by the batch's, with TensorFlow's epsilon: by hand for the stem, by all variables elsewhere."""
     made, (levels, after) = variables("b0"), trained()
@@ -194,6 +196,7 @@ def test_training_moves_the_statistics_by_a_hundredth() -> None:
 # Stochastic depth
 
 
+@pytest.mark.medium
 def test_rates_grow_linearly_over_the_blocks() -> None:
     """0.2 / 16 at the first, 0.2 at the last of B0's 16 blocks, none in inference; frozen norms change nothing."""
     model, x = EfficientNet("b0", stochastic_depth=0.2), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -211,6 +214,7 @@ def test_rates_grow_linearly_over_the_blocks() -> None:
     np.testing.assert_allclose(rates, [*(0.2 * n / 16 for n in range(1, 17)), *[0] * 16])
 
 
+@pytest.mark.medium
 def test_a_skipped_block_is_its_shortcut_and_the_mean_is_kept() -> None:
     """Of 512 examples at rate 1/4 each is skipped or has its branch times 4/3; 128 skips have a standard deviation of
     9.8. What an example does depends on its number alone."""
@@ -265,6 +269,7 @@ def test_depthwise_is_a_grouped_convolution(shape: tuple[int, int], size: int, s
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_depthwise_by_hand() -> None:
     """A row of 4 pixels at stride 2: one zero behind, so the outputs start at pixels 0 and 2. Of 5 pixels, one zero on
@@ -275,6 +280,7 @@ def test_depthwise_by_hand() -> None:
         assert depthwise_conv(x, kernel, stride=2).ravel().tolist() == expected
 
 
+@pytest.mark.medium
 def test_depthwise_sums_half_precision_in_float32() -> None:
     """256 + 24 ones: in bfloat16, ones added to 256 are lost."""
     x = jnp.ones((1, 5, 5, 1), jnp.bfloat16)

@@ -54,6 +54,7 @@ def golden_variables() -> dict:
     return {collection: unflatten_dict(tensors) for collection, tensors in flat.items()}
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 @needs_shared("golden", "nsa_encdec_forward.npz")
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -77,6 +78,7 @@ def test_variables_have_the_reference_shapes() -> None:
     assert sum(np.size(p) for p in jax.tree.leaves(golden_variables()["params"])) == 11_497_712
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_stages_have_the_promised_shapes_and_dtypes(channels: int, dtype: jnp.dtype) -> None:

@@ -88,6 +88,7 @@ BLOCKS = sum(n**2 * (9 + 1) * 2 * c * c + (2 * n) ** 2 * 9 * c * c for n, c in (
 HEAD = 112**2 * 49 * 16
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("model, count", [
     (ResNet18(), RESNET18),
     (ResNet18(remat=True), RESNET18),

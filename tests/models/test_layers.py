@@ -66,6 +66,7 @@ def plain_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (1, 1), (1, 2)])
 def test_conv_equals_flax(kernel: int, stride: int) -> None:
@@ -104,6 +105,7 @@ def test_max_pool_equals_flax_and_breaks_ties_as_it() -> None:
             assert_same_function(max_pool, plain_pool, x)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_max_pool_by_hand() -> None:
     x = jnp.asarray([[1.0, 5, 2], [5, 0, 3], [4, 4, 9]])[None, :, :, None]
@@ -145,6 +147,7 @@ def test_kernels_are_drawn_with_the_stated_spread() -> None:
     assert abs(uniform.std() / (bound / np.sqrt(3)) - 1) < 0.01
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_batch_norm_by_hand() -> None:
     """Values 1, 2, 3, 6 have mean 3, biased variance 3.5 and unbiased variance 14 / 3."""
@@ -161,6 +164,7 @@ def test_batch_norm_by_hand() -> None:
     np.testing.assert_allclose(y.ravel(), 1 + 2 * (np.array([1, 2, 3, 6]) - 10) / np.sqrt(20 + 1e-5), rtol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_batch_norm_equals_flax() -> None:
     variables = {"batch_stats": {"mean": jnp.zeros(7), "var": jnp.ones(7)}}
@@ -203,6 +207,7 @@ def test_batch_norm_is_right_far_from_zero(devices: int) -> None:
     np.testing.assert_allclose(y, (wide - wide.mean((0, 1, 2))) / np.sqrt(var + 1e-5), atol=2e-5 / np.sqrt(var.min()))
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_batch_norm_takes_statistics_in_float32() -> None:
     """In bfloat16 a sum of 4096 ones would stop at 256."""
@@ -228,6 +233,7 @@ def test_dropout_zeroes_and_scales() -> None:
     assert abs(y.mean() - 7) < 0.15
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("examples", [None, [4, 9]])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dropout_of_rate_zero_changes_nothing(examples: list[int] | None, dtype: jnp.dtype) -> None:
@@ -237,6 +243,7 @@ def test_dropout_of_rate_zero_changes_nothing(examples: list[int] | None, dtype:
     np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.medium
 def test_dropout_masks_are_shared_or_of_the_example() -> None:
     """Without numbers all have one mask; with them each its own, wherever it stands and whoever stands beside it."""
     ones = jnp.ones((4, 6, 50))
@@ -250,6 +257,7 @@ def test_dropout_masks_are_shared_or_of_the_example() -> None:
         assert 0.3 < (one != other).mean() < 0.7
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("examples", [None, [0, 1]])
 def test_dropout_masks_are_of_the_key(examples: list[int] | None) -> None:
     ones = jnp.ones((2, 6, 50))
@@ -277,6 +285,7 @@ class Tiny(nn.Module):
         return upsample_bilinear(nn.relu(BatchNorm(self.axis_name)(x, train=True)))
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 def test_eight_devices_equal_one() -> None:
     """Loss, gradients and running statistics of a batch split over devices are those of the whole batch."""

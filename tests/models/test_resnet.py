@@ -176,6 +176,7 @@ def test_zero_init_residual_starts_with_the_shortcuts_and_trains_the_scales() ->
     assert len(last) == 5 and all(np.abs(leaf).max() > 0 for leaf in last)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("place", "seen"), [("blocks", False), ("stages", True)])
 def test_dropout_is_seen_behind_the_stages_alone_where_blocks_are_silent(place: str, seen: bool) -> None:
     model = ResNet((1,), zero_init_residual=True)
@@ -187,6 +188,7 @@ def test_dropout_is_seen_behind_the_stages_alone_where_blocks_are_silent(place: 
     assert (run(DropoutSpec(RATE, place=place)) != run(None)).any() == seen
 
 
+@pytest.mark.medium
 def test_frozen_norm_is_inference_in_training() -> None:
     """Nothing is updated, and gradients still reach all parameters, scales and biases among them."""
     made = {kind: {path: leaf for path, leaf in tree.items() if path < "layer2"} for kind, tree in variables().items()}
@@ -239,6 +241,7 @@ def test_a_bottleneck_is_thinned_before_its_last_convolution() -> None:
     np.testing.assert_allclose(found[kept], 2 * behind[kept], rtol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["blocks", "stages"])
 @pytest.mark.parametrize("examples", [None, numbers(5, 6, 7)])
 def test_rate_zero_is_no_dropout(place: str, examples: jax.Array | None) -> None:
@@ -246,6 +249,7 @@ def test_rate_zero_is_no_dropout(place: str, examples: jax.Array | None) -> None
     assert_equal(found, plain())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["blocks", "stages"])
 def test_dropout_changes_all_stages_behind_the_stem(place: str) -> None:
     found = thinned(IMAGES, RATE, jax.random.key(1), place=place, count=4)
@@ -271,6 +275,7 @@ def test_behind_stages_dropout_thins_what_they_return() -> None:
     assert (inside[positive] == 0).mean() < RATE / 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["blocks", "stages"])
 def test_an_image_is_thinned_alike_in_any_company(place: str) -> None:
     """Without numbers all images share the masks: no image depends on its place or on its neighbours."""
@@ -297,6 +302,7 @@ def test_with_numbers_masks_are_of_the_example(place: str) -> None:
         assert differing(one, other) > 0.1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("place", ["blocks", "stages"])
 def test_passes_by_vmap_are_those_of_a_loop(place: str) -> None:
     """Keys and rates are traced: one program of all passes, of which the first is plain."""
@@ -310,6 +316,7 @@ def test_passes_by_vmap_are_those_of_a_loop(place: str) -> None:
         assert differing(passes[one]["layer1"], passes[other]["layer1"]) > 0.1
 
 
+@pytest.mark.medium
 def test_masks_of_blocks_are_drawn_apart() -> None:
     """Of values that are positive in both blocks of a stage a quarter is kept in both, not the half of one mask."""
     model = ResNet((2, 1, 1, 1))

@@ -112,6 +112,7 @@ def reference_norm(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
 
 
+@pytest.mark.medium
 def test_global_heads_equal_numpy() -> None:
     """Three layers, each with BatchNorm, the third without ReLU; then a bottleneck with a plain second layer."""
     features = normal(1, 16, 9)
@@ -158,6 +159,7 @@ def test_dense_heads_equal_numpy() -> None:
     assert sorted(updated["batch_stats"]) == ["bn1", "bn2", "bn_predict"]
 
 
+@pytest.mark.medium
 def test_dense_heads_see_one_position_at_a_time() -> None:
     """In training, too, a position's place doesn't count; in inference nor do other positions."""
     features = normal(1, 2, 7, 9)
@@ -177,6 +179,7 @@ def test_dense_heads_see_one_position_at_a_time() -> None:
 # The network
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("train", [False, True])
 def test_outputs_have_the_stated_shapes(count: int, train: bool) -> None:

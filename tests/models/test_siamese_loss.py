@@ -93,6 +93,7 @@ def assert_constant(gradient: jax.Array) -> None:
 # Values
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("pairs", ["all", "same"])
 def test_losses_of_images_equal_the_equations(pairs: str, dtype: type, tolerance: float) -> None:
@@ -106,6 +107,7 @@ def test_losses_of_images_equal_the_equations(pairs: str, dtype: type, tolerance
     assert abs(symmetric(first, second, "all") - symmetric(first, second, "same")) > 0.01
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("reverse", ["recomputed", "literal"])
 def test_the_dense_loss_equals_its_equation(reverse: str, dtype: type, tolerance: float) -> None:
@@ -143,6 +145,7 @@ def test_two_positions_by_hand(reverse: str, expected: float) -> None:
     np.testing.assert_allclose(value, expected, atol=1e-15)
 
 
+@pytest.mark.medium
 def test_both_forms_agree_where_correspondence_is_mutual() -> None:
     """A swap of two positions is its own inverse: then the literal indices are the recomputed ones."""
     features = jnp.asarray(normal(0, 1, 3, 8))
@@ -155,6 +158,7 @@ def test_both_forms_agree_where_correspondence_is_mutual() -> None:
 # Gradients
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pairs", ["all", "same"])
 def test_gradients_of_cosines_equal_differences(pairs: str) -> None:
     """By both arguments: `negative_cosine` alone stops nothing."""
@@ -213,6 +217,7 @@ def test_an_encoder_learns_by_its_predictions_alone() -> None:
 # Correspondences
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_correspondences_equal_a_search(dtype: type) -> None:
     features, others = normal(0, 3, 7, 5), normal(1, 3, 11, 5)
@@ -224,6 +229,7 @@ def test_correspondences_equal_a_search(dtype: type) -> None:
     assert len(np.unique(forward)) > 2 and len(np.unique(backward)) > 2
 
 
+@pytest.mark.medium
 def test_of_equal_positions_the_first_corresponds() -> None:
     """Axes 0 1 2 0 beside 2 0 0 1 2; (5, 0, 0) is the axis 0, whose length must not count."""
     axes = jnp.eye(3)
@@ -300,6 +306,7 @@ def test_unknown_choices(unknown: str) -> None:
 # Collapse
 
 
+@pytest.mark.medium
 def test_spread_by_hand() -> None:
     """The mean of the axes and their opposites is 0; of two axes (1/2, 1/2), so that 1 - 1/2 remains."""
     axes = jnp.eye(4)

@@ -95,6 +95,7 @@ def test_stages_are_those_of_plain_numpy(tmp_path, monkeypatch, bottleneck, stem
         np.testing.assert_allclose(found[name], stage, rtol=0, atol=1e-5 * np.abs(stage).max(), err_msg=name)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("model", PLAIN)
 def test_a_resnet_file_fills_every_place(tmp_path, model):
     path = written(tmp_path / f"{model}.safetensors", drawn(model))
@@ -192,6 +193,7 @@ def efficientnet_variables():
     return shapes(efficientnet.EfficientNet("b0"), side=64)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("prefix", ["efficientnet.", ""])
 def test_an_efficientnet_file_fills_every_place(tmp_path, prefix):
     """With the names of a file that has the classifier, and of one without."""

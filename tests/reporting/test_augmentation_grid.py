@@ -84,6 +84,7 @@ def test_every_tile_is_what_its_label_says(names, mode, view):
         assert all(name.endswith(" 1.00") for name in own[len(first) : -1])
 
 
+@pytest.mark.medium
 def test_the_frame_lies_around_the_rectangle():
     images = pictures()
     # compiled above
@@ -97,6 +98,7 @@ def test_the_frame_lies_around_the_rectangle():
         assert line.any() and (tile[line] == (0, 230, 118)).all()
 
 
+@pytest.mark.medium
 def test_what_the_objective_does_not_use_is_left_out(names):
     images = pictures(1)
     tiles, _ = cells(augmentation_grid.local_grid(jax.random.key(5), images, view=ViewOptions(), local=None), rows=1)

@@ -212,6 +212,7 @@ def test_full_disk_is_told_and_the_last_complete_one_is_kept(saved: Path, call: 
 
 
 # Orbax's writing threads may be cleaned up after their event loop is closed, which Python reports as unraisable.
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_write_that_really_fails_leaves_the_last_complete_one(saved: Path) -> None:
     """A limit on the size of files makes Orbax's background write fail as a full disk does."""

@@ -68,6 +68,7 @@ def subtract(one, other):
     return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, one, other)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("home", [None, "/dev/null"], ids=["none", "not writable"])
 def test_a_user_without_a_home_has_no_compilation_cache(home):
     """As in a container whose user id has no name; the programs work without."""
@@ -214,6 +215,7 @@ def test_batch_statistics_are_the_global_batchs() -> None:
     np.testing.assert_allclose(found["var"], 0.9 + 0.1 * features.var(0, ddof=1), rtol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_first_step_in_float32_on_one_and_eight_devices(name: str) -> None:
     (one, metrics_one), (eight, metrics_eight) = two_steps(name, 1), two_steps(name, 8)
@@ -315,6 +317,7 @@ def test_a_step_reduces_the_gradient_once_and_batch_statistics(device_count: int
     assert sorted(sorted(sizes) for _, sizes, _ in found) == [[1, 1, 72, 216], [8], [8], [8, 8, 8]]
 
 
+@pytest.mark.medium
 def test_compiled_keeps_barriers_on_cpu() -> None:
     """What `layers.materialized` relies on; XLA's own pipeline for CPU drops them."""
 
@@ -332,6 +335,7 @@ def test_compiled_keeps_barriers_on_cpu() -> None:
     assert "opt-barrier" in step.lower(state, image[None], None).compile().as_text()
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has these switches")
 def test_freed_memory_is_kept() -> None:
     """A freed block of 64 MB costs no page faults when a thread takes it again, unless the user's settings rule."""

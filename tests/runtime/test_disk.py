@@ -173,6 +173,7 @@ def test_the_lock_of_this_process(tmp_path):
     assert in_thread() is None and in_process() is None
 
 
+@pytest.mark.medium
 def test_a_forked_process_does_not_hold_the_lock(tmp_path):
     with disk.locked(tmp_path):
         program = "import os, sys; from jaxad.runtime import disk; from tests.runtime.test_disk import refusal\n"

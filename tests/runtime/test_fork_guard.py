@@ -112,6 +112,7 @@ def run(program, folder, *workdirs, cwd=ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.medium
 def test_a_forked_worker_is_refused_at_once(tmp_path, workdir):
     *rows, parent = run(FORKED, tmp_path, workdir).splitlines()
     assert [row.split()[0] for row in rows] == ["predict", "score", "prepare", "with_weights", "load", "pool"]

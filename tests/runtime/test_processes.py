@@ -202,6 +202,7 @@ def fitted(folder) -> Path:
     return folder / "fitted"
 
 
+@pytest.mark.medium
 def test_evaluation_is_that_of_one_process(folder, fitted) -> None:
     overrides = ["--config.score.reduction=max"]
     assert command(evaluate.main, "--workdir", fitted, *overrides) == 0
@@ -287,6 +288,7 @@ def test_a_port_in_use_is_refused(folder, capsys) -> None:
         assert f"process 0 cannot listen on port {port}" in refusal(capsys, evaluate.main, *arguments)
 
 
+@pytest.mark.medium
 def test_one_process_is_what_it_is_without_flags(folder, fitted, monkeypatch, capsys) -> None:
     assert command(evaluate.main, "--workdir", fitted, "--processes", 1) == 0
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")  # the environment gives the flags' defaults

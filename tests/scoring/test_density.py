@@ -102,6 +102,7 @@ def test_ledoit_wolf_matches_scikit_learn(n, d):
     assert largest_relative(2 * scores, expected.mahalanobis(x.astype(np.float64))) < 1e-4
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("n", "d"), [(60, 512), (128, 128), (129, 128), (2000, 64)])
 def test_ridge_matches_the_direct_form_at_condition_1e4(n, d):
     features = draw(n, n, d, condition=10.0)
@@ -112,6 +113,7 @@ def test_ridge_matches_the_direct_form_at_condition_1e4(n, d):
     assert largest_relative(gaussian_score(fitted, x), expected) < 1e-4
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_sixty_images_of_512_dimensions_at_ridge_1e_3(scale):
     # At scale 30 the condition number is 3e7: formed in float32, Woodbury's difference would have no correct digit.
@@ -165,6 +167,7 @@ def test_kernel_density_by_hand():
     np.testing.assert_allclose(kernel_score(fitted, jnp.array([2.0, 2.0])), 1 + np.log(8 * np.pi), rtol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("n", "d"), [(100, 6), (60, 512)])
 @pytest.mark.parametrize("bandwidth", [0.7, 3, "scott", "silverman"])
 def test_kernel_density_matches_scikit_learn(n, d, bandwidth):
@@ -196,6 +199,7 @@ def clusters(n, d, *, apart=6.0):
     return (draw(7, n, d, condition=10.0) + centres[group]).astype(np.float32)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 @pytest.mark.parametrize(("n", "d"), [(300, 5), (60, 40)])
 def test_mixture_matches_scikit_learn(covariance, n, d):
@@ -213,6 +217,7 @@ def test_mixture_matches_scikit_learn(covariance, n, d):
     assert largest_relative(scores, -reference.score_samples(x.astype(np.float64))) < 1e-4
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 def test_mixture_finds_separate_groups_as_scikit_learn_does(covariance):
     features = clusters(400, 4, apart=60.0)
@@ -233,6 +238,7 @@ def test_mixture_depends_on_its_key_alone():
     assert not np.array_equal(fits[0].means, fits[2].means)
 
 
+@pytest.mark.medium
 @each_density
 @each_form
 def test_per_location_fit_equals_a_loop(name, options, n):
@@ -255,6 +261,7 @@ def test_per_location_fit_equals_a_loop(name, options, n):
     np.testing.assert_allclose(score(fitted, x[0, 0]), scores[0, 0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.medium
 @each_density
 @each_form
 def test_scores_are_the_same_plain_vmapped_and_from_a_checkpoint(tmp_path, name, options, n):
@@ -295,6 +302,7 @@ def test_scores_of_float32_extremes_are_finite_and_have_gradients(name, options,
         assert np.isfinite(values).all() and np.isfinite(gradients).all()
 
 
+@pytest.mark.medium
 def test_farther_is_more_anomalous():
     features = draw(1, 60, 20)
     away = features.mean(axis=0) + np.linspace(1, 50, 30)[:, None] * np.ones(20)

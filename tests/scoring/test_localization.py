@@ -141,6 +141,7 @@ def test_kernel_by_hand():
 CASES = [((256, 256), 32, 4, None), ((40, 56), 16, 8, None), ((33, 21), 9, 3, None), ((24, 24), 8, 2, 3.0)]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("size", "patch", "stride", "deviation"), CASES)
 def test_upsampling_equals_a_transposed_convolution(size, patch, stride, deviation):
     grid = localization.grid_size(size, patch=patch, stride=stride)

@@ -82,6 +82,7 @@ def test_a_senseless_rate_and_scores_that_are_not_finite_are_refused():
             fit_threshold(np.array([1.0, value]), false_alarm_rate=0.1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3])
 def test_decisions_are_the_same_for_every_batch(rate):
     """Programs for other batches round otherwise; each image that the threshold was fitted on keeps its side."""

@@ -120,6 +120,7 @@ def swept(tmp_path_factory):
     return folder, command(sweep.main, *arguments(folder))
 
 
+@pytest.mark.medium
 def test_a_failing_category_does_not_stop_the_rest(swept, capsys):
     folder, status = swept
     assert status == 1
@@ -131,6 +132,7 @@ def test_a_failing_category_does_not_stop_the_rest(swept, capsys):
     assert failed == f"| failed run | error |\n|---|---|\n| bolt/seed0 | {sentence} |\n"
 
 
+@pytest.mark.medium
 def test_the_same_command_skips_what_is_complete_and_repeats_what_failed(swept, capsys):
     folder, _ = swept
     results = folder / "W" / "nut" / "seed0" / "results.json"
@@ -264,6 +266,7 @@ def test_the_workdir_of_another_sweep(tmp_path, capsys, trainings):
         assert message.endswith("; remove it, and name all that the sweep has begun again, or choose another --workdir")
 
 
+@pytest.mark.medium
 def test_a_sweep_whose_images_were_not_found_has_claimed_nothing(tmp_path, capsys):
     given = arguments(tmp_path, categories="nut")
     assert command(sweep.main, *given) == 1
@@ -367,6 +370,7 @@ def test_a_run_takes_as_many_tpu_chips_as_ray_can_give():
         launchers._needs([{"TPU": 4}], 3)
 
 
+@pytest.mark.medium
 def test_a_run_of_a_sweep_is_alone_where_the_environment_names_other_processes(tmp_path, monkeypatch):
     for name, value in {"COORDINATOR_ADDRESS": "localhost:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}.items():
         monkeypatch.setenv(f"JAX_{name}", value)
@@ -515,6 +519,7 @@ def test_sigterm_ends_the_processes_of_a_sweep(tiny):
     assert not list((tiny.folder / "stopped").rglob("error.txt"))
 
 
+@pytest.mark.medium
 def test_a_process_that_dies_fails_its_run_alone(tmp_path, capsys):
     dies = "import multiprocessing, os\nif multiprocessing.parent_process(): os._exit(7)\n"
     (tmp_path / "dies.py").write_text(Path(BASELINE).read_text() + dies)

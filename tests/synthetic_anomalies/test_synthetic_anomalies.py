@@ -159,6 +159,7 @@ def test_natural_images_of_12_bits_in_16_are_what_they_are_in_8(tmp_path, capsys
     np.testing.assert_array_equal(found[2], part(3))
 
 
+@pytest.mark.medium
 def test_natural_images_are_as_large_as_the_training_reads(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained / "one", tmp_path / "one")
     config = json.loads((workdir / "config.json").read_text())
@@ -241,6 +242,7 @@ def read(path):
     return json.loads((path / anomalies.FILE).read_text())
 
 
+@pytest.mark.medium
 def test_figures_are_those_of_the_definition(done):
     """Recomputed from the detector's scores: the share of pairs whose anomalous member scores higher."""
     found = detectors.load(done / "one")
@@ -306,6 +308,7 @@ def test_the_table_says_what_a_training_taught(name, task):
     assert anomalies.task_of(configs.load(f"{ROOT}/experiments/{name}.py")) == task
 
 
+@pytest.mark.medium
 def test_the_command_prints_the_reports_table(done, tmp_path, capsys):
     files = [str(done / name / anomalies.FILE) for name in ("one", "two")]
     readme = tmp_path / "README.md"
@@ -363,6 +366,7 @@ def test_a_test_set_without_good_images_is_refused(done, tmp_path, capsys):
     )
 
 
+@pytest.mark.medium
 def test_test_images_that_have_moved_are_named(done, tmp_path):
     sets = shutil.copytree(done / "sets", tmp_path / "sets")
     write(sets / "nut" / "test" / "good" / "new.png", part(300))

@@ -103,6 +103,7 @@ def test_images_on_the_devices_and_several_steps_a_call_train_alike(config_of, t
     np.testing.assert_allclose([row["loss"] for row in rows], np.mean(np.reshape(expected, (4, 2)), 1), rtol=1e-4)
 
 
+@pytest.mark.medium
 def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, complete, tmp_path) -> None:
     config = config_of(synthetic_every=3)
     assert loop.train(config, tmp_path / "run") is not None
@@ -191,6 +192,7 @@ def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, confi
     assert 0 < found.threshold < 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_call_resumes(complete, config_of, tmp_path, monkeypatch, capsys, number) -> None:
     before = signal.getsignal(number)
@@ -217,6 +219,7 @@ def test_sigterm_after_the_last_step_stops_before_the_rest(
     assert_ends_as(complete, tmp_path / "run")
 
 
+@pytest.mark.medium
 def test_crash_resumes_from_the_last_checkpoint_and_logs_no_step_twice(
     complete, config_of, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -235,6 +238,7 @@ def test_crash_resumes_from_the_last_checkpoint_and_logs_no_step_twice(
     assert_ends_as(complete, workdir)
 
 
+@pytest.mark.medium
 def test_damaged_checkpoint_costs_steps_but_not_the_result(complete, config_of, tmp_path, capsys) -> None:
     workdir = shutil.copytree(complete, tmp_path / "run")
     newest = max((workdir / "checkpoints" / "8").rglob("*"), key=lambda file: file.stat().st_size)

@@ -54,6 +54,7 @@ def test_every_experiment_uses_what_it_sets():
                 training.make_optimizer(config, 10)  # an error of it names the file
 
 
+@pytest.mark.medium
 def test_a_training_is_refused_before_its_workdir_is_made(tmp_path, capsys):
     root = write_parts(tmp_path / "sets")
     for file, name, words in (

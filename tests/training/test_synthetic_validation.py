@@ -236,6 +236,7 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.medium
 def test_results_and_report_hold_the_figures(run):
     folder, figures = run
     assert NAMES - set(figures) <= {"synthetic_image_auroc_blend", "synthetic_pixel_auroc_blend"}  # too faint to count
@@ -246,6 +247,7 @@ def test_results_and_report_hold_the_figures(run):
     assert f"Synthetic defects in held-out good images: {shown}" in (folder / "work" / "report.html").read_text()
 
 
+@pytest.mark.medium
 def test_figures_at_another_white_level_are_not_shown(copy):
     assert command(evaluate.main, "--workdir", copy, "--config.data.white_level=4095") == 0
     found = results(copy)["synthetic"]
@@ -253,6 +255,7 @@ def test_figures_at_another_white_level_are_not_shown(copy):
     assert "the white level is not what it was measured with" in found["reason"]
 
 
+@pytest.mark.medium
 def test_the_report_draws_what_was_measured_while_training(copy):
     assert "Synthetic defects while training" not in (copy / "report.html").read_text()
     row = {"epoch": 1.0, "synthetic_image_auroc": 0.7, "synthetic_pixel_auroc": 0.6, "seconds": 1.0}
@@ -266,6 +269,7 @@ def copy(run, tmp_path):
     return shutil.copytree(run[0] / "work", tmp_path / "work")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("content", "flags", "reason"),
     [
@@ -290,6 +294,7 @@ def test_a_damaged_file_is_named(copy, capsys, content):
     assert "synthetic.json is damaged" in refusal(capsys, evaluate.main, "--workdir", copy)
 
 
+@pytest.mark.medium
 def test_an_ensemble_has_no_figures_of_its_own(run, copy, tmp_path):
     assert command(evaluate.main, "--workdir", run[0] / "work", copy, "--output", tmp_path / "both") == 0
     found = results(tmp_path / "both")["synthetic"]

@@ -48,6 +48,7 @@ def test_cutout_and_confetti_change_their_box_and_nothing_else():
     np.testing.assert_array_equal(cutout.confetti(image, box, offset), shifted)
 
 
+@pytest.mark.medium
 def test_masks_of_a_box_and_of_an_upright_bar_are_rectangles():
     expected = np.zeros((20, 16), bool)
     expected[4:11, 9:14] = True
@@ -56,6 +57,7 @@ def test_masks_of_a_box_and_of_an_upright_bar_are_rectangles():
     np.testing.assert_array_equal(rotated_box_mask(upright, (20, 16)), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("function", FUNCTIONS[:3] + FUNCTIONS[4:], ids=lambda f: f.__name__)
 def test_patches_are_rectangles_of_cutpaste_s_sizes(function):
     _, changed = many(function)

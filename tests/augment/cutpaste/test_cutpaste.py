@@ -121,6 +121,7 @@ def test_scar_comes_from_the_nearest_pixel_of_the_source(degrees, length, width)
     assert not changed[:, : bar[1]].any() and not changed[:, bar[1] + across :].any()
 
 
+@pytest.mark.medium
 def test_quarter_turn_of_a_scar_is_exact_and_counter_clockwise():
     image = picture()
     drawn = Scar(jnp.int32(20), jnp.int32(5), RotatedBox(*map(jnp.int32, (2, 4, 12, 5)), jnp.float32(90)), None)
@@ -128,6 +129,7 @@ def test_quarter_turn_of_a_scar_is_exact_and_counter_clockwise():
     np.testing.assert_array_equal(made[2:7, 4:16], np.rot90(image[20:32, 5:10]))
 
 
+@pytest.mark.medium
 def test_jitter_changes_the_patch_by_its_own_mean_and_nothing_else():
     image = picture()
     jitter = color.Jitter(jnp.array([1.2, 0.7, 0.8]), jnp.float32(0.1), jnp.array([2, 1, 3, 0]))
@@ -178,6 +180,7 @@ def test_patches_lie_anywhere_in_the_image_and_come_from_anywhere():
     assert np.abs(np.corrcoef(shares) - np.eye(4)).max() < 0.05
 
 
+@pytest.mark.medium
 def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
     scar = draw(cutpaste.sample_scar)
     bar = scar.box
@@ -202,6 +205,7 @@ def test_scars_have_the_stated_sizes_and_angles_and_lie_whole_in_the_image():
     assert np.abs(np.corrcoef(drawn) - np.eye(7)).max() < 0.05
 
 
+@pytest.mark.medium
 def test_every_scar_is_painted_whole():
     """As many pixels are painted in the image as on a canvas with room on every side, and as its area says."""
     bar = draw(boxes.sample_rotated_box, shape=(64, 64, 3), options=CutPasteOptions(side=256))
@@ -279,6 +283,7 @@ def test_without_jitter_only_pixels_of_the_image_appear(name):
     assert {tuple(p) for p in np.asarray(made).reshape(-1, 3)} <= {tuple(p) for p in image.reshape(-1, 3)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("jitter", [0.0, 0.1, 0.2, 0.3])  # Appendix A.3
 def test_jitter_strength_reaches_the_draws(jitter):
     drawn = cutpaste.sample_patch(jax.random.key(0), (64, 64, 3), options=CutPasteOptions(jitter=jitter)).jitter

@@ -32,6 +32,7 @@ def batch(proxy, images, options=STILL):
     return tuple(map(np.asarray, compiled(proxy, options)(keys, images)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("proxy", proxy_tasks.PROXIES)
 def test_every_image_appears_once_in_every_class(proxy):
     images = pictures()
@@ -60,6 +61,7 @@ def test_rotation_turns_counter_clockwise():
         expected = turned
 
 
+@pytest.mark.medium
 def test_union_draws_both_equally_often():
     image = pictures(1)[0]
     keys = jax.random.split(jax.random.key(0), 120)
@@ -76,6 +78,7 @@ def test_union_draws_both_equally_often():
     assert 0.35 < is_either[0].mean() < 0.65
 
 
+@pytest.mark.medium
 def test_classes_share_the_view_of_their_image():
     images = pictures()
     views = batch("cutpaste_3way", images, EXACT)[0].reshape(3, 8, 48, 48, 3)
@@ -164,6 +167,7 @@ def test_a_name_means_one_class_in_every_task():
         assert all(augmentation_grid.AUGMENTATIONS[name] is make for name, make in task.items())
 
 
+@pytest.mark.medium
 def test_grid_leaves_out_what_does_not_fit():
     options = CutPasteOptions(area=(0.1, 0.9), side=256)  # patches and scars larger than the images
     picture = augmentation_grid.augmentation_grid(jax.random.key(0), np.uint8(255 * pictures(1, 24)), options=options)

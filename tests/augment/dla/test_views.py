@@ -121,6 +121,7 @@ def test_resampling_is_one_matrix_for_each_axis():
 # What is drawn
 
 
+@pytest.mark.medium
 def test_areas_and_places_are_uniform_and_inside():
     crop = draws(OPTIONS).crop
     assert uniform(crop.height * crop.width / 1e4, 0.3, 0.8)
@@ -142,6 +143,7 @@ def test_aspects_are_log_uniform_where_all_of_them_fit():
     assert abs(np.corrcoef(crop.height * crop.width, aspect)[0, 1]) < 0.07
 
 
+@pytest.mark.medium
 def test_aspects_of_large_areas_are_those_that_fit():
     crop = draws(OPTIONS._replace(area=(0.9, 0.9))).crop
     np.testing.assert_allclose(crop.height * crop.width, 9000, rtol=1e-5)
@@ -151,6 +153,7 @@ def test_aspects_of_large_areas_are_those_that_fit():
         np.testing.assert_allclose(drawn, expected, atol=1e-4)
 
 
+@pytest.mark.medium
 def test_crops_of_images_that_are_not_square():
     crop = draws(OPTIONS._replace(area=(0.1, 0.2)), shape=(50, 200)).crop
     assert uniform(crop.height * crop.width / 1e4, 0.1, 0.2)
@@ -184,6 +187,7 @@ def test_jitter_and_hue_have_ranges_of_their_own():
     assert uniform(jitter.hue, -0.1, 0.1)
 
 
+@pytest.mark.medium
 def test_a_probability_of_one_is_always_and_of_zero_never():
     never, always = (OPTIONS._replace(flip=p, jitter_probability=p, grey=p, blur=p) for p in (0.0, 1.0))
     for options, expected in ((never, False), (always, True)):
@@ -279,6 +283,7 @@ def test_views_are_made_without_a_transfer():
         jax.block_until_ready(run(drawn))
 
 
+@pytest.mark.medium
 def test_plain_and_compiled_views_are_the_same():
     key, image = keys()[3], jnp.asarray(picture())
     plain = OPTIONS._replace(jitter=0.0, hue=0.0)  # whose jitter is compiled anyway
@@ -288,6 +293,7 @@ def test_plain_and_compiled_views_are_the_same():
     np.testing.assert_allclose(view, make(picture(), **drawn._asdict())[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_same_views_on_one_and_on_eight_devices():
     mesh, spec = devices.make_mesh(), PartitionSpec(devices.AXIS)
     assert mesh.size == 8
@@ -295,6 +301,7 @@ def test_same_views_on_one_and_on_eight_devices():
     np.testing.assert_allclose(eight, compiled_pairs()(keys(COUNT // 2)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_image_that_is_not_square_without_colour_jitter():
     image = picture(24, 40)
     options = ViewOptions(area=(0.6, 0.6), aspect=(2.0, 3.0), flip=1.0, jitter=0.0, hue=0.0, grey=0.0, blur=0.0)

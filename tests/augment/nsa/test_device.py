@@ -176,6 +176,7 @@ def test_resizing_is_opencvs():
     assert (np.mean(wrong, axis=0) < (1e-4, 1e-5)).all()  # weights half-way between multiples of 1/2048
 
 
+@pytest.mark.medium
 def test_object_mask_is_the_hosts():
     for image, background in (
         (small(1), (200.0, 60.0)),
@@ -222,6 +223,7 @@ def test_a_given_patch_becomes_what_the_host_makes_of_it(blending, channels, mon
     assert found.boxes.tolist() == [[*place]] and (found.patches, found.skipped) == (1, 0)
 
 
+@pytest.mark.medium
 def test_later_patches_overwrite_the_label_mask_and_refused_ones_change_nothing():
     window, image = (20, 24), jnp.full((*SHAPE, 1), 100, jnp.uint8)
     left = jnp.zeros(window, bool).at[:10, :6].set(True)
@@ -324,6 +326,7 @@ def test_pii_gives_the_factor_to_the_masks_grey_level():
         assert np.abs(out.image[i][box.slices].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.medium
 def test_ellipses_fill_a_part_of_their_box_and_are_resized_with_it():
     box, least = Box(0, 0, 60, 90), (4, 4)
     keys = jax.random.split(key(), 200)

@@ -32,6 +32,7 @@ def check_against_host(kind, images, **logistic):
     return found
 
 
+@pytest.mark.medium
 @needs_shared("golden", "nsa_labels.npz")
 @pytest.mark.parametrize(
     ("kind", "name"), [("binary", "binary"), ("continuous", "intensity"), ("logistic", "logistic")]
@@ -56,6 +57,7 @@ def changed_boxes(channels):
     return original, blended, mask
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_equal_the_host_also_at_the_image_border(kind, channels):
@@ -75,12 +77,14 @@ def test_labels_of_slight_changes_equal_the_host(kind, channels):
     assert 0.1 < (found > 0).mean() <= 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("steepness", "midpoint"), [(1 / 2, 4.0), (1.0, 3.0), (1 / 12, 24.0)])
 def test_every_possible_difference_has_the_hosts_logistic_label(channels, steepness, midpoint):
     check_against_host("logistic", every_difference(channels), steepness=steepness, midpoint=midpoint)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_possible_difference_has_the_hosts_continuous_label(channels):
     check_against_host("continuous", every_difference(channels))
@@ -103,6 +107,7 @@ def test_labels_of_one_image_do_not_depend_on_the_batch(kind):
     np.testing.assert_array_equal(alone, batched(kind, **LOGISTIC)(*changed_boxes(3))[1])
 
 
+@pytest.mark.medium
 def test_labels_of_a_uniform_change_by_hand():
     original = np.full((1, 60, 72, 3), 100, np.uint8)
     blended = original.copy()
@@ -115,6 +120,7 @@ def test_labels_of_a_uniform_change_by_hand():
     assert logistic[20, 20] == 0.5 and logistic[5, 5] == 0
 
 
+@pytest.mark.medium
 def test_an_extreme_logistic_neither_overflows_nor_leaves_its_range():
     original, blended = np.zeros((1, 20, 20, 3), np.uint8), np.full((1, 20, 20, 3), 10, np.uint8)
     mask = np.ones((1, 20, 20), np.uint8)

@@ -44,6 +44,7 @@ def test_majority_of_a_column_by_hand():
     assert median_filters.majority(mask, 5)[0].tolist() == [True, True] + [False] * 7
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("height", "width", "largest"), [(11, 11, 765), (12, 40, 765), (50, 33, 255), (30, 30, 3)])
 def test_disk_median_equals_scipy_and_the_host(height, width, largest):
     values = np.random.default_rng(height).integers(0, largest + 1, (5, height, width)).astype(np.uint16)

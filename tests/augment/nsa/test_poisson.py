@@ -92,6 +92,7 @@ def check_against_opencv(images, seed):
     assert np.concatenate(differences).mean() < 0.02
 
 
+@pytest.mark.medium
 def test_equals_opencv_on_textures():
     rng = np.random.default_rng(0)
     check_against_opencv([noise(rng, (128, 128, 3)) for _ in range(12)], seed=1)
@@ -167,6 +168,7 @@ def test_the_largest_contrast_stays_exact():
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_patch_like_the_image_gives_the_image(mixed, channels):

@@ -14,6 +14,7 @@ SHAPE = (96, 128)  # not square, so that rows and columns cannot be mistaken for
 OBJECT = settings("bottle").synthesis
 
 
+@pytest.mark.medium
 def test_object_share_is_the_hosts():
     rng = np.random.default_rng(0)
     mask = (rng.random(SHAPE) < 0.6).astype(np.uint8)
@@ -85,6 +86,7 @@ def test_resized_sizes_are_the_hosts_but_for_a_pixel_of_rounding():
     assert difference.any(axis=1).mean() < 0.02 and np.abs(difference.mean(axis=0)).max() < 0.02
 
 
+@pytest.mark.medium
 def test_the_first_of_199_proposals_counts_and_no_place_is_none():
     table = sampling.area_table(jnp.ones(SHAPE, bool))
     draw = quick_jit(lambda k, t, s: sampling.sample_source(k, SHAPE, t, settings=s), static_argnums=2)
@@ -98,6 +100,7 @@ def test_the_first_of_199_proposals_counts_and_no_place_is_none():
     assert draw(jax.random.key(0), table, OBJECT._replace(object_fraction=0.99))[1]
 
 
+@pytest.mark.medium
 def test_the_only_place_is_found():
     """An image one pixel larger than twice the half-size has one centre; a patch as large as it may be, one place."""
     chosen = Synthesis(half_height=(0.48, 0.48), half_width=(0.48, 0.48), resized=False)
@@ -109,6 +112,7 @@ def test_the_only_place_is_found():
     assert tuple(map(int, box)) == (1, 1, 31, 30)
 
 
+@pytest.mark.medium
 def test_destinations_keep_a_margin_of_one_pixel():
     place = jax.vmap(
         lambda k, size: sampling.sample_destination(k, size, (224, 224), None, None, settings=OBJECT)[0], (0, None)

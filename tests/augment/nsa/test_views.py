@@ -166,6 +166,7 @@ def even(values, low, high):
     return found.tolist() == list(range(low, high + 1)) and stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("center_crop", [0, CENTER])
 def test_crops_of_random_views_are_uniform_and_independent(center_crop):
     corners = random_views(0.0, center_crop, CROP, False)[:, 0, 0, :2].astype(int)
@@ -201,6 +202,7 @@ def test_angles_of_random_views_are_uniform_as_on_the_host():
     assert -61 < found.min() < -59 and 59 < found.max() < 61
 
 
+@pytest.mark.medium
 def test_random_views_show_every_pixel_as_often_as_the_host():
     drawn, host = (make(5.0, 0, CROP, True).astype(float) for make in (random_views, made_by_host))
     for row, column in ((0, 0), (20, 20), (39, 10)):

@@ -16,6 +16,7 @@ def values(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).normal(3, 1, shape).astype(np.float32)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_are_right(shape: tuple[int, ...]) -> None:
@@ -33,6 +34,7 @@ def test_sums_are_right(shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.medium
 def test_many_small_numbers_are_not_lost() -> None:
     """One chain of additions in float32 stops at 2^24 = 16,777,216."""
     count = 2**24 + 2**21
@@ -58,6 +60,7 @@ def test_sums_of_stacked_arrays() -> None:
     np.testing.assert_allclose(jax.vmap(sums.channel_sum)(x), x.astype(np.float64).sum(1), rtol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("formulation")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("device_count", [1, 8])

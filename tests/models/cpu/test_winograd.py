@@ -34,6 +34,7 @@ def test_equals_the_direct_convolution(size: tuple[int, int]) -> None:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.medium
 def test_one_tile_by_hand() -> None:
     """A 2x2 image under a kernel of the numbers 0 to 8: each output is a sum of four products."""
     x = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])[None, :, :, None]
