@@ -35,6 +35,8 @@ from tests.parts import (
     write_parts,
 )
 
+pytestmark = pytest.mark.medium
+
 FULL = pathlib.Path("/dev/full")  # every write to it fails for want of space
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 

@@ -85,6 +85,7 @@ def test_figures_are_consistent(made):
         assert figure["fraction"] == pytest.approx(done / figure["peak_operations_per_s"])
 
 
+@pytest.mark.medium
 def test_operations_and_images_are_those_of_the_work(made):
     figures = made[1]["figures"]
     operations = {"training step": TRAINING, "training loop": TRAINING, "inference": FORWARD, "evaluation": FORWARD}
@@ -93,6 +94,7 @@ def test_operations_and_images_are_those_of_the_work(made):
         assert (figures[name]["operations_per_image"], figures[name]["images"]) == (count, images[name]), name
 
 
+@pytest.mark.medium
 def test_shares_of_the_step_are_in_matrix_products(made):
     """A machine that is twice as fast in the loop's minute than in the step's must not make the loop twice as fast."""
     figures = made[1]["figures"]
@@ -104,6 +106,7 @@ def test_shares_of_the_step_are_in_matrix_products(made):
         assert own["of_step"] == pytest.approx(time / of_step)
 
 
+@pytest.mark.medium
 def test_results_say_where_they_come_from(made):
     place, results = made
     assert (results["experiment"], results["category"]) == ("nsa_logistic", "nut")
@@ -116,6 +119,7 @@ def test_results_say_where_they_come_from(made):
     assert results["memory"]["training step"]["temp"] > 0
 
 
+@pytest.mark.medium
 def test_the_table_shows_what_was_measured(made, tmp_path, capsys):
     results = made[1]
     for name in ("a", "b"):
@@ -134,6 +138,7 @@ def test_the_table_shows_what_was_measured(made, tmp_path, capsys):
     assert "--config.data.root=DIR" in rows["command"][0]
 
 
+@pytest.mark.medium
 def test_the_table_goes_into_a_section_of_the_readme(made, tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(made[1]))
     readme = tmp_path / "README.md"

@@ -19,6 +19,8 @@ from tests import tiny
 from tests.commands import train
 from tests.parts import NSA, SIZE, baseline, command, refusal, write, write_parts
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -9,6 +9,8 @@ import pytest
 
 from tests.parts import ROOT
 
+pytestmark = pytest.mark.medium
+
 # Settings of the caller's own: a cache, flags that jaxlib 0.10.2 computes wrong numbers with, and JAX's precision.
 PROGRAM = """
 import json, locale, logging, os, signal, sys, threading, warnings

@@ -16,6 +16,8 @@ from jaxad.runtime import checkpoint
 from jaxad.training.log import read_history
 from tests.parts import NSA, ROOT, write_fabric
 
+pytestmark = pytest.mark.medium
+
 KILLS = 5
 DEADLINE = 600  # seconds; a run that hangs must not hang the suite
 # The small network by default; the encoder-decoder through the real command takes minutes on two busy cores.

@@ -6,6 +6,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import jaxad
 from tests.parts import ROOT
 
@@ -164,6 +166,7 @@ def test_functions_fit_a_screen():
             assert body_lines(node) <= 60, f"{place(file, node)}: {node.name} is too long"
 
 
+@pytest.mark.medium
 def test_data_workers_need_no_jax():
     # Worker processes import these again; starting JAX in each would cost seconds and, on a GPU, its memory. Grain
     # looks for JAX on its own when it is there, so it is kept from finding it.

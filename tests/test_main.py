@@ -35,6 +35,7 @@ def here(monkeypatch):
     return call
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=str)
 def test_help_has_a_line_for_each_command(arguments):
     done = run(*arguments)
@@ -52,12 +53,14 @@ def test_every_command_is_a_module_with_help(here, capsys):
         assert ("--config FILE" in printed) == takes_experiment
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name, word", [("trian", "did you mean train?"), ("xyz", "evaluate, predict")])
 def test_a_misspelt_command_is_refused_with_the_nearest(name, word):
     done = run(name)
     assert word in sentence(done.returncode, done.stderr, done.stdout)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("experiment", ["baseline_mean:nut", f"{BASELINE}:nut"], ids=["name", "file"])
 @pytest.mark.parametrize("flag", [[], ["--config"]], ids=["first", "flag"])
 def test_an_experiment_is_trained_by_name_or_file(here, tmp_path, experiment, flag):

@@ -62,6 +62,7 @@ def test_the_sweep_finds_the_public_case(types: str) -> None:
     assert wrong.keys().isdisjoint({32767, 32768})
 
 
+@pytest.mark.medium
 @each_flag
 def test_programs_of_jaxad_are_right_whatever_the_process_has_set(types: str) -> None:
     assert public_case(types, compiled="devices.jit") == "[]"

@@ -32,6 +32,7 @@ def copy(fitted, tmp_path):
     return shutil.copytree(fitted, tmp_path / "copy")
 
 
+@pytest.mark.medium
 def test_a_workdir_that_would_make_a_plain_folder_one_of_another_layout_is_refused(capsys, root):
     """The next command would look for the images in train/good."""
     plain = root / "nut" / "train" / "good"
@@ -54,6 +55,7 @@ def test_a_workdir_among_the_images_is_refused_before_anything_is_written(capsys
     assert command(train.main, *baseline(root, root / "nut" / "run")) == 0
 
 
+@pytest.mark.medium
 def test_a_workdir_whose_name_is_no_utf_8(capsys, root, tmp_path):
     for workdir in (tmp_path / "caf\udce9", tmp_path / "caf\udce9" / "run"):
         message = refusal(capsys, train.main, *baseline(root, workdir))

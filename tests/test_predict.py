@@ -25,6 +25,8 @@ from tests.commands import train
 from tests.parts import HEIGHT, ROOT, SPOT, WIDTH, baseline, command, part, refusal, write, write_parts
 from tests.refusals import refuses
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

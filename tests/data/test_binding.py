@@ -127,6 +127,7 @@ def test_restart_deletes_nothing_before_the_images_were_read(complete, root, cap
     assert result(complete) == before
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("foreign", ["", '{"mine": 1}'])
 def test_a_folder_of_the_user_is_never_a_workdir(root, tmp_path, capsys, foreign) -> None:
     """Files with names that a training writes, in a folder that no training made: refused, also a second time."""

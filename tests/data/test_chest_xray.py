@@ -232,6 +232,7 @@ def test_training_writes_results_without_pixel_metrics(trained):
         assert [row["defect"] for row in csv.DictReader(file)][2:] == ["Cardiomegaly", "several findings", "abnormal"]
 
 
+@pytest.mark.medium
 def test_the_report_and_the_samples_show_grey_images_in_grey(trained):
     html = (trained / "work" / "report.html").read_text()
     assert "no ground-truth mask" in html and html.count("<img") > 5
@@ -248,6 +249,7 @@ def test_evaluating_again_gives_the_same(trained):
     assert (trained / "work" / "scores.csv").read_text() == before
 
 
+@pytest.mark.medium
 def test_prediction_of_files_of_any_kind_is_that_of_their_grey_version(trained, detector, tmp_path):
     colour = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
     (tmp_path / "new").mkdir()
@@ -266,12 +268,14 @@ def test_prediction_of_files_of_any_kind_is_that_of_their_grey_version(trained, 
     assert grey.map.shape == (50, 70)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shape", [(40,), (40, 40, 2), (40, 40, 5)])
 def test_arrays_that_are_no_images(detector, shape):
     with refuses(None, "(h, w, 4)"):
         detector.predict([np.zeros(shape, np.uint8)])
 
 
+@pytest.mark.medium
 def test_the_lists_may_have_moved_when_it_is_evaluated(trained, capsys):
     message = refusal(capsys, evaluate.main, "--workdir", trained / "work", "--config.data.lists=nowhere")
     assert message.startswith(f"'nowhere/{LISTS['train']}' does not exist; ")

@@ -25,6 +25,7 @@ def printed(capsys, *arguments) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.medium
 def test_two_images_on_top_and_twenty_below(tmp_path, capsys) -> None:
     """Trained on are the two; the twenty, in folders at two levels, are named in a warning, without what is hidden."""
     root = tmp_path / "parts"
@@ -48,6 +49,7 @@ def test_two_images_on_top_and_twenty_below(tmp_path, capsys) -> None:
     )
 
 
+@pytest.mark.medium
 def test_little_that_is_left_out_is_named_without_a_warning(tmp_path, capsys) -> None:
     """Not what the config names as test images and masks."""
     root = tmp_path / "parts"
@@ -61,6 +63,7 @@ def test_little_that_is_left_out_is_named_without_a_warning(tmp_path, capsys) ->
     assert not any(line.startswith("WARNING") for line in lines)
 
 
+@pytest.mark.medium
 def test_beside_the_layout_of_mvtec_ad(tmp_path, capsys) -> None:
     root = write_parts(tmp_path / "sets")
     for name in ("train/bad", "validation/good", "train", "."):
@@ -73,6 +76,7 @@ def test_beside_the_layout_of_mvtec_ad(tmp_path, capsys) -> None:
     assert f"left out, with the number of images: {named}; {rule}" in lines
 
 
+@pytest.mark.medium
 def test_files_that_are_no_images_are_passed_over_and_named_once(tmp_path, capsys) -> None:
     """Among the training images and, by another line, among the test images and masks."""
     root = write_parts(tmp_path / "sets")
@@ -91,6 +95,7 @@ def test_files_that_are_no_images_are_passed_over_and_named_once(tmp_path, capsy
     assert f"{start}: 1 of .md (such as {root}/plain/readme.md)" in lines
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("where", [".", "more"])
 def test_files_with_the_names_of_a_workdirs_do_not_hide_what_is_left_out(tmp_path, capsys, where) -> None:
     for name in ("0", "1", "more/2"):
@@ -101,6 +106,7 @@ def test_files_with_the_names_of_a_workdirs_do_not_hide_what_is_left_out(tmp_pat
     assert any(line.startswith("left out, with the number of images: 'more' (1)") for line in lines)
 
 
+@pytest.mark.medium
 def test_a_workdir_beside_the_images_is_not_called_left_out(tmp_path, capsys) -> None:
     for number in range(2):
         write(tmp_path / "parts" / f"{number}.png", part(number))
@@ -136,6 +142,7 @@ HELD = {
 }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("images, holdout", HELD)
 def test_few_images_say_what_becomes_of_the_threshold(tmp_path, capsys, images, holdout) -> None:
     for number in range(images):
@@ -164,6 +171,7 @@ def test_images_without_a_folder_have_a_place_too(tmp_path, capsys) -> None:
     assert line in printed(capsys, *given)
 
 
+@pytest.mark.medium
 def test_a_plain_folder_that_holds_only_subfolders_is_still_refused(tmp_path, capsys) -> None:
     write(tmp_path / "parts" / "a" / "0.png", part(0))
     message = refusal(capsys, train.main, *plain(tmp_path / "parts", tmp_path / "work"))

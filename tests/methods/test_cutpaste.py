@@ -407,7 +407,7 @@ def test_what_no_training_can_use_is_refused_before_it(file, overrides, about, w
 @pytest.mark.parametrize("key, value, word", [("steps_per_epoch", 0, "least"), ("optim__momentum", 1.0, "[0, 1)")])
 def test_lengths_and_momenta_out_of_range(key, value, word):
     with refuses(key.replace("__", "."), word):
-        config_of(**{key: value})
+        methods.create(config_of(**{key: value}))
 
 
 def test_too_few_images_for_a_density(fitted):

@@ -40,6 +40,7 @@ TRAININGS = {
 }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", TRAININGS)
 def test_an_absurd_training_is_refused_before_anything_is_made(tmp_path, capsys, name) -> None:
     file, flags, *words = TRAININGS[name]
@@ -73,6 +74,7 @@ def test_an_absurd_evaluation_is_refused(work, capsys, key, value) -> None:
     assert (work / "results.json").read_bytes() == before
 
 
+@pytest.mark.medium
 def test_a_test_set_that_does_not_fit_is_refused(work, capsys, monkeypatch) -> None:
     """5 images of 32 x 32 in colour, 3 bytes a pixel and 4 of the map: 35,840 bytes."""
     monkeypatch.setattr(memory, "check_scoring", lambda config: None)
@@ -85,6 +87,7 @@ def test_a_test_set_that_does_not_fit_is_refused(work, capsys, monkeypatch) -> N
     assert command(evaluate.main, "--workdir", work) == 0
 
 
+@pytest.mark.medium
 def test_predict_looks_too(work, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(memory, "host_memory", lambda: 1000)
     message = refusal(capsys, predict.main, tmp_path, "--workdir", work)

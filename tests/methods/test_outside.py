@@ -80,6 +80,7 @@ def run(folder, *arguments, status=0, **variables):
     return done.stdout + done.stderr
 
 
+@pytest.mark.medium
 def test_it_trains_resumes_evaluates_and_predicts(folder):
     train = ["jaxad.train", "--config", "mine.py", f"--config.data.root={folder / 'sets' / 'nut'}", "--workdir"]
     run(folder, *train, "complete")
@@ -96,6 +97,7 @@ def test_it_trains_resumes_evaluates_and_predicts(folder):
     assert "1 image" in run(folder, "jaxad.predict", "--workdir", "again", "new.png")
 
 
+@pytest.mark.medium
 def test_its_keys_have_the_rules_that_it_declares(folder):
     train = ["jaxad.train", "--config", "mine.py", "--workdir", "W"]
     assert "config.model.start must lie in [0, 1), not 1.0" in run(folder, *train, "--config.model.start=1", status=2)

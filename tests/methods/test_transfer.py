@@ -128,6 +128,7 @@ def test_the_first_phase_changes_the_head_alone(complete, root):
     assert len(waiting) == 2 and max(waiting) == 0
 
 
+@pytest.mark.medium
 def test_the_second_phase_changes_all_but_the_normalisation(complete, root):
     start, (boundary, first, last) = states_of(complete, root, HEAD_STEPS, HEAD_STEPS + 1, STEPS)
     for state in (first, last):
@@ -171,6 +172,7 @@ def test_without_a_first_phase_and_with_free_normalisation_all_is_trained(root, 
     assert (found["batch_stats"]["encoder"]["bn1"]["mean"] != start.batch_stats["encoder"]["bn1"]["mean"]).all()
 
 
+@pytest.mark.medium
 def test_a_first_phase_that_is_all_is_refused(root, tmp_path):
     with refuses("optim.head_epochs", "config.epochs=4"):
         loop.train(config_of(root, optim__head_epochs=4), tmp_path / "run")
@@ -191,6 +193,7 @@ def test_what_was_started_needs_no_file_any_more(root, tmp_path, monkeypatch, ca
     assert command(evaluate.main, "--workdir", tmp_path / "run", "--config.score.level=early") == 0
 
 
+@pytest.mark.medium
 def test_weights_that_cannot_be_used_claim_no_workdir(root, tmp_path, monkeypatch, capsys):
     def refuse(source, variables, *, model, sha256):
         raise UserError(f"there is no file '{source}' for {model}", about=source)

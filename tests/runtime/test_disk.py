@@ -127,6 +127,7 @@ def refusal(folder: Path) -> str | None:
         return str(error)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
 def test_the_lock_of_another_process(tmp_path, holder, end):
     """It is named, and lets go of the lock however it ends."""

@@ -133,6 +133,7 @@ def test_a_spawned_worker_gets_the_detector_by_its_path(tmp_path, workdir):
     assert run(SPAWNED, tmp_path, os.path.relpath(workdir, tmp_path), "copy", cwd=tmp_path) == "same\n"
 
 
+@pytest.mark.medium
 def test_what_is_pickled_is_a_path(workdir):
     found = jaxad.load(workdir)
     text = pickle.dumps(found)
@@ -147,6 +148,7 @@ def test_a_detector_that_was_never_saved_cannot_be_pickled(tmp_path):
         pickle.dumps(unsaved().with_weights({}, {}))
 
 
+@pytest.mark.medium
 def test_a_detector_that_was_trained_again_meanwhile_is_refused(tmp_path, workdir):
     copy = shutil.copytree(workdir, tmp_path / "copy")
     text = pickle.dumps(jaxad.load(copy))

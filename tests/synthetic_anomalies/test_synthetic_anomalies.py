@@ -268,6 +268,7 @@ def test_figures_are_those_of_the_definition(done):
     assert results["average"]["pixel_auroc"] > 0.8  # the baseline sees colours that it does not know
 
 
+@pytest.mark.medium
 def test_a_workdir_in_use_is_let_be(trained, tmp_path, capsys):
     shutil.copytree(trained / "one", tmp_path / "work")
     (tmp_path / "work" / anomalies.FILE).unlink(missing_ok=True)
@@ -279,6 +280,7 @@ def test_a_workdir_in_use_is_let_be(trained, tmp_path, capsys):
     assert not (tmp_path / "work" / anomalies.FILE).exists()
 
 
+@pytest.mark.medium
 def test_results_say_where_they_come_from(done):
     found, other = read(done / "one"), read(done / "two")
     assert found["columns"] == other["columns"]
@@ -333,6 +335,7 @@ def test_the_command_prints_the_reports_table(done, tmp_path, capsys):
     assert "Digit: scikit-learn's digits where the paper has MNIST." in note
 
 
+@pytest.mark.medium
 def test_mnist_is_named_in_the_note(done):
     runs = [read(done / "one"), read(done / "two")]
     runs[1]["settings"]["digits"] = "mnist"
@@ -356,6 +359,7 @@ def test_published_rows_stand_in_the_paper():
 # Mistakes
 
 
+@pytest.mark.medium
 def test_a_test_set_without_good_images_is_refused(done, tmp_path, capsys):
     sets = shutil.copytree(done / "sets", tmp_path / "sets")
     shutil.rmtree(sets / "nut" / "test" / "good")
@@ -375,6 +379,7 @@ def test_test_images_that_have_moved_are_named(done, tmp_path):
     assert read(workdir)["images"] == 3
 
 
+@pytest.mark.medium
 def test_test_images_of_16_bits_after_a_training_with_8_are_named(trained, tmp_path, capsys):
     sets = shutil.copytree(trained / "sets", tmp_path / "sets")
     image = write(sets / "nut" / "test" / "good" / "000.png", part(300)[..., 0].astype(np.uint16) * 16)
@@ -386,6 +391,7 @@ def test_test_images_of_16_bits_after_a_training_with_8_are_named(trained, tmp_p
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arguments, words", [
     (("--config.sed=1",), "config has no key 'sed'; did you mean config.seed?"),
     (("--config.size=1",), "config.size must be of type tuple, not '1'"),
@@ -397,12 +403,14 @@ def test_mistakes_are_one_sentence(done, capsys, arguments, words):
     assert words in refusal(capsys, anomalies.main, "--config", EXPERIMENT, *workdir, *arguments)
 
 
+@pytest.mark.medium
 def test_an_experiment_of_another_kind_is_refused(done, capsys):
     other = f"{ROOT}/experiments/baseline_mean.py"
     said = refusal(capsys, anomalies.main, "--config", other, "--workdir", done / "one")
     assert said.startswith(f"the config of {other} lacks size, digits, mnist_root, natural_root, data_root")
 
 
+@pytest.mark.medium
 def test_files_of_two_commands_make_no_table(done, tmp_path, capsys):
     timed = {"inference": benchmark.figure([0.5], [1e9], images=4, operations=None)}
     other = {"figures": timed, "config": {"score": {"size": 64}}, "memory": {"peak": {"bytes": 1, "of": "process"}}}

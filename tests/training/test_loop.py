@@ -164,6 +164,7 @@ def test_learning_rate_is_one_cosine_constant_within_an_epoch(config_of) -> None
     np.testing.assert_allclose([schedule(step) for step in range(12)], np.repeat(by_hand, 3), rtol=1e-6)
 
 
+@pytest.mark.medium
 def test_complete_run_leaves_its_records(complete) -> None:
     rows = read_history(complete)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -177,6 +178,7 @@ def test_complete_run_leaves_its_records(complete) -> None:
     assert json.loads((complete / "provenance.json").read_text())[0]["command"] == "jaxad.training.loop.train"
 
 
+@pytest.mark.medium
 def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, config_of) -> None:
     method = tiny.create(config_of())
     optimizer, _ = training.make_optimizer(config_of(), 2)
@@ -251,6 +253,7 @@ def test_damaged_checkpoint_costs_steps_but_not_the_result(complete, config_of, 
     assert_ends_as(complete, workdir)
 
 
+@pytest.mark.medium
 def test_complete_run_called_again_trains_no_further(complete, config_of, tmp_path, monkeypatch) -> None:
     workdir = shutil.copytree(complete, tmp_path / "run")
     interrupt(monkeypatch, STEPS, fail)
@@ -259,6 +262,7 @@ def test_complete_run_called_again_trains_no_further(complete, config_of, tmp_pa
     assert_ends_as(complete, workdir)
 
 
+@pytest.mark.medium
 def test_workdir_of_another_config_is_refused(complete, config_of, tmp_path) -> None:
     workdir = shutil.copytree(complete, tmp_path / "run")
     with refuses(workdir, "optim.learning_rate (0.001 there, 0.5 now), seed (0 there, 1 now)"):
@@ -285,6 +289,7 @@ DIVERGENCES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of, tmp_path, monkeypatch, kind) -> None:
     value, word, step, kept = DIVERGENCES[kind]
@@ -302,12 +307,14 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of,
     assert (step, float(state.params["w"])) == (kept, 3 - kept)
 
 
+@pytest.mark.medium
 def test_divergence_before_any_checkpoint(config_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(methods.METHODS, "tiny", lambda config: falling(lambda w: w * jnp.nan))
     with refuses(None, "step 1"):
         loop.train(config_of(), tmp_path / "run")
 
 
+@pytest.mark.medium
 def test_nothing_moves_to_the_device_unasked(config_of, tmp_path, monkeypatch) -> None:
     interrupt(monkeypatch, 2, lambda: jnp.sin(np.ones(3, np.float32)))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
@@ -323,11 +330,13 @@ def test_batch_larger_than_the_data_repeats_images_and_says_so(config_of, tmp_pa
     assert [row["step"] for row in read_history(tmp_path / "run")] == [1, 2]
 
 
+@pytest.mark.medium
 def test_batch_that_the_devices_cannot_share_is_refused(config_of, tmp_path) -> None:
     with refuses("batch", "multiple"):
         loop.train(config_of(batch=12), tmp_path / "run")
 
 
+@pytest.mark.medium
 def test_unknown_optimiser_is_refused(config_of, tmp_path) -> None:
     with refuses("optim.name", "adamw"):
         loop.train(config_of(optim__name="rmsprop"), tmp_path / "run")

@@ -288,6 +288,7 @@ def test_what_cannot_be_said_is_none_with_the_reason(copy, content, flags, reaso
     assert f"Synthetic defects in held-out good images: n/a ({found['reason']})." in (copy / "report.html").read_text()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("content", ["{", "[]", '{"synthetic_image_auroc": "high"}', '{"synthetic_image_auroc": null}'])
 def test_a_damaged_file_is_named(copy, capsys, content):
     (copy / "synthetic.json").write_text(content)
