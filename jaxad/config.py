@@ -89,7 +89,7 @@ def load(
 
 
 def completed(config: ConfigDict) -> ConfigDict:
-    """Adds to a config what it need not say, such as one of an older version of jaxad; the only place that does."""
+    """Adds to a config what it need not say, such as an experiment of the user's own; the only place that does."""
     with config.unlocked():
         for section, defaults in _OPTIONAL.items():
             for key, value in defaults.items() if isinstance(config.get(section), ConfigDict) else ():
@@ -257,7 +257,7 @@ def flatten(config: ConfigDict) -> dict:
 
 
 def recorded(values: Mapping) -> dict:
-    """`flatten` of a config as a file of results holds it, be it one of an older version of jaxad."""
+    """`flatten` of a config as a file of results holds it."""
     return flatten(completed(ConfigDict(values)))
 
 

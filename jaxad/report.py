@@ -170,7 +170,7 @@ def _names(groups: Sequence[list[dict]]) -> list[str]:
 
     def name(first: dict) -> str:
         config, base = recorded(first["config"]), plain[first["experiment"], first["category"]]
-        # An older version's config may have fewer keys, and nothing else that tells it apart.
+        # A user's own experiment may have fewer keys, and nothing else that tells it apart.
         missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
         return ", ".join([str(first["experiment"]), *(_changes(config, base) or missing)])
 

@@ -257,7 +257,8 @@ def paper(columns: Mapping[str, Sequence[list[dict]]], *, score_notes: ScoreNote
 def summary(named: Sequence[tuple[str, Sequence[dict]]], *, score_notes: ScoreNotes) -> Table:
     """A row for each group of runs that differ in the seed alone, with its name: our metrics beside the published ones.
 
-    Nothing is published of a test set that is not the paper's. `score_notes` is as in `paper`.
+    Nothing is published of a test set that is not the paper's; without any published number there is no column for
+    them. `score_notes` is as in `paper`.
     """
     heads, rows, notes = ["experiment", "category", "epochs"], [], []
     for metric in METRICS:
@@ -271,6 +272,8 @@ def summary(named: Sequence[tuple[str, Sequence[dict]]], *, score_notes: ScoreNo
         rows.append(row)
         if any(cell != "–" for cell in row[4::2]):
             notes += _notes_of_scores(name, [group], score_notes)
+    if all(cell == "–" for row in rows for cell in row[4::2]):
+        heads, *rows = ([*row[:3], *row[3::2]] for row in (heads, *rows))
     return Table(heads, rows, "ll" + "r" * (len(heads) - 2), notes=notes)
 
 

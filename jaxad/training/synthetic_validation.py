@@ -212,7 +212,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     """
     path = Path(workdir) / _FILE
     if not path.is_file():
-        return unknown("no good images were held out (config.data.holdout), or an older version trained the detector")
+        return unknown("no good images were held out (config.data.holdout)")
     if not scores_as_trained(config, configs.read(workdir), read_white_level(workdir)):
         changed = "config.score, config.evaluate.crop or the white level"
         return unknown(f"{changed} is not what it was measured with, after the training")

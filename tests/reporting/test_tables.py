@@ -175,6 +175,13 @@ def test_a_summary_has_all_metrics_beside_the_papers(tmp_path):
     assert len(table.notes) == 1 and table.notes[0].startswith("dla: not by the paper's score")
 
 
+def test_a_summary_without_a_published_number_has_no_column_for_them(tmp_path):
+    write(tmp_path / "cap", category="cap", epochs=64)
+    table = report.summary(report.gather([tmp_path]))
+    assert table.heads == ["experiment", "category", "epochs", "Image AUROC", "Pixel AUROC", "AU-PRO"]
+    assert table.rows == [["nsa_logistic", "cap", "64", "97.0", "98.0", "n/a"]] and table.align == "llrrrr"
+
+
 def test_published_numbers_have_a_table_of_their_own():
     table = tables.published_table(["nsa_logistic", "nsa_one_patch"], "bottle")
     titles = [f"{name}, {of}" for name in ("Image AUROC", "Pixel AUROC", "AU-PRO") for of in ("bottle", "average")]

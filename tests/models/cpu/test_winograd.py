@@ -76,7 +76,7 @@ WHOLE, SPLIT = PartitionSpec(), PartitionSpec("batch")
 @pytest.mark.slow
 @pytest.mark.parametrize("specs", [(SPLIT, WHOLE), (WHOLE, SPLIT), (SPLIT, SPLIT)])
 def test_gradients_on_eight_devices_equal_one(specs: tuple[PartitionSpec, PartitionSpec]) -> None:
-    """With the images split as in training, and with one kernel per device as for stacked seeds."""
+    """With the images split as in training, and with one kernel per device."""
     with jax.enable_x64(True):
         x, kernels = normal(0, (8, 2, 6, 6, 3), np.float64), normal(1, (8, 3, 3, 3, 5), np.float64)
         x, kernels = (a if spec == SPLIT else a[:1] for a, spec in zip((x, kernels), specs, strict=True))
