@@ -9,7 +9,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxad import config as _config
-from jaxad import methods
 
 
 def load(experiment: str, category: str = "", /, **overrides: Any) -> ConfigDict:
@@ -28,6 +27,8 @@ def load(experiment: str, category: str = "", /, **overrides: Any) -> ConfigDict
       UserError: There is no such experiment, category or key (the nearest is named), or a value is not of its key's
         type or out of its range.
     """
+    from jaxad import methods  # starts JAX, which naming `jaxad.configs` must not
+
     spec = f"{experiment}:{category}" if category else experiment
     return _config.load(spec, _flat(overrides), rules_of=methods.rules_of)
 

@@ -234,6 +234,7 @@ jaxad.trian
 """
 
 
+@pytest.mark.medium
 def test_a_users_program_sees_the_types(tmp_path):
     pytest.importorskip("mypy", reason="mypy comes with the extra test")
     (tmp_path / "user.py").write_text(PROGRAM)

@@ -394,7 +394,7 @@ def test_a_batch_larger_than_the_data_set_says_so_and_trains(capsys, root, workd
 # A full disk and damaged files
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_full_disk_while_checkpointing(capsys, monkeypatch, root, workdir, brightness):
     original = ocp.StandardCheckpointer.save
 
@@ -515,7 +515,7 @@ def test_an_evaluation_beside_another_command(capsys, copy):
     assert command(evaluate.main, "--workdir", copy) == 0
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("name", ["results.json", "scores.csv", "report.html"])
 def test_a_full_disk_when_writing_results(capsys, copy, name):

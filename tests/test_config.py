@@ -421,7 +421,7 @@ def test_an_experiment_that_lacks_a_key_or_has_one_of_another_type(tmp_path, cap
         assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
     """A user's own file without the newest keys trains, and its detector takes them in predict."""
     lines = f"from jaxad import config\ndef get_config():\n    c = config.load({str(ROOT / BASELINE)!r} + ':nut')\n"
@@ -454,7 +454,7 @@ def test_references_between_keys_outlive_the_reading_of_an_experiment(tmp_path):
     assert config.normalize.mean == (0.0,)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("section, key", [("score", "reduction"), ("score", "sigma"), ("evaluate", "crop")])
 def test_commands_on_a_workdir_without_a_key(tmp_path, capsys, section, key):
     root, workdir = write_parts(tmp_path / "sets"), tmp_path / "w"

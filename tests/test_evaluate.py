@@ -97,14 +97,14 @@ def test_the_report_is_there_and_loads_nothing(run):
 def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
     found, drawn, asked = jaxad.load(run / "work"), [], []
     scores = evaluate.score_test_set(found)
-    assert evaluate.example_parts(found, scores) is None
+    assert evaluate.example_terms(found, scores) is None
 
-    def parts(images):
+    def map_terms(images):
         asked.append(images)
         return {"red": images[..., 0]}
 
-    monkeypatch.setattr(found, "parts", parts)
-    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, **given: drawn.append(given["parts"]))
+    monkeypatch.setattr(found, "map_terms", map_terms)
+    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, **given: drawn.append(given["map_terms"]))
     monkeypatch.setattr(evaluate.html_report, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
     shutil.copytree(run / "work", tmp_path / "work")
     evaluate.evaluate(found, tmp_path / "work")
@@ -299,7 +299,7 @@ def test_good_scores_are_those_of_the_held_out_images(members):
     assert len(image) == 6 and found.good_scores == pytest.approx((mean, std), rel=1e-6)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_normalised_scores(members, tmp_path, monkeypatch):
     image, maps, scores = by_hand(members)
     drawn = []

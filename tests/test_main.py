@@ -60,7 +60,7 @@ def test_a_misspelt_command_is_refused_with_the_nearest(name, word):
     assert word in sentence(done.returncode, done.stderr, done.stdout)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["baseline_mean:nut", f"{BASELINE}:nut"], ids=["name", "file"])
 @pytest.mark.parametrize("flag", [[], ["--config"]], ids=["first", "flag"])
 def test_an_experiment_is_trained_by_name_or_file(here, tmp_path, experiment, flag):

@@ -1,7 +1,9 @@
 """The methods by name; a new one is a file here and a line below, or a file of the user's own."""
 
 import difflib
+import functools
 import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 
@@ -13,20 +15,23 @@ from jaxad.errors import UserError
 from jaxad.methods import baseline, cutpaste, dla, nsa
 from jaxad.methods.method import REDUCTIONS, Method, untrained
 
-_MODULES = {
-    "nsa": nsa,
-    "cutpaste": cutpaste,
-    "cutpaste_untrained": cutpaste,
-    "dla": dla,
-    "dla_untrained": dla,
-    "baseline_mean": baseline,
-}
+
+def _untrained(create: Callable[[ConfigDict], Method]) -> Callable[[ConfigDict], Method]:
+    """`create` of the same method without its training; its module, and so its ``KEYS``, are the same."""
+
+    @functools.wraps(create)
+    def create_untrained(config: ConfigDict) -> Method:
+        return untrained(create(config))
+
+    return create_untrained
+
+
 METHODS = {
     "nsa": nsa.create,
     "cutpaste": cutpaste.create,
-    "cutpaste_untrained": lambda config: untrained(cutpaste.create(config)),
+    "cutpaste_untrained": _untrained(cutpaste.create),
     "dla": dla.create,
-    "dla_untrained": lambda config: untrained(dla.create(config)),
+    "dla_untrained": _untrained(dla.create),
     "baseline_mean": baseline.create,
 }
 
@@ -75,7 +80,10 @@ def rules_of(name: str) -> Keys:
     Raises:
       UserError: The method lies outside jaxad and cannot be imported, or its ``KEYS`` are something else.
     """
-    module = _outside(name) if ":" in name else _MODULES.get(name)
+    if ":" in name:
+        module = _outside(name)
+    else:
+        module = sys.modules[METHODS[name].__module__] if name in METHODS else None
     rules = getattr(module, "KEYS", Keys())
     if not isinstance(rules, Keys):
         raise UserError(

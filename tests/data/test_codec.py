@@ -491,7 +491,7 @@ def test_pillow_s_limit_is_not_ours(tmp_path, monkeypatch, kind, bits):
         np.testing.assert_array_equal(read_image(path), expected(array, bits))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_line_scan_of_200_megapixels_with_a_side_of_100_000(tmp_path, capfd):
     row = np.zeros((1, 2000), np.uint8)
     row[0, -1] = 200

@@ -186,7 +186,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_12_bits_in_16_give_what_8_bits_give(tmp_path, capsys, kind) -> None:
     """Training, evaluation and prediction, in the command and in Python; divided by 257, 7 levels would be left."""
@@ -297,7 +297,7 @@ def test_the_level_is_that_of_the_training_wherever_the_detector_goes(tmp_path, 
     assert "test image 'test/good/000' or its mask is not the same in both" in message  # by another level
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_config_gives_the_level_and_can_be_changed_for_an_evaluation(tmp_path, capsys) -> None:
     root, work = write_deep(tmp_path / "sets", encode=png, suffix=".png"), tmp_path / "work"
     assert command(train.main, *baseline(root, work, data__white_level=1600)) == 0

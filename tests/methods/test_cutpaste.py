@@ -139,7 +139,7 @@ def test_loss_by_hand(small):
     assert (batch_stats["encoder"]["bn"]["mean"] != 0).all()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_network_is_trained_on_normalised_images(small):
     """The running mean moves by a tenth of the convolution's mean over the normalised images."""
     method = methods.create(config_of())
@@ -271,7 +271,7 @@ def test_gradcam_of_an_image_like_the_mean_is_zero(small):
     assert found.image[0] == 0 and (np.asarray(found.map) == 0).all()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_gradcam_of_the_classifier_by_hand(fitted):
     """Without a projection head the log odds of two classes are linear, with the difference of their weights."""
     method, variables, density = fitted(score__gradcam="classifier", model__head_depth=0, proxy__task="cutpaste")
@@ -282,7 +282,7 @@ def test_gradcam_of_the_classifier_by_hand(fitted):
     np.testing.assert_allclose(found.map, upsampled(maps), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_an_untrained_network_is_kept_with_its_density(small):
     method = methods.create(config_of(method="cutpaste_untrained", epochs=0))
     assert method.loss is None
@@ -295,7 +295,7 @@ def test_an_untrained_network_is_kept_with_its_density(small):
     np.testing.assert_allclose(method.score({}, density, images).image, expected.image, rtol=1e-3)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_embedded_are_the_classes_of_the_task(fitted):
     method, variables, density = fitted(proxy__task="rotation")
     images, keys = pictures(3) / np.float32(255), jax.random.split(jax.random.key(0), 3)

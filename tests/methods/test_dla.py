@@ -345,7 +345,7 @@ def test_what_never_varies_counts_within_bounds():
     np.testing.assert_allclose(found[0, 0], [(1 / 24.01 + 3 * 100) / 4, 100, 100], rtol=1e-5)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_scores_are_computed_in_float32(small):
     """Also for a training in bfloat16, whose rounding is larger than many variances under dropout."""
     half, full = (methods.create(config_of(dtype=dtype)) for dtype in ("bfloat16", "float32"))

@@ -211,6 +211,7 @@ def test_both_places_make_examples_of_the_same_form(category, channels):
         assert not made["label"][made["patches"] == 0].any()
 
 
+@pytest.mark.slow
 def test_an_example_on_the_device_depends_on_its_key_and_its_images_alone():
     batch = pictures()
     whole, other = device_examples(batch), device_examples(batch, seed=4)
@@ -221,7 +222,7 @@ def test_an_example_on_the_device_depends_on_its_key_and_its_images_alone():
         np.testing.assert_array_equal(np.asarray(turned[name])[::-1], rows)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_examples_do_not_depend_on_the_number_of_devices():
     batch = pictures(count=8) | {"index": np.arange(8)}
     example = nsa.device_examples(config_of())
@@ -261,6 +262,7 @@ def test_both_places_have_the_same_statistics():
     assert 0.05 < host["skipped"].mean() < 1  # both outcomes are compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ROWS, ids=lambda file: file.stem)
 def test_the_settings_of_every_experiment_reach_the_synthesis(asked, file):
     for category in ("bottle", "tile", "chest_xray_female", "cap"):
@@ -304,7 +306,7 @@ def test_a_device_example_is_two_views_and_their_blend(asked):
     assert (made["patches"].tolist(), made["skipped"].tolist()) == ([2, 2, 2], [1, 1, 1])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_fpi_teaches_the_factor():
     batch = pictures()
     made = device_examples(batch, file=ROOT / "experiments" / "fpi.py")

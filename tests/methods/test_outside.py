@@ -97,7 +97,7 @@ def test_it_trains_resumes_evaluates_and_predicts(folder):
     assert "1 image" in run(folder, "jaxad.predict", "--workdir", "again", "new.png")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_its_keys_have_the_rules_that_it_declares(folder):
     train = ["jaxad.train", "--config", "mine.py", "--workdir", "W"]
     assert "config.model.start must lie in [0, 1), not 1.0" in run(folder, *train, "--config.model.start=1", status=2)

@@ -128,7 +128,7 @@ def test_the_first_phase_changes_the_head_alone(complete, root):
     assert len(waiting) == 2 and max(waiting) == 0
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_second_phase_changes_all_but_the_normalisation(complete, root):
     start, (boundary, first, last) = states_of(complete, root, HEAD_STEPS, HEAD_STEPS + 1, STEPS)
     for state in (first, last):
@@ -255,7 +255,7 @@ def test_images_are_scored_by_the_level_that_is_asked_for():
         assert found.map.shape == (3, 32, 32)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_every_position_can_have_a_density():
     """The map at the pixel of each position is the distance there, and the image score their maximum."""
     method, density = pretrained(score__level="early", density__per_location="true")

@@ -77,7 +77,7 @@ def test_stages_features_and_logits(made):
     np.testing.assert_allclose(stages["features"], np.asarray(stages["layer4"]).mean((1, 2)), rtol=1e-5)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_logits_of_features_are_the_classifiers(made):
     model, variables, stages = made
     np.testing.assert_allclose(

@@ -105,6 +105,7 @@ def test_all_levels_equal_the_reference(variant: str) -> None:
     close(found["top"].mean((1, 2)), "pooled")
 
 
+@pytest.mark.slow
 def test_every_variable_has_one_name() -> None:
     for variant in PIXELS:
         names = hugging_face_names(variant)

@@ -97,6 +97,7 @@ def test_conv_transpose_by_hand() -> None:
     np.testing.assert_array_equal(y, [[0, 0, 0, 0], [0, 9, 8, 7], [0, 6, 5, 4], [0, 3, 2, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("formulation")
 def test_max_pool_equals_flax_and_breaks_ties_as_it() -> None:
     for size in SIZES:

@@ -176,7 +176,7 @@ def test_zero_init_residual_starts_with_the_shortcuts_and_trains_the_scales() ->
     assert len(last) == 5 and all(np.abs(leaf).max() > 0 for leaf in last)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "seen"), [("blocks", False), ("stages", True)])
 def test_dropout_is_seen_behind_the_stages_alone_where_blocks_are_silent(place: str, seen: bool) -> None:
     model = ResNet((1,), zero_init_residual=True)

@@ -179,7 +179,7 @@ def test_dense_heads_see_one_position_at_a_time() -> None:
 # The network
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("train", [False, True])
 def test_outputs_have_the_stated_shapes(count: int, train: bool) -> None:

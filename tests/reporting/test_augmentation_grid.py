@@ -84,7 +84,7 @@ def test_every_tile_is_what_its_label_says(names, mode, view):
         assert all(name.endswith(" 1.00") for name in own[len(first) : -1])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_frame_lies_around_the_rectangle():
     images = pictures()
     # compiled above

@@ -238,7 +238,7 @@ def test_mixture_depends_on_its_key_alone():
     assert not np.array_equal(fits[0].means, fits[2].means)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @each_density
 @each_form
 def test_per_location_fit_equals_a_loop(name, options, n):

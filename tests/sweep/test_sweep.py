@@ -132,7 +132,7 @@ def test_a_failing_category_does_not_stop_the_rest(swept, capsys):
     assert failed == f"| failed run | error |\n|---|---|\n| bolt/seed0 | {sentence} |\n"
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_same_command_skips_what_is_complete_and_repeats_what_failed(swept, capsys):
     folder, _ = swept
     results = folder / "W" / "nut" / "seed0" / "results.json"
@@ -495,6 +495,7 @@ def tiny(tmp_path_factory):
     return tiny
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flags", [(), pytest.param(("--processes=2",), marks=pytest.mark.slow)])
 def test_a_sweep_that_was_killed_twice_makes_the_same_table(tiny, flags):
     name = f"killed{len(flags)}"
@@ -519,7 +520,7 @@ def test_sigterm_ends_the_processes_of_a_sweep(tiny):
     assert not list((tiny.folder / "stopped").rglob("error.txt"))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_process_that_dies_fails_its_run_alone(tmp_path, capsys):
     dies = "import multiprocessing, os\nif multiprocessing.parent_process(): os._exit(7)\n"
     (tmp_path / "dies.py").write_text(Path(BASELINE).read_text() + dies)

@@ -138,7 +138,7 @@ def test_permutation_exchanges_equal_parts(parts):
         np.testing.assert_array_equal(permute(image, int_box(*box), order), expected)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_permutation_by_hand():
     image = np.zeros((5, 6, 3), np.float32)
     image[1:, 1:] = np.arange(20).reshape(4, 5)[..., None]
@@ -226,7 +226,7 @@ def even(values, categories):
     return found.tolist() == list(categories) and stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
@@ -349,7 +349,7 @@ def test_moved_pixels_are_the_same_to_the_bit_within_the_sum():
         np.testing.assert_array_equal(batch[:, list(LOCAL).index(name)], augment(name)(KEYS, PICTURES).image)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_new_augmentation_is_one_line_of_the_table(monkeypatch):
     monkeypatch.setitem(LOCAL, "black", lambda key, image, box, *, options: local.grey(0 * image, box))
     made = local.random_local_augmentation(KEYS[0], PICTURES[0], options=DEFAULTS)

@@ -283,7 +283,7 @@ def test_views_are_made_without_a_transfer():
         jax.block_until_ready(run(drawn))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_plain_and_compiled_views_are_the_same():
     key, image = keys()[3], jnp.asarray(picture())
     plain = OPTIONS._replace(jitter=0.0, hue=0.0)  # whose jitter is compiled anyway

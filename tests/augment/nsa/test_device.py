@@ -285,6 +285,7 @@ def test_images_change_inside_their_boxes_only(chosen):
     assert (out.label > 0).any(axis=(1, 2)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_cutpaste_end_to_end_pastes_a_part_of_the_image_itself():
     images, partners, out = made(CUTPASTE, "binary")
     assert set(np.unique(out.label)) == {0, 1}
@@ -344,6 +345,7 @@ def test_ellipses_fill_a_part_of_their_box_and_are_resized_with_it():
     assert round_.all()  # five discs of radius 100 around centres in the box
 
 
+@pytest.mark.slow
 def test_labels_with_ellipses_are_no_rectangles():
     _, _, out = made(ELLIPSES, "binary")
     for mask, boxes, count in zip(out.mask, out.boxes, out.patches, strict=True):

@@ -170,7 +170,7 @@ def test_a_patch_too_narrow_for_opencv_is_not_blendable(gradients):
             assert blended.shape == (side, 60, 3)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_synthesis_in_a_small_image_never_fails():
     rng = np.random.default_rng(0)
     for _ in range(300):
