@@ -104,7 +104,7 @@ def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):
         return {"red": images[..., 0]}
 
     monkeypatch.setattr(found, "map_terms", map_terms)
-    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, **given: drawn.append(given["map_terms"]))
+    monkeypatch.setattr(evaluate.html_report, "write_html", lambda path, **given: drawn.append(given["terms"]))
     monkeypatch.setattr(evaluate.html_report, "pick_examples", lambda scores: [("a", "", [3, 0]), ("b", "", [2])])
     shutil.copytree(run / "work", tmp_path / "work")
     evaluate.evaluate(found, tmp_path / "work")
