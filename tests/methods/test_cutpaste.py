@@ -20,7 +20,7 @@ from jaxad import detector as detectors
 from jaxad import evaluate, methods, predict, report
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
-from jaxad.methods import cutpaste
+from jaxad.methods import cutpaste_patches, cutpaste_training
 from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
@@ -91,7 +91,7 @@ def stage_of(variables, images):
 
 def test_the_penalty_covers_kernels_alone():
     params = {"a": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([5.0])}, "b": {"scale": jnp.array([7.0])}}
-    assert cutpaste.l2_penalty(params | {"c": {"kernel": jnp.array([[3.0]])}}) == (1 + 4 + 9) / 2
+    assert cutpaste_training.l2_penalty(params | {"c": {"kernel": jnp.array([[3.0]])}}) == (1 + 4 + 9) / 2
 
 
 @pytest.mark.slow
@@ -314,7 +314,7 @@ def test_embedded_are_the_classes_of_the_task(fitted):
 
 def test_crops_are_parts_of_the_image_everywhere():
     image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
-    make, places = cutpaste.RandomCrop(4), set()
+    make, places = cutpaste_patches.RandomCrop(4), set()
     for seed in range(60):
         crop = make(np.random.default_rng(seed), image, None)["image"]
         top, left = divmod(int(crop[0, 0, 0]) // 3, 5)

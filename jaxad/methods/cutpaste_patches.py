@@ -1,0 +1,91 @@
+"""CutPaste on patches: trained on crops, scored on a dense grid of patches (Li et al., CVPR 2021, Section 2.4,
+Appendix A.5)."""
+
+import math
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad.augment.cutpaste.options import CutPasteOptions
+from jaxad.errors import UserError
+from jaxad.methods.cutpaste_training import (
+    backbone_of,
+    check_places,
+    check_uncropped,
+    density_functions,
+    extract,
+    proxy_training,
+    try_proxy,
+)
+from jaxad.methods.method import Method, Scores, options_of
+from jaxad.scoring import localization
+
+
+class RandomCrop:
+    """``(rng, image, partner) -> example``: a random square of the image, on the host (Section 2.4)."""
+
+    def __init__(self, side: int):
+        self._side = side
+
+    def __call__(self, rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns ``image`` uint8 (side, side, 3)."""
+        top, left = (int(rng.integers(length - self._side + 1)) for length in image.shape[:2])
+        return {"image": image[top : top + self._side, left : left + self._side]}
+
+
+def patch_model(config: ConfigDict) -> Method:
+    """The patch model: trained on crops, scored on a dense grid of patches (Section 2.4, Appendix A.5).
+
+    The map is the grid of scores upsampled by its receptive field; the image score is the grid's maximum.
+    """
+    settings = config.patch
+    grid = {"patch": settings.size, "stride": settings.stride}
+    places = math.prod(_check_patches(config))
+    backbone = backbone_of(config)
+    training = proxy_training(config)
+    model, normalized = training.model, training.normalized
+    fit_density, density_score, min_images = density_functions(config, backbone.stages[backbone.last].channels)
+
+    def features(variables, images):
+        def apply(patches):
+            return model.apply(variables, patches, train=False)["features"]
+
+        return localization.dense_features(apply, normalized(images), **grid, chunk=settings.chunk)
+
+    def fit(variables, good_images, key):
+        found = extract(features, variables, good_images, batch=config.evaluate.batch)
+        found = np.moveaxis(found, 0, -2) if settings.per_location else found.reshape(-1, found.shape[-1])
+        return fit_density(key, found)
+
+    def score(variables, density, images):
+        made = localization.grid_size(images.shape[1:3], **grid)
+        if settings.per_location:
+            check_places(density, made, images.shape[1:3])
+        scores = density_score(density, features(variables, images))
+        maps = localization.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
+        return Scores(scores.max(axis=(1, 2)), maps)
+
+    if not settings.per_location:  # every image gives a feature for each place
+        min_images = -(-min_images // places)
+    hooks, host_augment = training.hooks._replace(min_images=min_images), RandomCrop(settings.crop)
+    return Method(**training.functions, fit=fit, score=score, host_augment=host_augment, hooks=hooks)
+
+
+def _check_patches(config: ConfigDict) -> tuple[int, int]:
+    """Refuses crops that do not fit into the images and grids that do not cover them; returns the grid's size."""
+    settings, side = config.patch, config.evaluate.crop or config.score.size
+    if config.density.name == "kernel" and not settings.per_location:
+        raise UserError(
+            "the kernel density keeps every feature, which are too many when all places share it; set "
+            "config.patch.per_location=true or choose another config.density.name"
+        )
+    if not 1 <= settings.crop <= config.data.size:
+        raise UserError(
+            f"config.patch.crop is {settings.crop}, which is no crop of images of {config.data.size} pixels; choose "
+            "it from 1 to config.data.size",
+            about="patch.crop",
+        )
+    if settings.per_location:
+        check_uncropped(config)
+    try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), settings.crop)
+    return localization.grid_size((side, side), patch=settings.size, stride=settings.stride)
