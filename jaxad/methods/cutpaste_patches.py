@@ -37,6 +37,9 @@ def patch_model(config: ConfigDict) -> Method:
     """The patch model: trained on crops, scored on a dense grid of patches (Section 2.4, Appendix A.5).
 
     The map is the grid of scores upsampled by its receptive field; the image score is the grid's maximum.
+
+    Raises:
+      UserError: A choice is unknown, or a size is none that the proxy task or the grid of patches can take.
     """
     settings = config.patch
     grid = {"patch": settings.size, "stride": settings.stride}

@@ -65,7 +65,11 @@ def _number(text: str) -> float | str:
 
 @functools.cache
 def try_proxy(task: str, options: CutPasteOptions, side: int) -> None:
-    """Makes one batch in thought, which raises UserError where options do not fit together or into the image."""
+    """Traces one batch of the proxy task for images of `side` pixels.
+
+    Raises:
+      UserError: Options do not fit together, or into the image.
+    """
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     jax.eval_shape(
         lambda images: proxy_batch(jax.random.split(jax.random.key(0), 1), images, proxy=task, options=options), images
@@ -152,6 +156,7 @@ class ProxyTraining(NamedTuple):
 
 
 def proxy_training(config: ConfigDict) -> ProxyTraining:
+    """The training on ``config.proxy.task``: the cross entropy of its classes (Equation 1) and a penalty."""
     task, options, settings = config.proxy.task, options_of(config.proxy, CutPasteOptions), config.model
     model = Classifier(
         classes=len(classes(task)),
@@ -217,7 +222,11 @@ def extract(
 
 
 def check_uncropped(config: ConfigDict) -> None:
-    """Refuses to cut images after densities were fitted for the places of whole ones."""
+    """Checks that images are not cut after densities were fitted for the places of whole ones.
+
+    Raises:
+      UserError: They would be.
+    """
     if config.evaluate.crop not in (0, config.score.size):
         raise UserError(
             f"config.evaluate.crop is {config.evaluate.crop}, but every place has a density of its own, fitted on "
@@ -227,7 +236,16 @@ def check_uncropped(config: ConfigDict) -> None:
 
 
 def check_places(density: Any, made: tuple[int, int], size: tuple[int, int]) -> None:
-    """Refuses a density that was fitted for other places than those of an image of this size."""
+    """Checks that a density was fitted for the places of an image of this size.
+
+    Args:
+      density: A density for each place: a pytree whose largest leaves are (rows, columns, ...).
+      made: Rows and columns of places that the image has.
+      size: Height and width of the image in pixels.
+
+    Raises:
+      UserError: It was fitted for other places.
+    """
     fitted = max((leaf.shape for leaf in jax.tree.leaves(density)), key=len)[:2]
     if fitted != made:
         raise UserError(
