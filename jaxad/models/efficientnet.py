@@ -104,9 +104,9 @@ class Block(nn.Module):
     """Mobile inverted bottleneck with squeeze and excitation (Sandler et al. 2018, Hu et al. 2018).
 
     Attributes:
-        stage: what the block is built as; its stride is that of the first block of a stage.
-        axis_name: see `EfficientNet`.
-        dtype: see `EfficientNet`.
+      stage: What the block is built as; its stride is that of the first block of a stage.
+      axis_name: See `EfficientNet`.
+      dtype: See `EfficientNet`.
     """
 
     stage: Stage
@@ -118,10 +118,10 @@ class Block(nn.Module):
         """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features).
 
         Args:
-            x: (b, h, w, in)
-            train: whether BatchNorm takes the batch's statistics.
-            drop: probability with which an example skips the block, where there is a shortcut.
-            examples: see ``layers.Dropout``.
+          x: (b, h, w, in)
+          train: Whether BatchNorm takes the batch's statistics.
+          drop: Probability with which an example skips the block, where there is a shortcut.
+          examples: See ``layers.Dropout``.
         """
         expansion, size, stride, features, _ = self.stage
         pointwise = functools.partial(Pointwise, dtype=self.dtype)
@@ -150,11 +150,11 @@ class EfficientNet(nn.Module):
     """A variant of EfficientNet that returns its levels by name.
 
     Attributes:
-        variant: "b0" to "b7".
-        axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
-        dtype: dtype of the computation; parameters are float32.
-        stochastic_depth: probability with which an example skips the last block in training, growing linearly over the
-            blocks (Huang et al. 2016, equation 4).
+      variant: "b0" to "b7".
+      axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
+      dtype: Dtype of the computation; parameters are float32.
+      stochastic_depth: Probability with which an example skips the last block in training, growing linearly over the
+        blocks (Huang et al. 2016, equation 4).
     """
 
     variant: str
@@ -175,18 +175,18 @@ class EfficientNet(nn.Module):
         """Computes the levels of normalised images.
 
         Args:
-            x: (b, h, w, 3)
-            train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``), and
-                whether blocks are skipped, which draws from the stream ``dropout``.
-            frozen_norm: whether BatchNorm keeps to its running averages all the same.
-            examples: int32 (b,), numbers by which each example draws which blocks it skips; None for its place in the
-                batch.
-            stages: how many of the eight levels behind the stem are computed.
+          x: (b, h, w, 3)
+          train: Whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``), and
+            whether blocks are skipped, which draws from the stream ``dropout``.
+          frozen_norm: Whether BatchNorm keeps to its running averages all the same.
+          examples: int32 (b,), numbers by which each example draws which blocks it skips; None for its place in the
+            batch.
+          stages: How many of the eight levels behind the stem are computed.
 
         Returns:
-            "stem" (b, h/2, w/2, c), the outputs of the seven stages "level1" (b, h/2, w/2, c), "level2" (h/4),
-            "level3" (h/8), "level4" (h/16), "level5" (h/16), "level6" (h/32), "level7" (h/32), and "top" (h/32), the
-            1x1 convolution behind them; sizes are rounded up.
+          "stem" (b, h/2, w/2, c), the outputs of the seven stages "level1" (b, h/2, w/2, c), "level2" (h/4),
+          "level3" (h/8), "level4" (h/16), "level5" (h/16), "level6" (h/32), "level7" (h/32), and "top" (h/32), the
+          1x1 convolution behind them; sizes are rounded up.
         """
         examples = jnp.arange(len(x)) if examples is None else examples
         update = train and not frozen_norm
@@ -224,9 +224,9 @@ def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
     """Where each tensor of a Hugging Face ``EfficientNetModel`` belongs in the variables of `EfficientNet`.
 
     Returns:
-        From a tensor's name, without the prefix "efficientnet.", to its path in {"params": ..., "batch_stats": ...}.
-        Kernels are (out, in, h, w) there and (h, w, in, out) here, also the depthwise ones, whose `in` is 1. Counters
-        of batches (``num_batches_tracked``) and the classifier have no place here.
+      From a tensor's name, without the prefix "efficientnet.", to its path in {"params": ..., "batch_stats": ...}.
+      Kernels are (out, in, h, w) there and (h, w, in, out) here, also the depthwise ones, whose `in` is 1. Counters
+      of batches (``num_batches_tracked``) and the classifier have no place here.
     """
     names = {}
 

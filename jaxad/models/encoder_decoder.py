@@ -36,9 +36,9 @@ class EncoderDecoder(nn.Module):
     """A ResNet-18 whose last stage is brought back to the image's resolution, without skip connections.
 
     Attributes:
-        axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
-            Initialisation ignores it.
-        dtype: dtype of the computation; parameters are float32, and so (at least) is the head's work.
+      axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
+        Initialisation ignores it.
+      dtype: Dtype of the computation; parameters are float32, and so (at least) is the head's work.
     """
 
     axis_name: str | None = None
@@ -49,16 +49,16 @@ class EncoderDecoder(nn.Module):
         """Computes all stages and the logits of normalised images.
 
         Args:
-            x: (b, h, w, c), sides multiples of 32, any number of channels.
-            train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
+          x: (b, h, w, c), sides multiples of 32, any number of channels.
+          train: Whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
 
         Returns:
-            The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128),
-            "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to
-            which the caller applies a sigmoid or ReLU.
+          The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128),
+          "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to
+          which the caller applies a sigmoid or ReLU.
 
         Raises:
-            UserError: a side of the images is not a multiple of 32.
+          UserError: A side of the images is not a multiple of 32.
         """
         height, width = x.shape[1:3]
         if height % 32 or width % 32:

@@ -85,11 +85,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     y[2m + p] = sum_s x[m + s] K[r - p + 2s]. Where r - p + 2s leaves the kernel, the tap is zero.
 
     Args:
-        x: (b, h, w, in)
-        kernel: (k, k, in, out), k odd, laid out as in ``nn.ConvTranspose``.
+      x: (b, h, w, in)
+      kernel: (k, k, in, out), k odd, laid out as in ``nn.ConvTranspose``.
 
     Returns:
-        (b, 2h, 2w, out)
+      (b, 2h, 2w, out)
     """
     k, _, c, out = kernel.shape
     r = k // 2
@@ -112,10 +112,10 @@ def max_pool(x: jax.Array) -> jax.Array:
     row-major order, as there, but by shifted slices instead of a scatter.
 
     Args:
-        x: (b, h, w, c)
+      x: (b, h, w, c)
 
     Returns:
-        (b, ceil(h / 2), ceil(w / 2), c)
+      (b, ceil(h / 2), ceil(w / 2), c)
     """
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 

@@ -17,10 +17,10 @@ class DropoutSpec(NamedTuple):
     """Where and how much dropout thins a network, in training or in inference; it draws from the stream ``dropout``.
 
     Attributes:
-        rate: probability of each value to be zeroed, in [0, 1); may be traced.
-        examples: see ``layers.Dropout``.
-        place: one of ``PLACES``: ``blocks``, before the last convolution of every residual block; or ``stages``, behind
-            each stage, so that what a stage returns is thinned itself.
+      rate: Probability of each value to be zeroed, in [0, 1); may be traced.
+      examples: See ``layers.Dropout``.
+      place: One of ``PLACES``: ``blocks``, before the last convolution of every residual block; or ``stages``, behind
+        each stage, so that what a stage returns is thinned itself.
     """
 
     rate: jax.Array | float
@@ -88,14 +88,14 @@ class ResNet(nn.Module):
     """A residual network that returns its stages by name.
 
     Attributes:
-        blocks: number of residual blocks of each of the four stages.
-        axis_name: mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
-        dtype: dtype of the computation; parameters are float32.
-        remat: whether the gradient computes the inside of each block again instead of keeping it in memory.
-        bottleneck: whether the blocks are `Bottleneck`, whose stages have four times the channels, or `BasicBlock`.
-        small_stem: whether the stem is one for small images: a 3x3 convolution of stride 1 without pooling behind it.
-        zero_init_residual: whether each block's last BatchNorm starts with a scale of 0, so that before the training a
-            block hands on what its shortcut does (Goyal et al. 2017, section 5.1); torchvision's option of this name.
+      blocks: Number of residual blocks of each of the four stages.
+      axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
+      dtype: Dtype of the computation; parameters are float32.
+      remat: Whether the gradient computes the inside of each block again instead of keeping it in memory.
+      bottleneck: Whether the blocks are `Bottleneck`, whose stages have four times the channels, or `BasicBlock`.
+      small_stem: Whether the stem is one for small images: a 3x3 convolution of stride 1 without pooling behind it.
+      zero_init_residual: Whether each block's last BatchNorm starts with a scale of 0, so that before the training a
+        block hands on what its shortcut does (Goyal et al. 2017, section 5.1); torchvision's option of this name.
     """
 
     blocks: tuple[int, int, int, int]
@@ -119,19 +119,19 @@ class ResNet(nn.Module):
         """Computes the stages of normalised images.
 
         Args:
-            x: (b, h, w, c)
-            train: whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
-            frozen_norm: whether it takes the running statistics, and leaves them as they are, even so.
-            thinning: the dropout; None for none.
-            stages: how many of the four stages are computed.
+          x: (b, h, w, c)
+          train: Whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
+          frozen_norm: Whether it takes the running statistics, and leaves them as they are, even so.
+          thinning: The dropout; None for none.
+          stages: How many of the four stages are computed.
 
         Returns:
-            "stem" (b, h/4, w/4, 64) after pooling, "layer1" (b, h/4, w/4, 64), "layer2" (b, h/8, w/8, 128),
-            "layer3" (b, h/16, w/16, 256) and "layer4" (b, h/32, w/32, 512); sizes are rounded up. Behind the small stem
-            heights and widths are four times as large, and layers of bottlenecks have four times the channels.
+          "stem" (b, h/4, w/4, 64) after pooling, "layer1" (b, h/4, w/4, 64), "layer2" (b, h/8, w/8, 128),
+          "layer3" (b, h/16, w/16, 256) and "layer4" (b, h/32, w/32, 512); sizes are rounded up. Behind the small stem
+          heights and widths are four times as large, and layers of bottlenecks have four times the channels.
 
         Raises:
-            ValueError: the place of `thinning` is none of `PLACES`.
+          ValueError: The place of `thinning` is none of `PLACES`.
         """
         if thinning is not None and thinning.place not in PLACES:
             raise ValueError(f"thinning.place must be one of {', '.join(PLACES)}, not {thinning.place!r}")

@@ -58,21 +58,21 @@ def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str =
     """Reads an encoder's parameters and running statistics from a published file.
 
     Args:
-        source: see `find`.
-        variables: {"params", "batch_stats"} of the encoder, of which only paths and shapes matter. Stages that it does
-            not have are left out.
-        model: one of `MODELS`.
-        sha256: see `find`.
+      source: See `find`.
+      variables: {"params", "batch_stats"} of the encoder, of which only paths and shapes matter. Stages that it does
+        not have are left out.
+      model: One of `MODELS`.
+      sha256: See `find`.
 
     Returns:
-        The same tree of float32 NumPy arrays. Half precision is widened; kernels (out, in, h, w), also depthwise ones
-        with in = 1, become (h, w, in, out).
+      The same tree of float32 NumPy arrays. Half precision is widened; kernels (out, in, h, w), also depthwise ones
+      with in = 1, become (h, w, in, out).
 
     Raises:
-        UserError: as `find`; `model` is unknown; the file is a PyTorch pickle, damaged, or of another format; a tensor
-            of the model is missing, misshapen, of a type other than float64, float32, float16 and bfloat16, or not
-            finite; another tensor is there.
-        KeyError: `variables` are not of that model.
+      UserError: As `find`; `model` is unknown; the file is a PyTorch pickle, damaged, or of another format; a tensor
+        of the model is missing, misshapen, of a type other than float64, float32, float16 and bfloat16, or not
+        finite; another tensor is there.
+      KeyError: `variables` are not of that model.
     """
     places = {place: name for name, place in names(model).items()}
     path, _ = find(source, sha256=sha256)
@@ -95,7 +95,7 @@ def names(model: str) -> dict[str, tuple[str, ...]]:
     """Where each tensor of a published file belongs: from its name, without a prefix, to its path in the variables.
 
     Raises:
-        UserError: `model` is none of `MODELS`.
+      UserError: `model` is none of `MODELS`.
     """
     if model not in MODELS:
         raise UserError(f"weights of {model!r} cannot be loaded; choose one of {', '.join(MODELS)}")
@@ -130,13 +130,13 @@ def find(source: str, *, sha256: str = "") -> tuple[Path, str]:
     """The file of a source, fetched where necessary, and its SHA-256, for the records.
 
     Args:
-        source: a path; or ``hf:OWNER/REPO[@REVISION]`` for the file model.safetensors of a repository of the Hugging
-            Face hub, by default of the revision in `PINS`, else of ``main``.
-        sha256: the expected SHA-256 in hexadecimal; "" for that in `PINS`. A local file needs none.
+      source: A path; or ``hf:OWNER/REPO[@REVISION]`` for the file model.safetensors of a repository of the Hugging
+        Face hub, by default of the revision in `PINS`, else of ``main``.
+      sha256: The expected SHA-256 in hexadecimal; "" for that in `PINS`. A local file needs none.
 
     Raises:
-        UserError: there is no such file; it cannot be fetched; its SHA-256 is not the expected one; it is from the hub
-            and none is known.
+      UserError: There is no such file; it cannot be fetched; its SHA-256 is not the expected one; it is from the hub
+        and none is known.
     """
     hub = source.startswith(HUB)
     if hub:

@@ -21,13 +21,13 @@ def grid_size(size: tuple[int, int], *, patch: int, stride: int) -> tuple[int, i
     Patches of 32 at stride 4 make a grid of 57 x 57 on a 256 x 256 image (CutPaste, Appendix A.5).
 
     Args:
-        size: height and width of the image in pixels.
-        patch: side of the square patches in pixels.
-        stride: distance of neighbouring patches in pixels.
+      size: Height and width of the image in pixels.
+      patch: Side of the square patches in pixels.
+      stride: Distance of neighbouring patches in pixels.
 
     Raises:
-        UserError: The patch is larger than the image, a number is not positive, the stride is larger than the patch, or
-            the stride does not divide what the patch leaves of a side: the last rows or columns would be in no patch.
+      UserError: The patch is larger than the image, a number is not positive, the stride is larger than the patch, or
+        the stride does not divide what the patch leaves of a side: the last rows or columns would be in no patch.
     """
     if patch < 1 or stride < 1:
         raise UserError(f"patch and stride must be at least 1 pixel, not {patch} and {stride}")
@@ -58,17 +58,17 @@ def dense_features(
     are made equally large, so that few patches are computed twice to fill the last one.
 
     Args:
-        apply: maps patches (n, patch, patch, c) to features (n, ...), each patch on its own.
-        images: (b, h, w, c)
-        patch: side of the square patches in pixels.
-        stride: distance of neighbouring patches in pixels.
-        chunk: how many patches are computed together, at most, but one of every image.
+      apply: Maps patches (n, patch, patch, c) to features (n, ...), each patch on its own.
+      images: (b, h, w, c)
+      patch: Side of the square patches in pixels.
+      stride: Distance of neighbouring patches in pixels.
+      chunk: How many patches are computed together, at most, but one of every image.
 
     Returns:
-        (b, gh, gw, ...), with the grid of ``grid_size``.
+      (b, gh, gw, ...), with the grid of ``grid_size``.
 
     Raises:
-        UserError: see ``grid_size``; or `chunk` is not positive.
+      UserError: See ``grid_size``; or `chunk` is not positive.
     """
     if chunk < 1:
         raise UserError(f"the number of patches computed together must be at least 1, not {chunk}")
@@ -100,15 +100,15 @@ def receptive_field_kernel(patch: int, *, deviation: float | None = None) -> np.
     taken twice.
 
     Args:
-        patch: side of the patch in pixels.
-        deviation: standard deviation in pixels; None takes 10 for patches of 32 and larger and
-            log10(0.45 patch + 1) + 0.25 for smaller ones.
+      patch: Side of the patch in pixels.
+      deviation: Standard deviation in pixels; None takes 10 for patches of 32 and larger and
+        log10(0.45 patch + 1) + 0.25 for smaller ones.
 
     Returns:
-        float64 (patch,), symmetric, of sum 1.
+      float64 (patch,), symmetric, of sum 1.
 
     Raises:
-        UserError: The deviation is not positive.
+      UserError: The deviation is not positive.
     """
     if deviation is None:
         deviation = 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
@@ -133,18 +133,18 @@ def receptive_field_upsample(
     paper's transposed convolution, kept as it is, because there also fewer patches speak for the score.
 
     Args:
-        maps: (b, gh, gw), scores of the patches of ``grid_size(size, patch=patch, stride=stride)``.
-        patch: side of the patches in pixels.
-        stride: distance of neighbouring patches in pixels.
-        size: height and width of the image in pixels.
-        deviation: standard deviation of the Gaussian in pixels; None follows ``receptive_field_kernel``.
+      maps: (b, gh, gw), scores of the patches of ``grid_size(size, patch=patch, stride=stride)``.
+      patch: Side of the patches in pixels.
+      stride: Distance of neighbouring patches in pixels.
+      size: Height and width of the image in pixels.
+      deviation: Standard deviation of the Gaussian in pixels; None follows ``receptive_field_kernel``.
 
     Returns:
-        (b, *size)
+      (b, *size)
 
     Raises:
-        UserError: see ``grid_size`` and ``receptive_field_kernel``.
-        ValueError: The maps are not of the grid's size.
+      UserError: See ``grid_size`` and ``receptive_field_kernel``.
+      ValueError: The maps are not of the grid's size.
     """
     grid = grid_size(size, patch=patch, stride=stride)
     if maps.shape[1:] != grid:
@@ -174,11 +174,11 @@ def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
     """GradCAM (Selvaraju et al., ICCV 2017, equations 1 and 2): relu(sum_k alpha_k A^k), alpha_k the mean gradient.
 
     Args:
-        activations: (b, h, w, c), a stage of the network.
-        gradients: (b, h, w, c), of each image's score by its activations.
+      activations: (b, h, w, c), a stage of the network.
+      gradients: (b, h, w, c), of each image's score by its activations.
 
     Returns:
-        (b, h, w), at least 0; larger where the stage speaks for a larger score.
+      (b, h, w), at least 0; larger where the stage speaks for a larger score.
     """
     alpha = gradients.mean(axis=(1, 2), keepdims=True)
     return jax.nn.relu((alpha * activations).sum(axis=-1))
@@ -192,15 +192,15 @@ def upsample_stage(maps: jax.Array, *, size: tuple[int, int], first: tuple[int, 
     stage of stride 32 by 15.5 pixels down and to the right. Before the first and past the last cell the value is held.
 
     Args:
-        maps: (b, ceil(height / s), ceil(width / s)), of a stage whose stride s is a power of two.
-        size: height and width of the network's input in pixels.
-        first: row and column of the pixel on which the first cell is centred, where the network pads otherwise.
+      maps: (b, ceil(height / s), ceil(width / s)), of a stage whose stride s is a power of two.
+      size: Height and width of the network's input in pixels.
+      first: Row and column of the pixel on which the first cell is centred, where the network pads otherwise.
 
     Returns:
-        (b, *size)
+      (b, *size)
 
     Raises:
-        ValueError: No stride makes maps of this size from the input.
+      ValueError: No stride makes maps of this size from the input.
     """
     stride = _stride(maps.shape[1:], size)
     axes = zip(maps.shape[1:], size, first, strict=True)
@@ -218,18 +218,18 @@ def gradcam_maps(
     """GradCAM of a score that is a function of one stage, as a map of the input's size (see ``upsample_stage``).
 
     Args:
-        head: maps the stage's activations (b, h, w, c) to one score per image (b,), each image on its own: the
-            classifier's abnormal logit, say, or the Gaussian score of the pooled features.
-        activations: (b, ceil(height / s), ceil(width / s), c), of a stage whose stride s is a power of two.
-        size: height and width of the network's input in pixels.
-        first: see ``upsample_stage``.
+      head: Maps the stage's activations (b, h, w, c) to one score per image (b,), each image on its own: the
+        classifier's abnormal logit, say, or the Gaussian score of the pooled features.
+      activations: (b, ceil(height / s), ceil(width / s), c), of a stage whose stride s is a power of two.
+      size: Height and width of the network's input in pixels.
+      first: See ``upsample_stage``.
 
     Returns:
-        (b, *size), at least 0.
+      (b, *size), at least 0.
 
     Raises:
-        UserError: The activations have no height and width, or only one position.
-        ValueError: No stride makes activations of this size from the input.
+      UserError: The activations have no height and width, or only one position.
+      ValueError: No stride makes activations of this size from the input.
     """
     if activations.ndim != 4 or math.prod(activations.shape[1:3]) == 1:
         raise UserError(

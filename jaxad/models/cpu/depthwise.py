@@ -22,7 +22,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
     derivative.
 
     Returns:
-        (b, ceil(h / stride), ceil(w / stride), c)
+      (b, ceil(h / stride), ceil(w / stride), c)
     """
     if not cpu.preferred():
         axes, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1]
