@@ -97,7 +97,7 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return f"({', '.join(map(_shown, value))})"
     if isinstance(value, str):
-        return value or "empty"
+        return f"`{value}`" if value else "empty"
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
 
 

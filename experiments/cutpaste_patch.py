@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 
 BASE = Path(__file__).with_name("cutpaste_3way.py")
-# Objects that lie alike in every image, as `:object` is said to, have one density for each place (Appendix A.5).
+# Objects in the same position in every image, as `:object` is said to, have one density for each place (Appendix A.5).
 ALIGNED = ("bottle", "cable", "capsule", "metal_nut", "pill", "toothbrush", "transistor", "zipper", "object")
 
 

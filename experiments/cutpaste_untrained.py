@@ -3,7 +3,7 @@
     python -m jaxad.train --config experiments/cutpaste_untrained.py
     python -m jaxad.train --config experiments/cutpaste_untrained.py:bottle --config.data.root=DIR
 
-The features of a network as it is drawn, never trained. Everything else is written out in cutpaste_3way.py, whose
+The features of a network with random weights, never trained. Everything else is written out in cutpaste_3way.py, whose
 overrides for Appendix A.3 hold here too. See docs/cutpaste.md.
 """
 

@@ -3,7 +3,7 @@
     python -m jaxad.train --config experiments/dla_untrained.py
     python -m jaxad.train --config experiments/dla_untrained.py:bottle --config.data.root=DIR
 
-Maps of a network as it is drawn, never trained: by the shortcuts of its blocks alone, or by all of it with
+Maps of a network with random weights, never trained: by the shortcuts of its blocks alone, or by all of it with
 `--config.model.zero_init_residual=false`. There is no uncertainty, as dropout acts inside the silent blocks. Everything
 else is written out in dla.py. See docs/dla.md.
 """

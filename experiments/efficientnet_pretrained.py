@@ -7,7 +7,7 @@
 
 Nothing is trained: a density is fitted on the features of the good images, which takes minutes. The paper's "Level-7"
 is `--config.score.level=level7`. Maps of where the defects are, finer than GradCAM's, are made by one density for
-each position of an earlier stage, for parts that lie alike in every image:
+each position of an earlier stage, for parts in the same position in every image:
 
     --config.density.per_location=true --config.density.levels=level3 --config.score.level=level3
 

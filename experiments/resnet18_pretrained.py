@@ -6,7 +6,7 @@
     python -m jaxad.train --config experiments/resnet18_pretrained.py:object --config.data.root=MY_PARTS
 
 Nothing is trained: a density is fitted on the features of the good images. For maps of where the defects are, in parts
-that lie alike in every image, one density for each position of an earlier stage (as PaDiM has of several stages):
+in the same position in every image, one density for each position of an earlier stage (as PaDiM has of several stages):
 
     --config.density.per_location=true --config.density.levels=layer3 --config.score.level=layer3
 

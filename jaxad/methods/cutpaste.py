@@ -49,8 +49,9 @@ model.head_width: Channels of the projection head.
 optim.l2: Factor of the kernels' squared norm in the loss.
 optim.head_epochs: Epochs that train the head alone, before all layers.
 optim.head_learning_rate: Learning rate of these.
-density.levels: Stages that a density is fitted on, with commas between; `pool` is the last one, averaged.
-density.per_location: Each position has a density of its own, for parts that lie alike in every image.
+density.levels: Stages that a density is fitted on, with commas between: those of the backbone, `stem`, `layer1` to
+  `layer4` (ResNet) or `stem`, `level1` to `level7`, `top` (EfficientNet), and `pool`, the last one averaged.
+density.per_location: Each position has a density of its own, for parts in the same position in every image.
 density.name: The density of the good images' features.
 density.l2_normalize: Features are divided by their norm first.
 density.shrinkage: How the Gaussian's covariance is made invertible.

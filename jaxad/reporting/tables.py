@@ -293,7 +293,7 @@ def published_table(experiments: Sequence[str], category: str) -> Table:
         rows.append(row)
     kept = [i for i, head in enumerate(heads) if i < 2 or any(row[i] != "–" for row in rows)]
     rows = [[row[i] for i in kept] for row in rows]
-    note = "±: standard error of the mean over the paper's runs, where it prints one."
+    note = "±: standard error of the mean over the paper's runs, printed there or computed from its spread."
     return Table([heads[i] for i in kept], rows, "ll" + "r" * (len(kept) - 2), notes=[note])
 
 

@@ -208,7 +208,7 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
 
 
 def object_mask(image: jax.Array, *, background: tuple[float, float] | None) -> jax.Array | None:
-    """Pixels of uint8 (h, w, c) that differ from a plain background, bool (h, w), or None: see `host.object_mask`."""
+    """Pixels unlike a plain background (equation 8), bool (h, w), or None without one: see `host.object_mask`."""
     if background is None:
         return None
     brightness, threshold = background
