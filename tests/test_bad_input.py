@@ -106,15 +106,13 @@ def training(root, workdir, **overrides):
 @pytest.mark.medium
 def test_missing_root(capsys, tmp_path, workdir):
     message = refusal(capsys, train.main, *baseline(tmp_path / "nowhere", workdir))
-    assert message == f"folder '{tmp_path / 'nowhere'}' does not exist; check the path"
+    assert str(tmp_path / "nowhere") in message and "exist" in message
     assert not workdir.exists()
 
 
 @pytest.mark.medium
 def test_no_root(capsys, workdir):
-    assert refusal(capsys, train.main, *baseline("", workdir)) == (
-        "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR"
-    )
+    assert "config.data.root is empty" in refusal(capsys, train.main, *baseline("", workdir))
 
 
 @pytest.mark.medium
@@ -126,7 +124,7 @@ def test_a_folder_for_the_demo_source_is_not_passed_over(capsys, root, workdir):
 @pytest.mark.medium
 def test_unknown_category_of_the_data(capsys, root, workdir):
     message = refusal(capsys, train.main, *baseline(root, workdir, data__category="nutt"))
-    assert message == f"'{root}' has no category 'nutt'; did you mean 'nut'? existing ones: nut"
+    assert str(root) in message and "'nutt'" in message and "'nut'?" in message
 
 
 @pytest.mark.medium
@@ -142,9 +140,8 @@ def test_unknown_category_of_experiment_and_demo(capsys, workdir, arguments, wor
 def test_empty_train_good(capsys, good, root, workdir):
     for path in good.iterdir():
         path.unlink()
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"folder '{good}' holds no images; put the good training images there"
-    )
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(good) in message and "no images" in message
 
 
 @pytest.mark.medium
@@ -152,7 +149,7 @@ def test_a_single_training_image(capsys, good, root, workdir):
     for path in sorted(good.iterdir())[1:]:
         path.unlink()
     message = refusal(capsys, train.main, *baseline(root, workdir))
-    assert message == "training needs at least 2 good images besides the held-out part; there are 1"
+    assert "at least 2 good images" in message and "1" in message
 
 
 # Image files
@@ -184,22 +181,22 @@ def broken_link(path):
     path.symlink_to("nothing.png")
 
 
-DAMAGES = [
-    (corrupt, "image '{}' is truncated or damaged and cannot be decoded; replace it"),
-    (empty, "image '{}' is empty (zero bytes); replace or remove it"),
-    (no_image, "'{}' is not an image in PNG, JPEG, BMP, TIFF or WebP format; convert or remove it"),
-    (directory, "'{}' is a directory where an image should be; move it away"),
-    (broken_link, "image '{}' does not exist; check the path"),
-    (too_small, f"image '{{}}' is {WIDTH} x 20 pixels (width x height), but at least 32 pixels a side are needed; "
-                "remove it or use a larger image"),
-]  # fmt: skip
+DAMAGES = [  # and a word that says what is wrong
+    (corrupt, "truncated or damaged"),
+    (empty, "empty"),
+    (no_image, "not an image"),
+    (directory, "directory"),
+    (broken_link, "not exist"),
+    (too_small, f"{WIDTH} x 20 pixels"),
+]
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("damage, words", DAMAGES)
 def test_a_training_file_that_cannot_be_used(capsys, good, root, workdir, damage, words):
     damage(good / "003.png")
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == words.format(good / "003.png")
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(good / "003.png") in message and words in message
 
 
 @pytest.mark.medium
@@ -208,7 +205,8 @@ def test_a_training_file_that_is_found_out_in_the_middle(capsys, good, root, wor
     # Streamed images are decoded by the pipeline's threads or processes, the damaged one in the first or second step.
     empty(good / "003.png")
     arguments = training(root, workdir, data__cache_gib=0.0, data__workers=workers)
-    assert refusal(capsys, train.main, *arguments) == DAMAGES[1][1].format(good / "003.png")
+    message = refusal(capsys, train.main, *arguments)
+    assert str(good / "003.png") in message and "empty" in message
 
 
 def deny(monkeypatch, module, *, match, code):
@@ -225,9 +223,8 @@ def deny(monkeypatch, module, *, match, code):
 @pytest.mark.medium
 def test_an_unreadable_file(capsys, monkeypatch, good, root, workdir):
     deny(monkeypatch, images, match="003.png", code=errno.EACCES)
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"image '{good / '003.png'}' cannot be read (Permission denied); check its permissions"
-    )
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(good / "003.png") in message and "Permission denied" in message
 
 
 # Masks: found before anything is fitted, but for sizes, which need the files opened
@@ -238,10 +235,9 @@ def test_a_mask_of_another_size_costs_no_training(capsys, root, workdir):
     mask = root / "nut" / "ground_truth" / "spot" / "001_mask.png"
     whole = np.array(Image.open(mask))
     write(mask, whole[:-1])
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"mask '{mask}' is {WIDTH} x {HEIGHT - 1} pixels (width x height), but its image "
-        f"'{root / 'nut' / 'test' / 'spot' / '001.png'}' is {WIDTH} x {HEIGHT}; make them the same size"
-    )
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(mask) in message and str(root / "nut" / "test" / "spot" / "001.png") in message
+    assert f"{WIDTH} x {HEIGHT - 1}" in message and f"{WIDTH} x {HEIGHT};" in message
     write(mask, whole)
     assert command(evaluate.main, "--workdir", workdir) == 0
 
@@ -250,9 +246,8 @@ def test_a_mask_of_another_size_costs_no_training(capsys, root, workdir):
 def test_a_mask_without_its_image(capsys, root, workdir):
     (root / "nut" / "test" / "spot" / "001.png").unlink()
     mask = root / "nut" / "ground_truth" / "spot" / "001_mask.png"
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"mask '{mask}' has no image among the test images of 'spot'; add the image or remove the mask"
-    )
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(mask) in message and "no image" in message
     assert not workdir.exists()
 
 
@@ -273,9 +268,8 @@ def test_an_unwritable_workdir(capsys, monkeypatch, root, workdir):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
-    assert refusal(capsys, train.main, *baseline(root, workdir)) == (
-        f"folder {workdir} cannot be written: Permission denied; choose another --workdir"
-    )
+    message = refusal(capsys, train.main, *baseline(root, workdir))
+    assert str(workdir) in message and "Permission denied" in message and "--workdir" in message
 
 
 @pytest.mark.medium
@@ -290,18 +284,15 @@ def test_a_file_in_the_place_of_the_workdir(capsys, root, workdir):
 def test_a_workdir_of_another_config(capsys, copy, fitted):
     before = (copy / "results.json").read_bytes()
     message = refusal(capsys, train.main, *baseline(fitted / "sets", copy, data__holdout=0.3, seed=7))
-    assert message == (
-        f"{copy} was made with another config: seed (0 there, 7 now); choose another --workdir, or add --restart to "
-        f"jaxad.train, which deletes the training in {copy} and begins it anew"
-    )
+    assert str(copy) in message and "seed (0 there, 7 now)" in message
+    assert "--workdir" in message and "--restart" in message and "deletes" in message
     assert (copy / "results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("main, arguments", [(evaluate.main, ()), (predict.main, (ROOT,))])
 def test_no_workdir(capsys, tmp_path, main, arguments):
-    assert refusal(capsys, main, "--workdir", tmp_path / "no", *arguments) == (
-        f"{tmp_path / 'no'} is no workdir: it has no config.json; train with --workdir {tmp_path / 'no'}"
-    )
+    message = refusal(capsys, main, "--workdir", tmp_path / "no", *arguments)
+    assert str(tmp_path / "no") in message and "no workdir" in message
 
 
 # The config
@@ -367,21 +358,19 @@ def test_a_config_that_cannot_work_for_the_baseline(capsys, root, workdir, overr
 @pytest.mark.medium
 def test_a_crop_that_cannot_be_centred(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, evaluate__crop=31))
-    assert message == (
-        "config.evaluate.crop 31 is no central square of config.score.size 32; it must be smaller by an even number"
-    )
+    assert "config.evaluate.crop 31" in message and "even" in message
 
 
 @pytest.mark.medium
 def test_an_unknown_optimizer(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, optim__name="rmsprop"))
-    assert message == "config.optim.name must be one of sgd, adam, adamw, not 'rmsprop'"
+    assert "config.optim.name" in message and "sgd, adam, adamw" in message and "'rmsprop'" in message
 
 
 @pytest.mark.medium
 def test_a_batch_that_the_devices_cannot_share(capsys, root, workdir, brightness):
     message = refusal(capsys, train.main, *training(root, workdir, batch=12))
-    assert message == "config.batch is 12; it must be a multiple of the 8 devices"
+    assert "config.batch is 12" in message and "8 devices" in message
 
 
 @pytest.mark.medium
@@ -448,9 +437,8 @@ def test_a_detector_with_missing_files(capsys, copy):
     shutil.rmtree(copy / "detector")
     assert "is damaged (it is missing or incomplete)" in refusal(capsys, evaluate.main, "--workdir", copy)
     (copy / "detector.json").unlink()
-    assert refusal(capsys, evaluate.main, "--workdir", copy) == (
-        f"{copy} holds no trained detector yet; complete its training with jaxad.train"
-    )
+    message = refusal(capsys, evaluate.main, "--workdir", copy)
+    assert str(copy) in message and "no trained detector" in message
 
 
 @pytest.mark.slow
@@ -463,10 +451,8 @@ def test_training_again_repairs_a_detector(capsys, copy, fitted):
 @pytest.mark.parametrize("text", ["", "[1, 2]", '{"arrays": "x", "sha256": 3, "values": {}}'])
 def test_a_damaged_threshold_file(capsys, copy, text):
     (copy / "detector.json").write_text(text)
-    assert refusal(capsys, evaluate.main, "--workdir", copy) == (
-        f"the detector in {copy} is damaged (detector.json is not what jaxad writes); "
-        "run its training command again to rewrite it"
-    )
+    message = refusal(capsys, evaluate.main, "--workdir", copy)
+    assert str(copy) in message and "damaged" in message and "detector.json" in message
 
 
 @pytest.mark.slow
@@ -542,10 +528,7 @@ def test_a_full_disk_when_writing_predictions(capsys, fitted, tmp_path, monkeypa
     monkeypatch.setattr(disk, "temporary", full)
     kind = name.rpartition(".")[2] if name.startswith("maps") else "npy"
     message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", output, "--maps", kind, paths)
-    assert message == (
-        f"the predictions cannot be written to {output} (No space left on device); "
-        "make that possible or choose another --output"
-    )
+    assert str(output) in message and os.strerror(errno.ENOSPC) in message and "--output" in message
 
 
 @pytest.mark.medium
@@ -577,24 +560,22 @@ def test_an_image_that_cannot_be_predicted(capsys, fitted, tmp_path, damage, wor
     assert command(predict.main, "--workdir", fitted / "work", "--output", output, path.parent) == 1
     with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
         [row] = csv.DictReader(file)
-    assert (row["decision"], row["reason"]) == ("unreadable", words.format(path))
-    assert capsys.readouterr().err == (
-        f"error: 1 of 1 image cannot be read; {output / 'predictions.csv'} says why in the column reason, "
-        "replace or remove it\n"
-    )
+    assert row["decision"] == "unreadable" and str(path) in row["reason"] and words in row["reason"]
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "1 of 1 image" in printed and str(output / "predictions.csv") in printed
 
 
 def test_a_path_that_does_not_exist(capsys, fitted, tmp_path):
     path = tmp_path / "x.png"
     message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", path)
-    assert message == f"image '{path}' does not exist; check the path"
+    assert str(path) in message and "exist" in message
 
 
 def test_a_folder_without_images(capsys, fitted, tmp_path):
     folder = tmp_path / "new"
     (folder / "below").mkdir(parents=True)
     message = refusal(capsys, predict.main, "--workdir", fitted / "work", "--output", tmp_path / "out", folder)
-    assert message == f"folder {folder} holds no images"
+    assert str(folder) in message and "no images" in message
     assert not (tmp_path / "out").exists()
 
 

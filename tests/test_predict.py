@@ -307,7 +307,7 @@ def test_only_pictures_that_were_written_are_passed_over_and_removed(workdir, ne
     taken = write(output / "heatmaps" / "00001_z.jpg", part(1))
     before = {path: path.read_bytes() for path in output.rglob("*.*")}
     message = refusal(capsys, predict.main, write(new / "z.png", part(1)), "--workdir", workdir, "--output", output)
-    assert message == f"{taken} was not written by jaxad.predict; move it away or choose another --output"
+    assert str(taken) in message and "not written" in message and "--output" in message
     assert {path: path.read_bytes() for path in output.rglob("*.*")} == before
     marker = json.loads((output / "predict.json").read_text())
     (output / "predict.json").write_text(json.dumps(marker | {"paths": "5d41402a"}))
@@ -321,9 +321,8 @@ def test_a_picture_of_the_user_beside_one_of_ours_is_left_alone(workdir, new, tm
     given = [run(workdir, output, new / "a.bmp", "--maps", "npy") and output / "heatmaps" / "00001_a.jpg"]
     mine = [write(output / name, part(1)) for name in ("heatmaps/00001_a.png", "maps/00001_a.jpg", "maps/00001_a.tiff")]
     arguments = (predict.main, new / "a.bmp", "--workdir", workdir, "--output", output)
-    assert refusal(capsys, *arguments) == (  # a heatmap of many pixels would take its place
-        f"{mine[0]} was not written by jaxad.predict; move it away or choose another --output"
-    )
+    message = refusal(capsys, *arguments)  # a heatmap of many pixels would take its place
+    assert str(mine[0]) in message and "not written" in message and "--output" in message
     assert all(path.exists() for path in (*given, *mine, output / "maps" / "00001_a.npy"))
     run(workdir, output, "--no-heatmaps", new / "b.png")
     assert not given[0].exists() and not (output / "maps" / "00001_a.npy").exists()
@@ -345,7 +344,7 @@ def test_the_output_may_be_the_folder_of_the_images(workdir, new, capsys):
 def test_a_folder_of_the_user_is_not_taken_for_output(workdir, new, capsys):
     mine = write(new / "heatmaps" / "00001_mine.png", part(9))
     message = refusal(capsys, predict.main, "--workdir", workdir, "--output", new, new)
-    assert message == f"{new / 'heatmaps'} was not written by jaxad.predict; move it away or choose another --output"
+    assert str(new / "heatmaps") in message and "not written" in message and "--output" in message
     assert mine.exists() and not (new / "predictions.csv").exists()
 
 
@@ -453,7 +452,7 @@ def test_no_heatmaps_and_heatmaps_of_a_bounded_size(workdir, new, tmp_path, caps
         with Image.open(tmp_path / "out" / rows[3]["heatmap"]) as heatmap:
             assert heatmap.size == size
     message = refusal(capsys, predict.main, "--workdir", workdir, "--heatmap-side", -1, new)
-    assert message == "--heatmap-side must be at least 0, not -1"
+    assert "--heatmap-side" in message and "-1" in message
 
 
 def test_a_side_too_long_for_jpeg_makes_a_png(workdir, tmp_path):

@@ -22,9 +22,6 @@ from tests.parts import NSA, command, interrupted, part, refusal, sentence, writ
 from tests.tiny import environment  # noqa: F401 (a fixture)
 
 IMAGES, STEPS, SWAPS = 24, 9, 10  # two images are held out; 22 images in batches of 8 make 3 steps an epoch
-ADVICE = (
-    "choose another --workdir, or add --restart to jaxad.train, which deletes the training in {0} and begins it anew"
-)
 
 
 @pytest.fixture
@@ -75,10 +72,8 @@ def test_other_images_are_refused_by_name_and_cost_nothing(complete, root, capsy
     kept = shutil.copytree(root, root.with_name("kept"))
     shutil.rmtree(root)
     write_fabric(root, count=count, seed=seed)
-    assert refusal(capsys, train.main, *arguments(root, complete)) == (
-        f"the training images are not those that {complete} was made with: {words}; restore them, or "
-        f"{ADVICE.format(complete)}"
-    )
+    message = refusal(capsys, train.main, *arguments(root, complete))
+    assert all(part in message for part in (str(complete), words, "--restart", "deletes"))
     assert result(complete) == before
     shutil.rmtree(root)
     shutil.move(kept, root)
@@ -123,7 +118,7 @@ def test_restart_deletes_nothing_before_the_images_were_read(complete, root, cap
     before = result(complete)
     (root / "03.png").write_bytes(b"")
     message = refusal(capsys, train.main, *arguments(root, complete, batch=16), "--restart")
-    assert message == f"image '{root / '03.png'}' is empty (zero bytes); replace or remove it"
+    assert str(root / "03.png") in message and "empty" in message
     assert result(complete) == before
 
 
@@ -161,15 +156,14 @@ def test_restart_in_a_folder_without_a_training_deletes_nothing(tmp_path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content, words", [
-    (None, "{0} does not say with which images it was made (images.json is missing); restore that file, or "),
-    ('{"images": {"train/good/00": {"byt', "{0}/images.json is damaged (Unterminated string starting at: line 1 column "
-     "31 (char 30)); restore it, or "),
+    (None, "images.json is missing"),
+    ('{"images": {"train/good/00": {"byt', "images.json is damaged"),
 ])  # fmt: skip
 def test_a_lost_or_damaged_list_of_images_is_a_sentence(complete, root, capsys, content, words) -> None:
     path = complete / "images.json"
     path.unlink() if content is None else path.write_text(content)
     message = refusal(capsys, train.main, *arguments(root, complete))
-    assert message == words.format(complete) + ADVICE.format(complete)
+    assert all(part in message for part in (str(complete), words, "--restart", "deletes"))
 
 
 @pytest.mark.slow

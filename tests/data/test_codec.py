@@ -541,7 +541,7 @@ def test_the_limit_in_training_and_predict(tmp_path, capsys):
     assert row["decision"] == "unreadable" and row["reason"].startswith(f"image '{large}' is {limit}")
     for number in ("0.05", "0", "-1", "many"):
         message = refusal(capsys, predict.main, *flags, "--max-megapixels", number)
-        assert message == f"--max-megapixels must be a whole number from 1 on, not {number!r}"
+        assert "--max-megapixels" in message and repr(number) in message
 
 
 @pytest.mark.medium

@@ -196,9 +196,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert refusal(tmp_path / "file" / "W") == (
-        f"folder {tmp_path / 'file' / 'W'} cannot be written: Not a directory; choose another --workdir"
-    )
+    message = refusal(tmp_path / "file" / "W")
+    assert str(tmp_path / "file" / "W") in message and "Not a directory" in message and "--workdir" in message
 
 
 def test_what_a_kill_has_left_is_removed_and_nothing_else(tmp_path):

@@ -364,10 +364,8 @@ def test_a_test_set_without_good_images_is_refused(done, tmp_path, capsys):
     sets = shutil.copytree(done / "sets", tmp_path / "sets")
     shutil.rmtree(sets / "nut" / "test" / "good")
     arguments = ("--config", EXPERIMENT, "--workdir", done / "one", f"--config.data_root={sets}")
-    assert refusal(capsys, anomalies.main, *arguments) == (
-        f"the test set of {done / 'one'} holds no good images, on which anomalies are pasted; add some to it, or name "
-        "another folder with --config.data_root=DIR"
-    )
+    message = refusal(capsys, anomalies.main, *arguments)
+    assert str(done / "one") in message and "no good images" in message and "--config.data_root" in message
 
 
 @pytest.mark.medium
