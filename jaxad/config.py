@@ -192,7 +192,6 @@ def override(
         raise UserError(f"overrides must be a dict of values by key, such as {{'data.size': 64}}, not {overrides!r}")
     config = copy.deepcopy(config)  # ConfigDict's own copy would share its references
     config.unlock()
-    rules = rules_of(config.get("method", "")).with_general()
     for key, given in overrides.items():
         known = flatten(config)
         if key not in known:
@@ -206,13 +205,15 @@ def override(
         node = config[parent] if parent else config
         node[leaf] = checked(key, given, types_of(node, leaf), known[key])
     values = flatten(config)
+    rules = rules_of(values.get("method", "")).with_general()
     check_ranges(values, rules)
     for key in overrides.keys() & rules.used_with.keys():
         other, needed = rules.used_with[key]
-        if other in values and (not values[other] if needed is None else values[other] != needed):
+        if other in values and (not values[other] if needed is None else values[other] not in needed):
+            what = "" if needed is None else f" to {' or '.join(map(str, needed))}"
             raise UserError(
-                f"config.{key} has no effect while config.{other} is {values[other]}; set config.{other} "
-                f"{'above 0' if needed is None else f'to {needed}'} as well, or leave config.{key} out",
+                f"config.{key} has no effect while config.{other} is {values[other]}; set config.{other}{what} as "
+                f"well, or leave config.{key} out",
                 about=key,
             )
     config.lock()

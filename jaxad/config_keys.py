@@ -5,7 +5,7 @@ The keys of one method are beside it, as ``KEYS`` of its module.
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -20,7 +20,8 @@ class Keys(NamedTuple):
       at_least: The smallest value; the key takes integers alone where this is one.
       below: What its values are smaller than.
       shares: The part of [0, 1] that a key's numbers lie in, with open or closed ends, such as ``[0, 1)``.
-      used_with: What a key has no effect without: another key of this value, or above 0 where it is None.
+      used_with: What a key has no effect without: another key of one of these values, or neither 0, false nor none
+        where there are none.
       score_notes: What tables say of scores where a key has a value: that value, and the note.
       task: The key that names what a training teaches, where there are several tasks.
       unfitted: Beginnings of the keys that may be changed in a workdir until a density was fitted.
@@ -30,7 +31,7 @@ class Keys(NamedTuple):
     at_least: Mapping[str, float] = {}
     below: Mapping[str, float] = {}
     shares: Mapping[str, str] = {}
-    used_with: Mapping[str, tuple[str, str | None]] = {}
+    used_with: Mapping[str, tuple[str, Sequence[object] | None]] = {}
     score_notes: Mapping[str, tuple[object, str]] = {}
     task: str = ""
     unfitted: tuple[str, ...] = ()
@@ -124,5 +125,5 @@ checkpoint.keep: Checkpoints that are kept.
         "threshold.false_alarm_rate": "[0, 1)",
         "evaluate.pro_limit": "(0, 1]",
     },
-    used_with={"score.top": ("score.reduction", "top"), "threshold.false_alarm_rate": ("data.holdout", None)},
+    used_with={"score.top": ("score.reduction", ("top",)), "threshold.false_alarm_rate": ("data.holdout", None)},
 )

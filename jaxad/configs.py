@@ -3,6 +3,7 @@
 config = jaxad.configs.load("nsa_logistic", "object", epochs=40, data={"root": "my_parts"})
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxad import config as _config
 
 
-def load(experiment: str, category: str = "", /, **overrides: Any) -> ConfigDict:
+def load(experiment: str | os.PathLike[str], /, category: str = "", **overrides: Any) -> ConfigDict:
     """The config of an experiment.
 
     Args:
@@ -29,6 +30,7 @@ def load(experiment: str, category: str = "", /, **overrides: Any) -> ConfigDict
     """
     from jaxad import methods  # starts JAX, which naming `jaxad.configs` must not
 
+    experiment = os.fspath(experiment)
     spec = f"{experiment}:{category}" if category else experiment
     return _config.load(spec, _flat(overrides), rules_of=methods.rules_of)
 

@@ -95,8 +95,9 @@ class Detector:
         self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
         self._mesh = devices.local_mesh()
-        self._weights = devices.replicate((variables, density), self._mesh)
-        method = methods.create(config)
+        self._weights = self._on_devices()
+        with jax.enable_x64(False):  # also in a process that computes in float64
+            method = methods.create(config)
         self._embed = method.hooks.embed
         self._score = self._compiled(method.score)
         map_terms = method.hooks.map_terms
@@ -107,8 +108,12 @@ class Detector:
         refuse_forked()
         other = object.__new__(Detector)
         other.__dict__.update(self.__dict__ | {"variables": variables, "density": density, "_origin": None})
-        other._weights = devices.replicate((variables, density), self._mesh)
+        other._weights = other._on_devices()
         return other
+
+    def _on_devices(self) -> tuple[Any, Any]:
+        with jax.enable_x64(False):  # also in a process that computes in float64
+            return devices.replicate((self.variables, self.density), self._mesh)
 
     @property
     def read_options(self) -> dict:
@@ -316,13 +321,23 @@ class Detector:
 
         Raises:
           UserError: It cannot be written, or another process works there; the detector before it stays. Or it belongs
-            to another config.
+            to another config, or holds a training that did not make this detector.
         """
-        workdir, tree = Path(workdir), {"variables": self.variables, "density": self.density}
-        with disk.locked(workdir):
-            configs.claim(workdir, self.config)
-            checkpoint.write(workdir / "detector.json", tree, self._fitted)
-        self._origin = str(workdir.absolute()), None, self._fitted
+        workdir = Path(workdir)
+        if (workdir / "images.json").exists() and (self._origin is None or self._origin[0] != str(workdir.absolute())):
+            raise UserError(
+                f"{workdir} holds a training, which did not make this detector; choose another folder", about=workdir
+            )
+        write(self, workdir)
+
+
+def write(detector: Detector, workdir: Path) -> None:
+    """Writes a detector into the workdir of its training, or one that holds no other; errors are `Detector.save`'s."""
+    tree = {"variables": detector.variables, "density": detector.density}
+    with disk.locked(workdir):
+        configs.claim(workdir, detector.config)
+        checkpoint.write(workdir / "detector.json", tree, detector._fitted)
+    detector._origin = str(workdir.absolute()), None, detector._fitted
 
 
 def read_config(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> ConfigDict:
@@ -346,16 +361,19 @@ def scores_as_trained(config: ConfigDict, trained: ConfigDict, white_level: int 
     """Whether images have the scores that they had at the end of the training.
 
     That is decided by ``config.score``, ``config.evaluate.crop`` and the white level, which may come from the training
-    images: `white_level` is the one that was trained with (see `read_white_level`).
+    images: `white_level` is the one that was trained with (see `read_fitted`).
     """
     now, then = ([one.score.to_dict(), one.evaluate.crop] for one in (config, trained))
     return now == then and (configs.white_level(config) or white_level) == white_level
 
 
-def read_white_level(workdir: str | Path) -> int | None:
-    """The white level of a trained detector's 16-bit training images (see `Detector`); errors are those of `load`."""
+def read_fitted(workdir: str | Path) -> dict[str, Any]:
+    """The ``threshold``, ``heat_range``, ``good_scores`` and ``white_level`` of a trained detector (see `Detector`).
+
+    Errors are those of `load`.
+    """
     with _told(workdir):
-        return _arguments(disk.read_json(Path(workdir) / "detector.json", REWRITE)["values"])["white_level"]
+        return _arguments(disk.read_json(Path(workdir) / "detector.json", REWRITE)["values"])
 
 
 @contextlib.contextmanager

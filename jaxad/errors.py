@@ -24,7 +24,7 @@ class UserError(Exception):
         self.about = None if about is None else str(about)
 
 
-RETRAIN = "train anew, with jaxad.train --restart or into another --workdir"
+RETRAIN = "train anew, with --restart (from Python restart=True) or into another --workdir"
 
 
 def other_version(what: str, why: str, remedy: str = RETRAIN, *, about: str | os.PathLike[str]) -> UserError:

@@ -241,7 +241,7 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
         )
     settings = [detector.read_config(workdir, overrides) for workdir in workdirs]
     for workdir, config in zip(workdirs, settings, strict=True):
-        trained = detector.read_white_level(workdir)
+        trained = detector.read_fitted(workdir)["white_level"]
         if (level := configs.white_level(config) or trained) != trained:
             raise UserError(
                 f"config.data.white_level={level} cannot be set for an ensemble, whose scores are normalised by what "
@@ -264,7 +264,7 @@ def _check_members(workdirs: list[Path], output: Path, overrides: dict[str, str]
 def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[Record]:
     """The members' test set, which must be the same for all and seen in the same way."""
     flat = [configs.flatten(config) for config in settings]
-    records = read_test_set(settings[0], detector.read_white_level(workdirs[0]))
+    records = read_test_set(settings[0], detector.read_fitted(workdirs[0])["white_level"])
     for workdir, config, values in zip(workdirs[1:], settings[1:], flat[1:], strict=True):
         pair = f"{workdirs[0]} and {workdir} cannot be one ensemble"
         for key in ("score.size", "evaluate.crop", "evaluate.pro_limit"):
@@ -272,8 +272,8 @@ def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[R
                 raise UserError(
                     f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other", about=key
                 )
-        level = detector.read_white_level(workdir)
-        if config.data == settings[0].data and level == detector.read_white_level(workdirs[0]):
+        level = detector.read_fitted(workdir)["white_level"]
+        if config.data == settings[0].data and level == detector.read_fitted(workdirs[0])["white_level"]:
             continue  # the very files that were read
         others = read_test_set(config, level)
         if len(records) != len(others):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from PIL import Image
 
 import jaxad
 from jaxad import config as configs
-from jaxad import data
+from jaxad import data, methods
 from jaxad.data import folder
+from jaxad.data.given import ArraySource
 from jaxad.runtime import provenance
+from jaxad.training import synthetic_validation
 from tests.parts import BASELINE, ROOT, SIZE, part, refusal, write, write_parts
+from tests.refusals import refuses
 
 COUNT = 12
 
@@ -61,8 +65,11 @@ def test_an_experiment_by_name_is_the_file_with_changes():
 
 
 def test_an_experiment_has_its_own_default_category_and_may_be_a_file():
-    by_name, by_file = jaxad.configs.load("baseline_mean"), jaxad.configs.load(BASELINE, "cap")
+    by_name, by_file = jaxad.configs.load("baseline_mean"), jaxad.configs.load(BASELINE, category="cap")
     assert configs.flatten(by_name) == configs.flatten(by_file)
+    assert configs.flatten(jaxad.configs.load(pathlib.Path(BASELINE))) == configs.flatten(by_name)
+    with refuses(None, "no_such"):
+        jaxad.configs.load(pathlib.Path("no_such"))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +196,68 @@ def test_images_that_cannot_be_used_are_refused(config, images, word, tmp_path):
     with pytest.raises(jaxad.UserError) as told:
         jaxad.train(config, images, tmp_path / "w")
     assert word in str(told.value)
+
+
+@pytest.mark.medium
+def test_a_source_must_hold_good_images_of_the_configs_channels(config, parts, tmp_path):
+    write_parts(tmp_path, train=COUNT)
+    defective = data.load(configs.override(config, {"data.root": tmp_path, "data.category": "nut"})).test
+    with refuses(None, "defective"):
+        jaxad.train(config, defective)
+    grey = configs.override(config, {"data.root": tmp_path, "data.category": "nut"})
+    source = ArraySource([image[..., :1] for image in parts])
+    with refuses("data.channels", "1 channel"):
+        jaxad.train(grey, source)
+
+
+@pytest.mark.medium
+def test_a_detector_keeps_its_config_when_the_caller_changes_its_own(config, parts, tmp_path):
+    write_parts(tmp_path, train=COUNT)
+    named = configs.override(config, {"data.root": tmp_path, "data.category": "nut"})
+    for images in (None, parts):
+        named.seed = 3
+        detector = jaxad.train(named, images)
+        named.seed = 4
+        assert detector.config.seed == 3
+
+
+@pytest.mark.parametrize("key, value", [("batch", 0), ("log_every", 0), ("checkpoint.every_steps", 0), ("seed", -1)])
+def test_values_that_were_set_in_the_config_itself_are_checked(key, value, parts):
+    config = jaxad.configs.load("nsa_logistic", "texture")
+    config.update_from_flattened_dict({key: value})
+    with refuses(key, "at least"):
+        jaxad.train(config, parts)
+    with refuses(key, "at least"):
+        methods.create(config)
+
+
+@pytest.mark.medium
+def test_a_detector_is_not_saved_over_that_of_another_training(config, parts, tmp_path):
+    first = jaxad.train(config, parts, tmp_path / "w")
+    first.threshold = 2.0
+    first.save(tmp_path / "w")
+    assert jaxad.load(tmp_path / "w").threshold == 2
+    other = jaxad.train(config, parts[:-1])
+    with refuses(tmp_path / "w", "holds a training"):
+        other.save(tmp_path / "w")
+    assert jaxad.load(tmp_path / "w").threshold == 2
+
+
+@pytest.mark.medium
+def test_restart_begins_a_workdir_anew(config, parts, tmp_path):
+    jaxad.train(config, parts, tmp_path / "w")
+    changed = configs.override(config, {"seed": 1})
+    with pytest.raises(jaxad.UserError, match="restart=True"):
+        jaxad.train(changed, parts[:-1], tmp_path / "w")
+    jaxad.train(changed, parts[:-1], tmp_path / "w", restart=True)
+    assert jaxad.load(tmp_path / "w").config.seed == 1
+
+
+@pytest.mark.medium
+def test_figures_that_a_saved_detector_lacks_are_explained(config, parts, tmp_path):
+    jaxad.train(config, parts).save(tmp_path / "w")
+    reason = synthetic_validation.read(tmp_path / "w", jaxad.load(tmp_path / "w").config)["reason"]
+    assert "saved" in reason and "held out" not in reason
 
 
 def test_the_name_of_an_experiment_is_no_config(parts):

@@ -5,7 +5,7 @@ A function without a key is deterministic. `sample_x` draws its parameters, and 
 
 from jaxad.runtime import lazy
 
-__all__, __getattr__ = lazy.exports(
+__all__, __getattr__, __dir__ = lazy.exports(
     __name__,
     {
         "boxes": ("Box", "RotatedBox", "box_mask", "rotated_box_mask", "sample_box", "sample_rotated_box"),

@@ -137,6 +137,6 @@ def _first(names: Sequence[str]) -> str:
 def advice(workdir: Path) -> str:
     """What to do about a workdir of another config or other images, for the end of a sentence."""
     return (
-        f"choose another --workdir, or add --restart to jaxad.train, which deletes the training in {workdir} and "
-        "begins it anew"
+        f"choose another --workdir, or train with --restart (from Python restart=True), which deletes the training in "
+        f"{workdir} and begins it anew"
     )

@@ -16,7 +16,7 @@ from jaxad.data.codec import MAX_PIXELS
 from jaxad.data.folder import GOOD, FolderSource
 from jaxad.data.image import Decoded, decode, read_bytes, to_grey
 from jaxad.data.record import Record, Source
-from jaxad.errors import UserError, first_line
+from jaxad.errors import UserError, counted, first_line
 
 Given = str | os.PathLike | Image.Image | np.ndarray
 _LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # of 8 bits
@@ -26,13 +26,18 @@ _PLACE = "the program that called jaxad.train"
 def several(images: Given | Iterable[Given]) -> Iterable[Given]:
     """The images one by one; a single path, image of Pillow, or array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) is one.
 
+    An array with one axis, of text or objects, holds one in each place.
+
     Raises:
       UserError: There is nothing to iterate over.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if hasattr(images, "__array__"):
-        shape = np.shape(images)
+        array = np.asarray(images)
+        if array.ndim == 1 and array.dtype.kind in "OUT":  # of paths or images, such as a column of a table
+            return list(array)
+        shape = array.shape
         return [images] if len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 3, 4)) else images
     if not isinstance(images, Iterable):
         raise UserError(f"images must be paths, images of Pillow or arrays, not {_kind(images)}")
@@ -153,9 +158,11 @@ def training_source(images: Iterable[Given] | Source, *, channels: int, min_side
       max_pixels: The most pixels of a file.
 
     Raises:
-      UserError: There is nothing to iterate over, an image cannot be used, or only some of them are paths.
+      UserError: There is nothing to iterate over, an image cannot be used, only some of them are paths, or a source has
+        defective images or images of other channels.
     """
     if isinstance(images, Source):
+        _check_source(images, channels)
         return images
     every = list(several(images))
     paths = [pathlib.Path(image) for image in every if isinstance(image, str | os.PathLike)]
@@ -176,6 +183,21 @@ def training_source(images: Iterable[Given] | Source, *, channels: int, min_side
         min_side=min_side,
         max_pixels=max_pixels,
     )
+
+
+def _check_source(source: Source, channels: int) -> None:
+    """Refuses images that are not good ones, or that have not the channels that the network expects."""
+    if defective := [name for name, label in zip(source.ids, source.labels, strict=True) if label]:
+        raise UserError(
+            f"{counted(len(defective), 'image')} of {source.place} are labeled defective, such as '{defective[0]}'; "
+            "jaxad trains on good images alone: give a source of those"
+        )
+    if len(source) and (found := source[0].image.shape[-1]) != channels:
+        raise UserError(
+            f"the images of {source.place} have {counted(found, 'channel')}, and config.data.channels is {channels}; "
+            "make the two agree",
+            about="data.channels",
+        )
 
 
 def _id(number: int) -> str:

@@ -30,7 +30,7 @@ def _on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
         return (
             f"a share of {holdout:g} (config.data.holdout) of {images} images is less than half a one, so none is held "
             f"out: no threshold will be fitted, and nothing is decided; add good images{advice}, and train again "
-            "with jaxad.train --restart"
+            "with --restart (from Python restart=True)"
         )
     if 1 / (held + 1) <= rate:
         return ""

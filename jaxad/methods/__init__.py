@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad.config_keys import Keys
-from jaxad.errors import UserError
+from jaxad.errors import UserError, first_line
 from jaxad.methods import baseline, cutpaste, dla, nsa
 from jaxad.methods.method import REDUCTIONS, Method, untrained
 
@@ -47,7 +47,7 @@ def create(config: ConfigDict) -> Method:
       UserError: There is no such method, or a value of the config is none the method can take.
     """
     create = _creator(config.method)
-    configs.check_ranges(configs.flatten(config), rules_of(config.method))
+    configs.check_ranges(configs.flatten(config), rules_of(config.method).with_general())
     method = create(config)
     if not isinstance(method, Method):
         raise UserError(
@@ -113,7 +113,9 @@ def _outside(name: str) -> ModuleType:
         raise UserError(f"config.method {name} must name a function create: write {module}:create", about="method")
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # it is the user's own program, which may fail in any way
         raise UserError(
-            f"config.method {name} cannot be imported ({error}); check its name and PYTHONPATH", about="method"
+            f"config.method {name} cannot be imported ({type(error).__name__}: {first_line(error)}); check the module, "
+            "its name and PYTHONPATH",
+            about="method",
         ) from error

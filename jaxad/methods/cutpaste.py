@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad.augment.cutpaste.options import CutPasteOptions
-from jaxad.augment.cutpaste.proxy_tasks import classes
+from jaxad.augment.cutpaste.proxy_tasks import TASKS_WITH, classes
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.cutpaste_patches import patch_model
@@ -31,6 +31,7 @@ from jaxad.methods.cutpaste_training import (
 from jaxad.methods.method import Method, Scores, check_choices, options_of
 from jaxad.models.backbones import Backbone
 from jaxad.models.classifier import pool
+from jaxad.scoring import density as densities
 from jaxad.scoring import localization
 
 POOL = "pool"  # the level of the features that the classifier sees: the backbone's last stage, averaged
@@ -80,11 +81,9 @@ patch.chunk: Patch model: patches that are computed at once. No score depends on
     shares={"model.stochastic_depth": "[0, 1)"},
     used_with={
         "optim.head_learning_rate": ("optim.head_epochs", None),
-        "density.shrinkage": ("density.name", "gaussian"),
-        "density.bandwidth": ("density.name", "kernel"),
-        "density.components": ("density.name", "gaussian_mixture"),
-        "density.covariance": ("density.name", "gaussian_mixture"),
-        "density.tolerance": ("density.name", "gaussian_mixture"),
+        "score.gradcam": ("density.per_location", (False,)),
+        **{f"density.{option}": ("density.name", densities.names_with(option)) for option in densities.OPTIONS},
+        **{f"proxy.{option}": ("proxy.task", tasks) for option, tasks in TASKS_WITH.items()},
     },
     task="proxy.task",
     unfitted=("density.", "score.level"),

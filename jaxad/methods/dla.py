@@ -80,6 +80,14 @@ score.uncertainty_weight: Weight of the uncertainty; 0 saves the passes.
         "score.uncertainty_weight": 0.0,
     },
     shares={"model.dropout": "[0, 1)"},
+    used_with={
+        "model.dense_hidden": ("objective.dense_weight", None),
+        "model.dense_width": ("objective.dense_weight", None),
+        "model.dropout_place": ("model.dropout", None),
+        "objective.reverse": ("objective.dense_weight", None),
+        "score.passes": ("score.uncertainty_weight", None),
+        **{f"local.{name}": ("objective.negative_weight", None) for name in local.LocalOptions._fields},
+    },
     score_notes={
         "score.standardize": (
             True, "not by the paper's score, which score.standardize=false with score.channels=sum is"

@@ -49,6 +49,12 @@ data.test_good_list: The list of good test images.
 data.test_abnormal_list: The list of abnormal test images.
 label: What the network is taught of a pixel.
 """),
+    used_with={
+        "synthesis.steepness": ("label", ("logistic",)),
+        "synthesis.midpoint": ("label", ("logistic",)),
+        "synthesis.object_fraction": ("synthesis.background", None),
+        "synthesis.overlap": ("synthesis.background", None),
+    },
 )
 
 
@@ -104,7 +110,7 @@ def _check(config: ConfigDict) -> None:
             f"or config.data.size {whole}; lower the first or raise the last",
             about="view.crop",
         )
-    sides = {"view.crop": view.crop, "score.size (data.size unless set)": config.score.size}
+    sides = {"view.crop": view.crop, "score.size": config.score.size}
     sides |= {"evaluate.crop": config.evaluate.crop} if config.evaluate.crop else {}
     for key, side in sides.items():
         if side < STRIDE or side % STRIDE:
@@ -142,6 +148,16 @@ def _check_ranges(config: ConfigDict) -> None:
         raise UserError(
             f"config.synthesis.gamma must be a shape and a scale above 0 and an offset, not {made.gamma}",
             about="synthesis.gamma",
+        )
+    if not made.steepness > 0:  # below, the label would be 1 where nothing has changed
+        raise UserError(
+            f"config.synthesis.steepness must be above 0, not {made.steepness}", about="synthesis.steepness"
+        )
+    if made.background is not None and not made.background[1] >= 0:
+        raise UserError(
+            f"config.synthesis.background must be none or (brightness, threshold) with a threshold of at least 0, not "
+            f"{made.background}",
+            about="synthesis.background",
         )
     for key in ("object_fraction", "overlap"):
         if not 0 <= made[key] < 1:

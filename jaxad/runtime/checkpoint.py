@@ -101,18 +101,6 @@ class Checkpoints:
             for old in self.steps()[: -self._keep]:
                 _remove(self._directory / str(old))
 
-    def restore(self, like) -> tuple[int, object] | None:
-        """Reads the newest intact checkpoint; says which newer ones were passed over, and removes those.
-
-        Args:
-          like: A pytree of arrays with the structure, shapes and shardings to restore to.
-
-        Returns:
-          Its step and state, or None where there is no checkpoint to start from.
-        """
-        step = self.newest()
-        return None if step is None else (step, self.read(step, like))
-
     def newest(self) -> int | None:
         """The newest intact step; says which ones after it are damaged, and removes those."""
         return processes.gather(self._newest() if processes.is_main_process() else None)[0]
@@ -155,6 +143,29 @@ class Checkpoints:
             f"checkpoint {step} cannot be written to {self._directory} ({_reason(error)}); {kept}",
             about=self._directory,
         )
+
+
+class NoCheckpoints:
+    """What takes the place of `Checkpoints` in a training that keeps none."""
+
+    def __enter__(self) -> "NoCheckpoints":
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def steps(self) -> list[int]:
+        """None."""
+        return []
+
+    def newest(self) -> None:
+        """None."""
+
+    def save(self, step: int, state) -> None:
+        """Does nothing."""
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Does nothing."""
 
 
 def write(pointer: Path, tree, values: dict) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def exports(package: str, names: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
-    """What a package sets as its ``__all__`` and ``__getattr__``.
+def exports(
+    package: str, names: Mapping[str, Sequence[str]]
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """What a package sets as its ``__all__``, ``__getattr__`` and ``__dir__``.
 
     Args:
       package: The package's ``__name__``.
@@ -22,4 +24,4 @@ def exports(package: str, names: Mapping[str, Sequence[str]]) -> tuple[list[str]
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
-    return sorted(homes), get
+    return sorted(homes), get, lambda: sorted(homes)

@@ -397,6 +397,14 @@ DENSITIES = {
 }
 
 
+OPTIONS = tuple(dict.fromkeys(option for density in DENSITIES.values() for option in density.options))
+
+
+def names_with(option: str) -> tuple[str, ...]:
+    """The densities whose fit takes an option."""
+    return tuple(name for name, density in DENSITIES.items() if option in density.options)
+
+
 def select(name: str) -> Density:
     """The density of a name; UserError if it is not in `DENSITIES`."""
     if name not in DENSITIES:

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
+from jaxad import methods
 from jaxad.data import GIVEN, MIN_SIDE
 from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
@@ -23,11 +24,14 @@ def train(
     config: ConfigDict,
     images: str | os.PathLike[str] | np.ndarray | Iterable[Given] | Source | None = None,
     workdir: str | os.PathLike[str] | None = None,
+    *,
+    restart: bool = False,
 ) -> Detector:
     """Trains a detector on good images, or resumes its training.
 
-    A share ``config.data.holdout`` of the images is held out, and the threshold is fitted on it. Nothing global is
-    changed: neither signal handlers nor JAX's settings, and programs are kept on disk only where JAX is set to.
+    A share ``config.data.holdout`` of the images is held out, and the threshold is fitted on it. Neither signal handlers
+    nor JAX's settings are changed, and programs are kept on disk only where JAX is set to. While it computes, OpenCV's
+    threads are off.
 
     Args:
       config: Of an experiment, see `jaxad.configs.load`.
@@ -37,6 +41,7 @@ def train(
       workdir: Where checkpoints, the log and the detector are kept; the same call resumes a training that was
         interrupted. By default nothing is kept: the training cannot be resumed, and `Detector.save` writes the
         detector.
+      restart: Begins anew, with any config and images; a training that the workdir holds is deleted.
 
     Returns:
       The detector.
@@ -47,18 +52,20 @@ def train(
     """
     if not isinstance(config, ConfigDict):
         raise UserError(f"config must be one that jaxad.configs.load returns, not {config!r}")
+    folder = isinstance(images, str | os.PathLike)
+    given = images is not None and not folder
+    changed = {"data.source": "folder", "data.root": images, "data.category": ""} if folder else {}
+    changed |= {"data.source": GIVEN} if given else {}
+    config = configs.override(config, changed, rules_of=methods.rules_of)  # a copy: the caller may change its own
     source = None
-    if isinstance(images, str | os.PathLike):
-        config = configs.override(config, {"data.source": "folder", "data.root": images, "data.category": ""})
-    elif images is not None:
-        config = configs.override(config, {"data.source": GIVEN})
-        options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
-        source = training_source(images, max_pixels=configs.max_pixels(config), **options)
+    if given:
+        kind = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
+        source = training_source(images, max_pixels=configs.max_pixels(config), **kind)
     options = {"command": "jaxad.train", "source": source, "defer_signals": False}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(False))  # also in a process that computes in float64
         if workdir is not None:
-            return loop.train(config, workdir, **options)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxad-"))
-        detector = loop.train(config, Path(folder) / "workdir", **options)
+            return loop.train(config, workdir, restart=restart, **options)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxad-")))
+        detector = loop.train(config, scratch / "workdir", resumable=False, **options)
         return detector.with_weights(detector.variables, detector.density)  # one that is in no workdir

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, methods
+from jaxad import detector as detectors
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
@@ -24,7 +25,7 @@ from jaxad.errors import Stopped, UserError
 from jaxad.methods.method import Method
 from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
-from jaxad.runtime.checkpoint import Checkpoints
+from jaxad.runtime.checkpoint import Checkpoints, NoCheckpoints
 from jaxad.scoring.threshold import fit_threshold
 from jaxad.training import intake, synthetic_validation
 from jaxad.training import step as training
@@ -44,13 +45,17 @@ class _Run:
     Attributes:
       source: The training images, in the end as `intake.take_in` returns them.
       white_level: Theirs.
+      resumable: Whether checkpoints are kept.
 
     Raises:
       UserError: There are too few images.
     """
 
-    def __init__(self, config: ConfigDict, method: Method, workdir: str | Path, command: str, source: Source):
-        self.config, self.method, self.workdir, self.command = config, method, Path(workdir), command
+    def __init__(
+        self, config: ConfigDict, method: Method, workdir: Path, command: str, source: Source, *, resumable: bool
+    ):
+        self.config, self.method, self.workdir, self.command = config, method, workdir, command
+        self.resumable = resumable
         self.source, self.white_level, self._scorer = source, None, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.hooks.min_images:
@@ -131,7 +136,7 @@ class _Run:
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
                 synthetic_validation.write(self.workdir, self.measure(detector))
-            detector.save(self.workdir)  # last: where it is, all is there
+            detectors.write(detector, self.workdir)  # last: where it is, all is there
         processes.barrier()
         return detector
 
@@ -141,7 +146,8 @@ class _Keeper:
 
     def __init__(self, run: _Run):
         self._run = run
-        self._checkpoints = Checkpoints(run.workdir / "checkpoints", keep=run.config.checkpoint.keep)
+        folder, keep = run.workdir / "checkpoints", run.config.checkpoint.keep
+        self._checkpoints = Checkpoints(folder, keep=keep) if run.resumable else NoCheckpoints()
         self._log: Log | NoLog = NoLog()
         self._open = contextlib.ExitStack()
 
@@ -181,9 +187,10 @@ class _Keeper:
                 if not np.isfinite(values[name]):
                     self.settle(wait=True)
                     kept = self._checkpoints.steps()
-                    where = f"the last good checkpoint is step {kept[-1]}" if kept else "there was no checkpoint yet"
-                    advice = "start again with a lower config.optim.learning_rate and another --workdir"
-                    raise UserError(f"{words} is {values[name]} at step {step}; {where}; {advice}")
+                    where = f"; the last good checkpoint is step {kept[-1]}" if kept else ""
+                    advice = "start again with a lower config.optim.learning_rate"
+                    advice += " and another --workdir" if self._run.resumable else ""
+                    raise UserError(f"{words} is {values[name]} at step {step}{where}; {advice}")
             yield step, values
 
     def save(self, done: int, state: TrainState) -> None:
@@ -277,6 +284,7 @@ def train(
     held: contextlib.ExitStack | None = None,
     source: Source | None = None,
     defer_signals: bool = True,
+    resumable: bool = True,
 ) -> Detector:
     """Trains a detector, or resumes its training, and writes it to `workdir`.
 
@@ -289,6 +297,7 @@ def train(
       source: The training images; by default those that ``config.data`` names.
       defer_signals: Whether Ctrl-C and SIGTERM let the step under way complete and its state be saved. The process's
         own handlers are replaced for that long.
+      resumable: Whether checkpoints are kept.
 
     Returns:
       The detector.
@@ -303,7 +312,7 @@ def train(
     method = methods.create(config)  # before the images are looked for
     intake.check_sizes(config, method)
     source = data.load(config).train if source is None else source
-    run = _Run(config, method, workdir, command, source)
+    run = _Run(config, method, workdir, command, source, resumable=resumable)
     plan = None if method.loss is None else training.plan(config, method, len(run.fitted))
     load_pretrained = method.hooks.load_pretrained
     if load_pretrained is not None and (restart or not (workdir / "config.json").exists()):

@@ -25,7 +25,7 @@ from jaxad import metrics
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host_labels import channel_sum
 from jaxad.augment.nsa.settings import Synthesis
-from jaxad.detector import read_white_level, scores_as_trained
+from jaxad.detector import read_fitted, scores_as_trained
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 from jaxad.runtime import disk
@@ -210,10 +210,12 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     Raises:
       UserError: The file was damaged.
     """
-    path = Path(workdir) / _FILE
-    if not path.is_file():
+    path, fitted = Path(workdir) / _FILE, read_fitted(workdir)
+    if not path.is_file() and fitted["threshold"] is None:
         return unknown("no good images were held out (config.data.holdout)")
-    if not scores_as_trained(config, configs.read(workdir), read_white_level(workdir)):
+    if not path.is_file():
+        return unknown("the training was not in this folder, into which the detector was saved")
+    if not scores_as_trained(config, configs.read(workdir), fitted["white_level"]):
         changed = "config.score, config.evaluate.crop or the white level"
         return unknown(f"{changed} is not what it was measured with, after the training")
     remedy = "run the training command again to rewrite it"

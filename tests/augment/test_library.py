@@ -1,14 +1,18 @@
 """The library of augmentations: pairs of a random and a deterministic function, exported from their packages."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxad import augment
 from jaxad.augment import cutpaste, dla, nsa
+from jaxad.augment.cutpaste.proxy_tasks import TASKS_WITH
 from tests.parts import ROOT
 
 PACKAGES = (augment, cutpaste, dla, nsa)
@@ -56,6 +60,42 @@ def test_every_name_is_on_the_page(package):
     assert documented == {name: getattr(package, name) for name in package.__all__}
 
 
+def test_a_process_with_64_bits_has_the_same_types():
+    color, key = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32), jax.random.key(0)
+    levels = jax.ShapeDtypeStruct(color.shape, jnp.uint8)
+    options = cutpaste.CutPasteOptions()
+    calls = [
+        (functools.partial(nsa.random_synthesize, settings=nsa.SETTINGS["bottle"].synthesis), (levels, levels)),
+        (functools.partial(nsa.random_view, rotation=5.0, center_crop=60, crop=32, flip=True), (levels,)),
+        (functools.partial(dla.random_view_pair, options=dla.ViewOptions()), (color,)),
+        (functools.partial(dla.random_local_augmentation, options=dla.LocalOptions()), (color,)),
+        *((functools.partial(getattr(cutpaste, name), options=options), (color,)) for package, name in RANDOM
+          if package is cutpaste),
+        *((lambda key, image, name=name: cutpaste.proxy_batch(key[None], image[None], proxy=name, options=options)[0],
+           (color,)) for name in cutpaste.PROXIES),
+    ]  # fmt: skip
+    for call, images in calls:
+        with jax.enable_x64(True):
+            wide = jax.eval_shape(lambda *images, call=call: call(key, *images), *images)
+        floats = [leaf.dtype for leaf in jax.tree.leaves(wide) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        assert set(floats) <= {jnp.dtype("float32")}, call
+
+
+@pytest.mark.parametrize("option", cutpaste.CutPasteOptions._fields)
+def test_an_option_changes_the_tasks_that_are_said_to_use_it(option):
+    plain, size = cutpaste.CutPasteOptions(), (64, 64, 3)
+    other = {"area": (0.02, 0.1), "aspect": (0.5, 2.0), "scar_width": (2, 10), "scar_length": (10, 20), "side": 300}
+    changed = plain._replace(**{option: other.get(option, 0.25)})
+
+    def program(task, options):
+        make = functools.partial(cutpaste.proxy_batch, proxy=task, options=options)
+        traced = jax.make_jaxpr(make)(jax.random.split(jax.random.key(0), 1), jnp.zeros((1, *size)))
+        return f"{traced} {traced.consts}"
+
+    used = {task for task in cutpaste.PROXIES if program(task, plain) != program(task, changed)}
+    assert used == set(TASKS_WITH.get(option, cutpaste.PROXIES))
+
+
 def test_pictures_are_small():
     pictures = list((ROOT / "docs/images").iterdir())
     assert pictures and sum(picture.stat().st_size for picture in pictures) < 2**20
@@ -64,3 +104,4 @@ def test_pictures_are_small():
 def test_another_name_is_no_attribute():
     with pytest.raises(AttributeError, match=r"'jaxad\.augment\.nsa' has no attribute 'synthesise'"):
         nsa.synthesise  # noqa: B018
+    assert dir(nsa) == nsa.__all__

@@ -125,6 +125,8 @@ def test_one_image_and_several():
         assert same is one
     for stack in (noise(5, 40, 36), noise(5, 40, 36, 3), noise(1, 40, 36, 1)):
         assert len(list(several(stack))) == len(stack)
+    for column in (np.array(["a.png", "b.png"]), np.array(["a.png", "b.png"], object)):
+        assert list(several(column)) == ["a.png", "b.png"]
     assert list(several(())) == []
     for wrong, kind in ((3, "int"), (None, "NoneType")):
         with refuses(None, kind):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxad.config_keys import Keys
 from jaxad.methods.method import Hooks, Method, Scores
 
-KEYS = Keys(shares={"model.start": "[0, 1)"}, used_with={"model.start": ("model.blank", "no")})
+KEYS = Keys(shares={"model.start": "[0, 1)"}, used_with={"model.start": ("model.blank", ("no",))})
 
 
 def create(config):
@@ -119,15 +119,18 @@ def test_its_keys_must_be_declared_as_such(folder, monkeypatch):
     ("name", "word"),
     [
         ("no_such_module:create", "imported"),
+        ("cut_off:create", "SyntaxError"),
         ("json:create", "module json has no"),
         ("json:loads", "json:create"),
         ("venv:create", "jaxad.methods.method.Method"),
         ("nsaa", "'nsa'"),
     ],
 )
-def test_what_is_no_method_is_refused(name, word, monkeypatch):
+def test_what_is_no_method_is_refused(name, word, monkeypatch, tmp_path):
     import venv
 
+    (tmp_path / "cut_off.py").write_text("def create(config:\n")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(venv, "create", lambda config: None)
     with refuses("method", word):
         methods.create(configs.load(f"{BASELINE}:nut", {"method": name}))

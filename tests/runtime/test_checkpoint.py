@@ -30,10 +30,10 @@ def state_of(step: int) -> dict:
 def restored(directory: Path) -> int | None:
     """The step that a resumed run would start from, after checking that its state is the one that was saved."""
     with Checkpoints(directory, keep=2) as checkpoints:
-        found = checkpoints.restore(state_of(0))
-    if found is None:
+        step = checkpoints.newest()
+        state = None if step is None else checkpoints.read(step, state_of(0))
+    if step is None:
         return None
-    step, state = found
     jax.tree.map(np.testing.assert_array_equal, devices.to_host(state), devices.to_host(state_of(step)))
     assert state["params"]["w"].sharding == state_of(0)["params"]["w"].sharding
     return step
@@ -191,7 +191,8 @@ def test_saving_a_step_again_replaces_it(saved: Path) -> None:
     with Checkpoints(saved, keep=2) as checkpoints:
         checkpoints.save(4, state_of(2) | {"step": state_of(99)["step"]})
     with Checkpoints(saved, keep=2) as checkpoints:
-        step, state = checkpoints.restore(state_of(0))
+        step = checkpoints.newest()
+        state = checkpoints.read(step, state_of(0))
     assert (step, int(state["step"])) == (4, 99)
 
 

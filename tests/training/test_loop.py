@@ -118,7 +118,8 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     state = training.init_state(method, training.plan(config, method, len(fitted)).optimizer, good[1][0], seed=0)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
-        step, kept = checkpoints.restore(devices.replicate(state, devices.make_mesh()))
+        step = checkpoints.newest()
+        kept = checkpoints.read(step, devices.replicate(state, devices.make_mesh()))
     assert step == 6
     made = synthetic_validation.make(good[0].stack(), good[1])
     alone = detector.Detector(config, {"params": kept.params, "batch_stats": kept.batch_stats}, None)
@@ -185,7 +186,8 @@ def test_complete_run_leaves_a_detector_and_the_last_checkpoints(complete, confi
     fresh = training.init_state(method, optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
     with Checkpoints(complete / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps() == [6, 8]
-        step, state = checkpoints.restore(fresh)
+        step = checkpoints.newest()
+        state = checkpoints.read(step, fresh)
     found = detector.load(complete)
     assert step == state.step == STEPS
     jax.tree.map(np.testing.assert_array_equal, found.variables["params"], state.params)
@@ -303,7 +305,8 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(config_of,
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
         optimizer, _ = training.make_optimizer(config, 2)
         fresh = training.init_state(falling(value), optimizer, np.zeros((64, 64, 3), np.uint8), seed=0)
-        step, state = checkpoints.restore(fresh)
+        step = checkpoints.newest()
+        state = checkpoints.read(step, fresh)
     assert (step, float(state.params["w"])) == (kept, 3 - kept)
 
 

@@ -2,7 +2,7 @@
 
 from jaxad.runtime import lazy
 
-__all__, __getattr__ = lazy.exports(
+__all__, __getattr__, __dir__ = lazy.exports(
     __name__,
     {
         "options": ("CutPasteOptions",),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxad.augment import color
 from jaxad.augment.boxes import (
@@ -21,6 +22,8 @@ from jaxad.augment.boxes import (
     scar_limit,
 )
 from jaxad.augment.cutpaste.options import CutPasteOptions
+
+_FIRST = np.int32(0)  # the first channel; all places of a slice have one type, also in a process with 64 bits
 
 
 class Patch(NamedTuple):
@@ -62,12 +65,12 @@ def paste_patch(image: jax.Array, patch: Patch, *, window: tuple[int, int]) -> j
     target = _corner(image, box.top, box.left, window)
     down = (box.top - target[0]) - (patch.source_top - source[0])
     right = (box.left - target[1]) - (patch.source_left - source[1])
-    cut = jnp.roll(jax.lax.dynamic_slice(image, (*source, 0), (*window, 3)), (down, right), (0, 1))
+    cut = jnp.roll(jax.lax.dynamic_slice(image, (*source, _FIRST), (*window, 3)), (down, right), (0, 1))
     inside = box_mask(box._replace(top=box.top - target[0], left=box.left - target[1]), window)
     if patch.jitter is not None:
         cut = color.color_jitter(cut, patch.jitter, inside)
-    under = jax.lax.dynamic_slice(image, (*target, 0), (*window, 3))
-    return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], cut, under), (*target, 0))
+    under = jax.lax.dynamic_slice(image, (*target, _FIRST), (*window, 3))
+    return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], cut, under), (*target, _FIRST))
 
 
 def paste_scar(image: jax.Array, scar: Scar, *, window: int) -> jax.Array:
@@ -85,15 +88,15 @@ def paste_scar(image: jax.Array, scar: Scar, *, window: int) -> jax.Array:
     square = (window, window)
     source = _corner(image, scar.source_top, scar.source_left, square)
     skipped = (scar.source_top - source[0], scar.source_left - source[1])
-    cut = jax.lax.dynamic_slice(image, (*source, 0), (*square, 3))
+    cut = jax.lax.dynamic_slice(image, (*source, _FIRST), (*square, 3))
     if scar.jitter is not None:
         cut = color.color_jitter(cut, scar.jitter, box_mask(Box(*skipped, scar.box.length, scar.box.width), square))
     target = _corner(image, scar.box.top, scar.box.left, square)
     steps = jnp.arange(window)
     row, column, inside = rotated_pixels(scar.box, target[0] + steps[:, None], target[1] + steps)
     rotated = cut[jnp.where(inside, row + skipped[0], 0), jnp.where(inside, column + skipped[1], 0)]
-    under = jax.lax.dynamic_slice(image, (*target, 0), (*square, 3))
-    return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], rotated, under), (*target, 0))
+    under = jax.lax.dynamic_slice(image, (*target, _FIRST), (*square, 3))
+    return jax.lax.dynamic_update_slice(image, jnp.where(inside[..., None], rotated, under), (*target, _FIRST))
 
 
 def paste_patch_or_scar(

@@ -51,6 +51,21 @@ PROXIES: dict[str, dict[str, Augmentation]] = {
 }
 
 
+_BOXES = ("cutpaste", "cutpaste_union", "cutpaste_3way", "cutout_grey", "cutout_mean", "cutout_random", "confetti")
+_SCARS = ("cutpaste_scar", "cutpaste_union", "cutpaste_3way", "scar")
+# The tasks that use an option of `CutPasteOptions`. All tasks use those that are not here.
+TASKS_WITH = {
+    "area": _BOXES,
+    "aspect": _BOXES,
+    "scar_width": _SCARS,
+    "scar_length": _SCARS,
+    "scar_angle": _SCARS,
+    "side": _SCARS,
+    "jitter": ("cutpaste", "cutpaste_scar", "cutpaste_union", "cutpaste_3way"),
+    "confetti": ("confetti",),
+}
+
+
 def classes(proxy: str) -> dict[str, Augmentation]:
     """The classes of a proxy by name; raises UserError where there is no such proxy."""
     if proxy not in PROXIES:
@@ -68,7 +83,8 @@ def translate(image: jax.Array, down: jax.Array, right: jax.Array, *, reach: int
       reach: The largest shift, static, less than either side.
     """
     padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    return jax.lax.dynamic_slice(padded, (reach - down, reach - right, 0), image.shape)
+    start = (jnp.int32(reach - down), jnp.int32(reach - right), jnp.int32(0))
+    return jax.lax.dynamic_slice(padded, start, image.shape)
 
 
 def random_translate(key: jax.Array, image: jax.Array, *, options: CutPasteOptions) -> jax.Array:

@@ -5,7 +5,7 @@ The names of the package are those of the device.
 
 from jaxad.runtime import lazy
 
-__all__, __getattr__ = lazy.exports(
+__all__, __getattr__, __dir__ = lazy.exports(
     __name__,
     {
         "settings": ("SETTINGS", "Synthesis"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxad.augment.boxes import Box, box_mask
 from jaxad.augment.nsa import host, labels, median_filters, poisson, sampling
@@ -99,11 +100,13 @@ def sample_defects(key: jax.Array, image: jax.Array, partner: jax.Array, *, sett
       key: PRNG key.
       image: uint8 (h, w, c) with c = 3 or 1, the destination.
       partner: uint8 (h, w, c), another training image, the source of the patches; unused with source "same".
-      settings: The category's settings (static), which `check` accepts.
+      settings: The category's settings (static).
 
     Raises:
+      UserError: As `check`.
       ValueError: The images differ in shape.
     """
+    check(image.shape, settings=settings)
     if image.shape != partner.shape:
         raise ValueError(f"image and partner differ in shape: {image.shape} and {partner.shape}")
     coins, factors, drawn = jax.random.split(key, 3)
@@ -129,7 +132,11 @@ def synthesize(image: jax.Array, defects: Defects, *, settings: Synthesis, label
 
     Returns:
       The example; its label is zero everywhere when every patch was skipped.
+
+    Raises:
+      UserError: As `check`.
     """
+    check(image.shape, settings=settings, label=label)
     patches, tried, factor = defects
     blended, mask = _blend_all(image, patches, factor, settings)
     top, left, height, width = patches.box
@@ -160,12 +167,11 @@ def random_synthesize(
       UserError: As `check`.
       ValueError: The images differ in shape.
     """
-    check(image.shape, settings=settings, label=label)
     defects = sample_defects(key, image, partner, settings=settings)
     return synthesize(image, defects, settings=settings, label=label)
 
 
-def check(shape: tuple[int, ...], *, settings: Synthesis, label: str) -> None:
+def check(shape: tuple[int, ...], *, settings: Synthesis, label: str = "logistic") -> None:
     """Refuses settings that cannot be drawn on the device, for images of `shape` (h, w, ...), before they are traced.
 
     Raises:
@@ -348,13 +354,13 @@ def _blend_all(
     def add(state: tuple[jax.Array, jax.Array], patch: Patch) -> tuple[tuple[jax.Array, jax.Array], None]:
         image, mask = state
         corner = patch.box.top, patch.box.left
-        under = jax.lax.dynamic_slice(image, (*corner, 0), (*window, channels))
+        under = jax.lax.dynamic_slice(image, (*corner, np.int32(0)), (*window, channels))
         blended = jnp.where(patch.accepted, _blend(patch, under, factor, settings), under)
         before = jax.lax.dynamic_slice(mask, corner, window)
         inside = box_mask(Box(0, 0, patch.box.height, patch.box.width), window)
         # A later patch overwrites its rectangle of the mask.
         after = jnp.where(inside & patch.accepted, patch.label.astype(jnp.uint8), before)
-        image = jax.lax.dynamic_update_slice(image, blended, (*corner, 0))
+        image = jax.lax.dynamic_update_slice(image, blended, (*corner, np.int32(0)))
         return (image, jax.lax.dynamic_update_slice(mask, after, corner)), None
 
     padded = _pad(image, window)
@@ -382,7 +388,7 @@ def _pad(image: jax.Array, window: tuple[int, int]) -> jax.Array:
 def _cut(planes: jax.Array, box: Box, window: tuple[int, int]) -> jax.Array:
     """The window (c, n, m) of (c, h, w) that begins at a box's corner."""
     padded = jnp.pad(planes, ((0, 0), (0, window[0]), (0, window[1])))
-    return jax.lax.dynamic_slice(padded, (0, box.top, box.left), (len(planes), *window))
+    return jax.lax.dynamic_slice(padded, (np.int32(0), box.top, box.left), (len(planes), *window))
 
 
 def _label(

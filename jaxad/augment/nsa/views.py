@@ -5,6 +5,7 @@ The counterpart of `host_views`, with the same distribution. ``random_view`` dra
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxad.augment.boxes import sample_place
 from jaxad.augment.nsa import host_views
@@ -83,7 +84,7 @@ def view(
     # Row `top` of an image that is upside down is the last one of the square before that.
     top = jnp.where(flip, center.shape[0] - crop - top, top)
     if degrees is None:
-        square = jax.lax.dynamic_slice(center, (top, left, 0), (crop, crop, image.shape[2]))
+        square = jax.lax.dynamic_slice(center, (top, left, np.int32(0)), (crop, crop, image.shape[2]))
     else:
         row, column = (round((side - kept) / 2) for side, kept in zip(image.shape[:2], center.shape[:2], strict=True))
         square = _turned_square(image, degrees, row + top, column + left, crop)
