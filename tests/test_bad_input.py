@@ -327,7 +327,7 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.view.crop=160", "config.view.crop 160 does not fit into config.view.center_crop none or "
                                "config.data.size 136; lower the first or raise the last"),
     ("--config.view.center_crop=140", "config.view.crop 128 does not fit into config.view.center_crop 140 or "),
-    ("--config.score.size=100", "config.score.size (data.size unless set) is 100, but the network takes multiples"),
+    ("--config.score.size=100", "config.score.size is 100, but the network takes multiples"),
     ("--config.data.size=16", "config.view.crop 128 does not fit into"),
     # Distributions that cannot be drawn from.
     ("--config.synthesis.half_height=(0.6,0.7)", "config.synthesis.half_height must be (low, high) with half a pixel"),

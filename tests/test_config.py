@@ -20,6 +20,7 @@ from tests.parts import BASELINE, NSA, ROOT, baseline, command, refusal, write_p
 from tests.refusals import refuses
 
 CUTPASTE = f"{ROOT}/experiments/cutpaste_3way.py"
+DLA = f"{ROOT}/experiments/dla.py"
 
 
 def parser():
@@ -126,10 +127,17 @@ def test_values_from_python_of_the_wrong_type(key, given, word):
 
 @pytest.mark.parametrize("file, given, word", [
     (f"{NSA}:object", {"score.top": "0.05"}, "config.score.reduction to top"),
-    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01}, "config.data.holdout above"),
-    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_epochs above"),
+    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01}, "config.data.holdout as well"),
+    (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_epochs as well"),
     (CUTPASTE, {"density.components": 3}, "config.density.name to gaussian_mixture"),
     (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.name to kernel"),
+    (CUTPASTE, {"density.ridge": 0.1, "density.name": "kernel"}, "to gaussian or gaussian_mixture"),
+    (CUTPASTE, {"proxy.jitter": 0.2, "proxy.task": "rotation"}, "config.proxy.task to cutpaste or"),
+    (CUTPASTE, {"score.gradcam": "density", "density.per_location": True}, "config.density.per_location to False"),
+    (f"{NSA}:carpet", {"synthesis.overlap": 0.5}, "config.synthesis.background as well"),
+    (f"{NSA}:bottle", {"synthesis.steepness": 0.5, "label": "binary"}, "config.label to logistic"),
+    (DLA, {"local.mode": "static", "objective.negative_weight": 0}, "config.objective.negative_weight as well"),
+    (DLA, {"score.passes": 4, "score.uncertainty_weight": 0}, "config.score.uncertainty_weight as well"),
     (f"{NSA}:object", {"category": "bottle"}, f"--config {NSA}:CATEGORY"),
 ])  # fmt: skip
 def test_an_override_without_effect_is_refused(file, given, word):
@@ -364,12 +372,6 @@ def edited(workdir, change):
     (workdir / "config.json").write_text(json.dumps(values))
 
 
-OTHER_VERSION = (
-    "it was written by another version of jaxad, or edited: restore it, or train anew, with jaxad.train --restart or "
-    "into another --workdir"
-)
-
-
 @pytest.mark.parametrize("change, words", [
     (lambda c: c.pop("data"), "lacks data; "),
     (lambda c: c.pop("seed"), "lacks seed; "),
@@ -387,7 +389,7 @@ def test_a_workdirs_config_of_other_keys_and_types(tmp_path, change, words):
     with pytest.raises(UserError) as caught:
         configs.read(tmp_path)
     told = str(caught.value)
-    assert str(tmp_path / "config.json") in told and words in told and told.endswith(OTHER_VERSION)
+    assert str(tmp_path / "config.json") in told and words in told and "another version" in told and "--restart" in told
 
 
 def test_a_key_that_is_missing_is_named_where_it_is_needed(tmp_path):
@@ -460,8 +462,8 @@ def test_commands_on_a_workdir_without_a_key(tmp_path, capsys, section, key):
     root, workdir = write_parts(tmp_path / "sets"), tmp_path / "w"
     assert command(train.main, *baseline(root, workdir)) == 0
     edited(workdir, lambda values: values[section].pop(key))
-    words = f"{workdir / 'config.json'} lacks config.{section}.{key}; {OTHER_VERSION}"
-    assert refusal(capsys, evaluate.main, "--workdir", workdir) == words
+    words = refusal(capsys, evaluate.main, "--workdir", workdir)
+    assert f"{workdir / 'config.json'} lacks config.{section}.{key}; " in words
     assert refusal(capsys, predict.main, "--workdir", workdir, root / "nut" / "test" / "good") == words
     with pytest.raises(UserError) as caught:
         jaxad.load(workdir).predict([np.zeros((40, 40, 3), np.uint8)])

@@ -182,7 +182,7 @@ def test_workdirs_of_other_versions_are_told_so_and_restart_helps(complete, root
             main, given = (train.main, again) if name == "images.json" else (evaluate.main, ["--workdir", complete])
             message = refusal(capsys, main, *given)
             assert "written by another version of jaxad" in message and "damaged" not in message, message
-            assert message.endswith("train anew, with jaxad.train --restart or into another --workdir")
+            assert "--restart" in message and "--workdir" in message
             assert command(train.main, *again, "--restart") == 0
             assert (complete / "results.json").exists()
         assert (complete / "config.json").read_text() == kept

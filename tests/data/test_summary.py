@@ -133,9 +133,10 @@ HELD = {
     # images, holdout: the words on the threshold
     (5, 0.1): "a share of 0.1 (config.data.holdout) of 5 images is less than half a one, so none is held out: no "
     "threshold will be fitted, and nothing is decided; add good images or set --config.data.holdout=0.11, which holds "
-    "out one, and train again with jaxad.train --restart",
+    "out one, and train again with --restart (from Python restart=True)",
     (2, 0.1): "a share of 0.1 (config.data.holdout) of 2 images is less than half a one, so none is held out: no "
-    "threshold will be fitted, and nothing is decided; add good images, and train again with jaxad.train --restart",
+    "threshold will be fitted, and nothing is decided; add good images, and train again with --restart (from Python "
+    "restart=True)",
     (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",
     (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1 held out; "
     "config.threshold.false_alarm_rate=0.05 needs 19 held out",
