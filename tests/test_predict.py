@@ -482,11 +482,17 @@ def test_95_megapixels_take_at_most_two_gigabytes(workdir, tmp_path, suffix):
     image = cv2.resize(cells, (12_000, 7_900))
     cv2.imwrite(str(path), image if suffix == ".jpg" else image * np.uint16(257), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     del image
-    arguments = ["--workdir", workdir, "--output", tmp_path / "out", path]
-    process = subprocess.Popen([sys.executable, "-m", "jaxad.predict", *arguments], cwd=ROOT)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0 and used.ru_maxrss < 2e9 / 1024, f"{used.ru_maxrss} KiB"
+    # Linux counts the peak of the process that starts another one as that of the other one too. This one may have used
+    # more before, so a small one stands between them.
+    program = """if True:
+        import os, subprocess, sys
+        process = subprocess.Popen([sys.executable, "-m", "jaxad.predict", *sys.argv[1:]], stdout=sys.stderr)
+        _, status, used = os.wait4(process.pid, 0)
+        print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
+    """
+    command = [sys.executable, "-c", program, "--workdir", workdir, "--output", tmp_path / "out", path]
+    status, kilobytes = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    assert int(status) == 0 and int(kilobytes) < 2e9 / 1024, f"{kilobytes} KiB"
 
 
 @pytest.mark.medium
