@@ -10,6 +10,7 @@ already; the loop is the whole of it as `jaxad.training.loop` runs it.
 import argparse
 import itertools
 import json
+import re
 import resource
 import sys
 import time
@@ -317,9 +318,17 @@ def peak_memory() -> dict[str, Any]:
     """The most bytes that were in use at once: on one accelerator, or on CPU in this process."""
     cards = jax.devices()
     if cards[0].platform == "cpu":
-        unit = 1 if sys.platform == "darwin" else 1024
-        return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "process"}
+        return {"bytes": _peak_of_process(), "of": "process"}
     return {"bytes": max(device.memory_stats()["peak_bytes_in_use"] for device in cards), "of": "device"}
+
+
+def _peak_of_process() -> int:
+    # On Linux getrusage would also count what the process that started this one had used.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"(?m)^VmHWM:\s+(\d+) kB$", status.read_text())[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:

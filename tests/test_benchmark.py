@@ -1,6 +1,8 @@
 """``python -m jaxad.benchmark``: the arithmetic of a figure, the whole command on tiny networks, its table."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxad import benchmark, methods, report
 from jaxad.models import flops
 from tests import tiny
-from tests.parts import BASELINE, NSA, SIZE, command, refusal, write_parts
+from tests.parts import BASELINE, NSA, ROOT, SIZE, command, refusal, write_parts
 
 FIGURES = ["host synthesis", "device synthesis", "training step", "training loop", "inference", "evaluation"]
 BATCH, REPEATS = 8, 3
@@ -284,3 +286,12 @@ def test_training_operations_do_not_depend_on_the_devices(root):
     assert benchmark.training_operations(method, state, batch) == BATCH * TRAINING
     assert flops.forward(method.score, {"params": state.params, "batch_stats": state.batch_stats}, {},
                          np.zeros((1, SIZE, SIZE, 3), np.float32)) == FORWARD  # fmt: skip
+
+
+@pytest.mark.medium
+def test_the_memory_of_the_process_that_started_this_one_is_not_counted():
+    program = "from jaxad import benchmark; print(benchmark.peak_memory()['bytes'])"
+    large = np.ones(2**27)  # 1 GiB, of which the system counts every page
+    del large
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < 2**29
