@@ -45,15 +45,16 @@ for made in range(count):
 print(f"loads {sum(kinds.values())} of {len(kinds)} different detectors")
 """
 SAVE = """
-import sys, jax, numpy as np, jaxad
-workdir, count = sys.argv[1], int(sys.argv[2])
+import pathlib, sys, jax, numpy as np, jaxad
+from jaxad import detector
+workdir, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 found = jaxad.load(workdir)
 for number in range(1, count + 1):
     input()
     weights = jax.tree.map(lambda leaf: np.full_like(leaf, number), jax.device_get(found.variables))
     other = found.with_weights(weights, found.density)
     other.threshold, other.heat_range, other.good_scores = float(number), (number, number + 1), (number, number + 2)
-    other.save(workdir)
+    detector.write(other, workdir)
 """
 
 
