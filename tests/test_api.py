@@ -257,7 +257,7 @@ def test_restart_begins_a_workdir_anew(config, parts, tmp_path):
 def test_figures_that_a_saved_detector_lacks_are_explained(config, parts, tmp_path):
     jaxad.train(config, parts).save(tmp_path / "w")
     reason = synthetic_validation.read(tmp_path / "w", jaxad.load(tmp_path / "w").config)["reason"]
-    assert "saved" in reason and "held out" not in reason
+    assert "no synthetic.json" in reason and "held out" not in reason
 
 
 def test_the_name_of_an_experiment_is_no_config(parts):

@@ -49,6 +49,7 @@ data.test_good_list: The list of good test images.
 data.test_abnormal_list: The list of abnormal test images.
 label: What the network is taught of a pixel.
 """),
+    shares={"synthesis.object_fraction": "[0, 1)", "synthesis.overlap": "[0, 1)"},
     used_with={
         "synthesis.steepness": ("label", ("logistic",)),
         "synthesis.midpoint": ("label", ("logistic",)),
@@ -159,9 +160,6 @@ def _check_ranges(config: ConfigDict) -> None:
             f"{made.background}",
             about="synthesis.background",
         )
-    for key in ("object_fraction", "overlap"):
-        if not 0 <= made[key] < 1:
-            raise UserError(f"config.synthesis.{key} must lie in [0, 1), not {made[key]}", about=f"synthesis.{key}")
 
 
 def _check_choices_together(config: ConfigDict) -> None:

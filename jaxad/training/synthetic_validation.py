@@ -214,7 +214,7 @@ def read(workdir: str | Path, config: ConfigDict) -> dict[str, float | str | Non
     if not path.is_file() and fitted["threshold"] is None:
         return unknown("no good images were held out (config.data.holdout)")
     if not path.is_file():
-        return unknown("the training was not in this folder, into which the detector was saved")
+        return unknown(f"there is no {_FILE}, which a training in this folder would have written")
     if not scores_as_trained(config, configs.read(workdir), fitted["white_level"]):
         changed = "config.score, config.evaluate.crop or the white level"
         return unknown(f"{changed} is not what it was measured with, after the training")

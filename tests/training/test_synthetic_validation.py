@@ -273,7 +273,7 @@ def copy(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "flags", "reason"),
     [
-        (None, (), "no good images were held out"),
+        (None, (), "no synthetic.json"),
         ("{}", (), "no synthetic defect could be seen"),
         ('{"synthetic_image_auroc": 1.0}', ("--config.score.sigma=2.0",), "config.score, config.evaluate.crop or "),
     ],
