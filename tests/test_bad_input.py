@@ -149,7 +149,7 @@ def test_a_single_training_image(capsys, good, root, workdir):
     for path in sorted(good.iterdir())[1:]:
         path.unlink()
     message = refusal(capsys, train.main, *baseline(root, workdir))
-    assert "at least 2 good images" in message and "1" in message
+    assert "at least 2 good images" in message and "there are 1" in message
 
 
 # Image files

@@ -82,7 +82,7 @@ patch.chunk: Patch model: patches that are computed at once. No score depends on
     used_with={
         "optim.head_learning_rate": ("optim.head_epochs", None),
         "score.gradcam": ("density.per_location", (False,)),
-        **{f"density.{option}": ("density.name", densities.names_with(option)) for option in densities.OPTIONS},
+        **{f"density.{option}": ("density.name", names) for option, names in densities.NAMES_WITH.items()},
         **{f"proxy.{option}": ("proxy.task", tasks) for option, tasks in TASKS_WITH.items()},
     },
     task="proxy.task",

@@ -397,12 +397,11 @@ DENSITIES = {
 }
 
 
-OPTIONS = tuple(dict.fromkeys(option for density in DENSITIES.values() for option in density.options))
-
-
-def names_with(option: str) -> tuple[str, ...]:
-    """The densities whose fit takes an option."""
-    return tuple(name for name, density in DENSITIES.items() if option in density.options)
+# The densities whose fit takes an option.
+NAMES_WITH = {
+    option: tuple(name for name, density in DENSITIES.items() if option in density.options)
+    for option in dict.fromkeys(option for density in DENSITIES.values() for option in density.options)
+}
 
 
 def select(name: str) -> Density:
