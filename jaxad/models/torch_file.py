@@ -166,7 +166,7 @@ def _strided(numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
         return np.empty(size, numbers.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # as_strided checks no bounds.
-    if min(offset, *size, *stride) < 0 or last >= len(numbers):
+    if any(n < 0 for n in (offset, *size, *stride)) or last >= len(numbers):
         raise ValueError(f"a tensor of size {size} and strides {stride} does not fit its {len(numbers)} numbers")
     if math.prod(size) > len(numbers):  # a few bytes could fill any memory
         raise _Refusal(f"a tensor of {math.prod(size)} elements that repeats its {len(numbers)} numbers")
