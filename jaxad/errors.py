@@ -164,10 +164,10 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether a record of asyncio says more than the command's own sentence does.
 
     Where the disk is full, several writes of one save fail. One of them ends the command; asyncio would print each of
-    the others with its callers.
+    the others with its callers. TensorStore raises ValueErrors for them that hold the system's words.
     """
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, OSError) and error.errno in _REMEDIES)
+    return error is None or refused(error) is None
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

@@ -237,15 +237,23 @@ def test_a_closed_event_loop_of_a_failed_save_is_not_told(message, told) -> None
     assert result.returncode == 0 and (message in result.stderr) == told
 
 
-@pytest.mark.parametrize("number, told", [(28, False), (9, True)])
-def test_writes_that_fail_beside_the_one_that_ends_a_command_are_not_told(number, told) -> None:
-    """Of a full disk (error 28) the sentence says enough; another error of a task is a fault, and is told."""
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        ('OSError(28, "No space left on device")', False),
+        ('ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")', False),
+        ('OSError(9, "Bad file descriptor")', True),
+        ('ValueError("the shape is wrong")', True),
+    ],
+)
+def test_writes_that_fail_beside_the_one_that_ends_a_command_are_not_told(error, told) -> None:
+    """Of a full disk the sentence says enough, also in TensorStore's words; another error of a task is a fault."""
     program = f"""if True:
         import asyncio, gc
         from jaxad import errors
 
         async def write():
-            raise OSError({number}, "refused")
+            raise {error}
 
         async def save():
             for _ in range(3):
