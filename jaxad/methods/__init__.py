@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad.config_keys import Keys
 from jaxad.errors import UserError, first_line
-from jaxad.methods import baseline, cutpaste, dla, nsa
+from jaxad.methods import baseline, cutpaste, dla, features, nsa
 from jaxad.methods.method import REDUCTIONS, Method, untrained
 
 
@@ -33,6 +33,7 @@ METHODS = {
     "dla": dla.create,
     "dla_untrained": _untrained(dla.create),
     "baseline_mean": baseline.create,
+    "features": features.create,
 }
 
 

@@ -3,7 +3,6 @@
 It learns nothing, and its row beside a method's gives that method's numbers their meaning.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, Scores, reduce_map
+from jaxad.scoring.localization import gaussian_blur
 
 KEYS = Keys(
     meanings=explained("""
@@ -18,20 +18,6 @@ score.sigma: Standard deviation in pixels of the blur.
 score.floor: What is added to every standard deviation, in grey levels.
 """),
 )
-
-
-def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:
-    """Blurs float32 (b, h, w) maps with a Gaussian of `sigma` pixels, cut at 4 sigma; borders are reflected."""
-    radius = int(4 * sigma + 0.5)
-    offsets = jnp.arange(-radius, radius + 1)
-    kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = jnp.pad(maps, ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")[..., None]
-    for one_side in (kernel[:, None, None, None], kernel[None, :, None, None]):
-        padded = jax.lax.conv_general_dilated(
-            padded, one_side, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    return padded[..., 0]
 
 
 def create(config: ConfigDict) -> Method:

@@ -21,7 +21,6 @@ from jaxad.errors import UserError
 from jaxad.methods.cutpaste_patches import patch_model
 from jaxad.methods.cutpaste_training import (
     backbone_of,
-    check_places,
     check_uncropped,
     density_functions,
     extract,
@@ -139,7 +138,7 @@ def _whole_images(config: ConfigDict) -> Method:
         seen = found[mapped].astype(jnp.float32)
         grid = {"size": images.shape[1:3], "first": tuple(backbone.first(mapped, side) for side in images.shape[1:3])}
         if per_location:
-            check_places(own, seen.shape[1:3], images.shape[1:3])
+            densities.check_places(own, seen.shape[1:3], images.shape[1:3])
             scores = distance(density_score(own, seen))
             return Scores(scores.max(axis=(1, 2)), localization.upsample_stage(scores, **grid))
 

@@ -10,7 +10,6 @@ from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 from jaxad.methods.cutpaste_training import (
     backbone_of,
-    check_places,
     check_uncropped,
     density_functions,
     extract,
@@ -18,6 +17,7 @@ from jaxad.methods.cutpaste_training import (
     try_proxy,
 )
 from jaxad.methods.method import Method, Scores, options_of
+from jaxad.scoring import density as densities
 from jaxad.scoring import localization
 
 
@@ -63,7 +63,7 @@ def patch_model(config: ConfigDict) -> Method:
     def score(variables, density, images):
         made = localization.grid_size(images.shape[1:3], **grid)
         if settings.per_location:
-            check_places(density, made, images.shape[1:3])
+            densities.check_places(density, made, images.shape[1:3])
         scores = density_score(density, features(variables, images))
         maps = localization.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
         return Scores(scores.max(axis=(1, 2)), maps)

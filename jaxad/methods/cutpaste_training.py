@@ -233,22 +233,3 @@ def check_uncropped(config: ConfigDict) -> None:
             "whole images; set config.evaluate.crop=0",
             about="evaluate.crop",
         )
-
-
-def check_places(density: Any, made: tuple[int, int], size: tuple[int, int]) -> None:
-    """Checks that a density was fitted for the places of an image of this size.
-
-    Args:
-      density: A density for each place: a pytree whose largest leaves are (rows, columns, ...).
-      made: Rows and columns of places that the image has.
-      size: Height and width of the image in pixels.
-
-    Raises:
-      UserError: It was fitted for other places.
-    """
-    fitted = max((leaf.shape for leaf in jax.tree.leaves(density)), key=len)[:2]
-    if fitted != made:
-        raise UserError(
-            f"the density was fitted for each of {fitted[0]} x {fitted[1]} places, but an image of {size[0]} pixels "
-            f"has {made[0]} x {made[1]}; leave config.score.size and config.evaluate.crop as they were"
-        )

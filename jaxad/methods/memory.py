@@ -69,6 +69,16 @@ def check_test_set(config: ConfigDict, images: int) -> None:
     _check(need, what, "config.score.size", host_memory(), "this machine")
 
 
+def check_bank(features: int, channels: int) -> None:
+    """Refuses a bank of more features than can be chosen from: they are held twice, in float32.
+
+    Raises:
+      UserError: They need more than all memory of the host.
+    """
+    what = f"{features:,} features of {channels} channels, from which a bank is chosen,"
+    _check(2 * features * channels * _FLOAT, what, "config.density.patches", host_memory(), "this machine")
+
+
 def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -> None:
     """Refuses a training step for images so large that a single result of its network is beyond all memory.
 

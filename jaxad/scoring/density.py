@@ -117,11 +117,31 @@ def _record(density: Any, *kinds: type) -> Any:
     return next(kind(**density) for kind in kinds if set(kind._fields) == set(density))
 
 
-def _check_count(features: Array, name: str, **options: Any) -> None:
-    least = DENSITIES[name].needed(features.shape[-1], **options)
-    if features.shape[-2] < least:
+def check_places(density: Any, made: tuple[int, int], size: tuple[int, int]) -> None:
+    """Checks that a density was fitted for the places of an image of this size.
+
+    Args:
+      density: A density for each place: a pytree whose largest leaves are (rows, columns, ...).
+      made: Rows and columns of places that the image has.
+      size: Height and width of the image in pixels.
+
+    Raises:
+      UserError: It was fitted for other places.
+    """
+    fitted = max((leaf.shape for leaf in jax.tree.leaves(density)), key=len)[:2]
+    if fitted != made:
+        raise UserError(
+            f"the density was fitted for each of {fitted[0]} x {fitted[1]} places, but an image of {size[0]} pixels "
+            f"has {made[0]} x {made[1]}; leave config.score.size and config.evaluate.crop as they were"
+        )
+
+
+def check_count(n: int, d: int, name: str, **options: Any) -> None:
+    """Refuses to fit a density to n features of d channels, with a UserError, where it needs more."""
+    least = DENSITIES[name].needed(d, **options)
+    if n < least:
         given = ", ".join(f"{key} {value}" for key, value in options.items())
-        count = f"needs at least {least} good images, not {features.shape[-2]}"
+        count = f"needs at least {least} good images, not {n}"
         raise UserError(f"the {name} density ({given}) {count}; add images")
 
 
@@ -151,7 +171,7 @@ def fit_gaussian(
         )
     if not 0 <= ridge < np.inf:
         raise UserError(f"config.density.ridge must be a number of at least 0, not {ridge}", about="density.ridge")
-    _check_count(features, "gaussian", shrinkage=shrinkage, ridge=ridge)
+    check_count(*features.shape[-2:], "gaussian", shrinkage=shrinkage, ridge=ridge)
     kind, fit = (LowRankGaussian, _fit_low_rank) if n <= d else (Gaussian, _fit_cholesky)
     return _per_location(kind, lambda one: fit(one, shrinkage, ridge, l2_normalize), features, l2_normalize)
 
@@ -165,10 +185,29 @@ def _fit_cholesky(features: np.ndarray, shrinkage: str, ridge: float, l2_normali
         rows = rows - mean
         covariance += rows.T @ rows
         fourth += ((rows**2).sum(axis=1) ** 2).sum()
-    shrunk, floor = _shrink(covariance / n, fourth / n, n, d, shrinkage, ridge)
-    covariance = (1 - shrunk) / n * covariance + floor * np.eye(d)
-    _check_resolved(np.linalg.eigvalsh(covariance)[0], np.trace(covariance) / d, ridge)
-    return mean, np.linalg.cholesky(covariance)
+    return mean, shrunk_factor(covariance / n, fourth / n, n, shrinkage, ridge)
+
+
+def shrunk_factor(covariance: np.ndarray, fourth: float, n: int, shrinkage: str, ridge: float) -> np.ndarray:
+    """The lower Cholesky factor of a covariance (d, d) that is made invertible, see `fit_gaussian`.
+
+    Args:
+      covariance: S of n centered features.
+      fourth: The mean of their norms' fourth power.
+      n: How many they are.
+      shrinkage: ``ledoit_wolf`` or ``ridge``.
+      ridge: Added to every variance.
+
+    Raises:
+      UserError: It is singular all the same.
+    """
+    d = len(covariance)
+    shrunk, floor = _shrink(covariance, fourth, n, d, shrinkage, ridge)
+    covariance = (1 - shrunk) * covariance + floor * np.eye(d)
+    variance = np.trace(covariance) / d
+    # No eigenvalue is below the floor; to compute them takes ten times as long as the factor.
+    _check_resolved(floor if floor > SINGULAR * variance else np.linalg.eigvalsh(covariance)[0], variance, ridge)
+    return np.linalg.cholesky(covariance)
 
 
 def _fit_low_rank(features: np.ndarray, shrinkage: str, ridge: float, l2_normalize: bool) -> tuple[np.ndarray, ...]:
@@ -262,7 +301,7 @@ def fit_kernel(features: Array, *, bandwidth: str | float = "scott", l2_normaliz
             f"config.density.bandwidth must be scott, silverman or a number above 0, not {bandwidth!r}",
             about="density.bandwidth",
         )
-    _check_count(features, "kernel", bandwidth=bandwidth)
+    check_count(*features.shape[-2:], "kernel", bandwidth=bandwidth)
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:
         points = np.concatenate(list(_rows(one, l2_normalize)))
@@ -326,7 +365,7 @@ def fit_mixture(
         raise UserError(
             f"config.density.ridge, tolerance and components must be above 0, not {given}", about="density.ridge"
         )
-    _check_count(features, "gaussian_mixture", components=components)
+    check_count(*features.shape[-2:], "gaussian_mixture", components=components)
     seed = np.asarray(jax.random.key_data(key)).ravel()
 
     def fit_one(one: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -170,6 +170,65 @@ def _spreading(patches: int, kernel: np.ndarray, *, stride: int) -> np.ndarray:
     return matrix
 
 
+def gaussian_blur(maps: jax.Array, *, sigma: float) -> jax.Array:
+    """Blurs float32 (b, h, w) maps with a Gaussian of `sigma` pixels, cut at 4 sigma; borders are reflected."""
+    radius = int(4 * sigma + 0.5)
+    offsets = jnp.arange(-radius, radius + 1)
+    kernel = jnp.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = jnp.pad(maps, ((0, 0), (radius, radius), (radius, radius)), mode="symmetric")[..., None]
+    for one_side in (kernel[:, None, None, None], kernel[None, :, None, None]):
+        padded = jax.lax.conv_general_dilated(
+            padded, one_side, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    return padded[..., 0]
+
+
+def resample_stage(
+    stage: jax.Array,
+    *,
+    stride: int,
+    first: tuple[float, float],
+    onto: tuple[int, int],
+    to_stride: int,
+    to_first: tuple[float, float],
+) -> jax.Array:
+    """Features of a stage at the positions of another one.
+
+    Between positions that are farther apart, features are interpolated linearly. Of positions that are closer together
+    the new one takes a mean, weighted by a triangle that reaches to its neighbors, so that no position is left out.
+
+    Args:
+      stage: (b, h, w, c)
+      stride: Pixels between its positions.
+      first: Row and column of the pixel that its first position is centered on.
+      onto: Rows and columns of the other stage.
+      to_stride: Pixels between its positions.
+      to_first: Row and column of its first one.
+
+    Returns:
+      (b, *onto, c)
+    """
+    axes = zip(stage.shape[1:3], onto, first, to_first, strict=True)
+    rows, columns = (
+        _resampling(cells, stride=stride, first=start, onto=count, to_stride=to_stride, to_first=to_start)
+        for cells, count, start, to_start in axes
+    )
+    exact = lax.Precision.HIGHEST
+    rows, columns = (matrix.astype(stage.dtype) for matrix in (rows, columns))
+    return jnp.einsum(
+        "Hh,bhWc->bHWc", rows, jnp.einsum("Ww,bhwc->bhWc", columns, stage, precision=exact), precision=exact
+    )
+
+
+def _resampling(cells: int, *, stride: int, first: float, onto: int, to_stride: int, to_first: float) -> np.ndarray:
+    """The matrix (onto, cells) of `resample_stage` along an axis; each row has the sum 1."""
+    here = first + stride * np.arange(cells)
+    there = np.clip(to_first + to_stride * np.arange(onto), here[0], here[-1])
+    matrix = np.maximum(0, 1 - np.abs(there[:, None] - here) / max(stride, to_stride))
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
 def gradcam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
     """GradCAM (Selvaraju et al., ICCV 2017, equations 1 and 2): relu(sum_k alpha_k A^k), alpha_k the mean gradient.
 

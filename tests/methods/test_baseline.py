@@ -8,7 +8,6 @@ from scipy import ndimage
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.methods.baseline import gaussian_blur
 from jaxad.methods.method import reduce_map
 from tests.parts import BASELINE
 from tests.refusals import refuses
@@ -23,27 +22,6 @@ def create(**overrides):
 
 def images(count, *, size=(20, 24), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3)).astype(np.uint8)
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jitted"])
-def test_blur_is_scipys(sigma, transform):
-    maps = np.random.default_rng(1).normal(size=(2, 20, 33)).astype(np.float32)
-    expected = [ndimage.gaussian_filter(m.astype(np.float64), sigma, mode="reflect", truncate=4) for m in maps]
-    blurred = transform(lambda x: gaussian_blur(x, sigma=sigma))(maps)
-    np.testing.assert_allclose(blurred, expected, rtol=0, atol=2e-6)
-
-
-def test_blur_of_a_point_by_hand():
-    # With sigma 0.5 the kernel is cut at 2 pixels: 1, exp(-2), exp(-8) to both sides.
-    point = np.zeros((1, 9, 9), np.float32)
-    point[0, 4, 4] = 1
-    weights = np.exp([-8.0, -2.0, 0.0, -2.0, -8.0])
-    weights /= weights.sum()
-    blurred = np.asarray(gaussian_blur(point, sigma=0.5))[0]
-    np.testing.assert_allclose(blurred[2:7, 2:7], np.outer(weights, weights), rtol=1e-6)
-    assert not blurred[:2].any() and not blurred[:, 7:].any()
 
 
 def test_mean_and_deviation_are_numpys():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from scipy import ndimage
 
 from jaxad.models.layers import conv
 from jaxad.models.resnet import ResNet
@@ -328,3 +329,56 @@ def test_gradcam_needs_a_stage_of_the_input():
 def test_gradcam_needs_a_spatial_stage(shape):
     with refuses(None, "earlier"):
         localization.gradcam_maps(lambda a: a.reshape(2, -1).sum(axis=1), jnp.ones(shape), size=(32, 32))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jitted"])
+def test_blur_is_scipys(sigma, transform):
+    maps = np.random.default_rng(1).normal(size=(2, 20, 33)).astype(np.float32)
+    expected = [ndimage.gaussian_filter(m.astype(np.float64), sigma, mode="reflect", truncate=4) for m in maps]
+    blurred = transform(lambda x: localization.gaussian_blur(x, sigma=sigma))(maps)
+    np.testing.assert_allclose(blurred, expected, rtol=0, atol=2e-6)
+
+
+def test_blur_of_a_point_by_hand():
+    # With sigma 0.5 the kernel is cut at 2 pixels: 1, exp(-2), exp(-8) to both sides.
+    point = np.zeros((1, 9, 9), np.float32)
+    point[0, 4, 4] = 1
+    weights = np.exp([-8.0, -2.0, 0.0, -2.0, -8.0])
+    weights /= weights.sum()
+    blurred = np.asarray(localization.gaussian_blur(point, sigma=0.5))[0]
+    np.testing.assert_allclose(blurred[2:7, 2:7], np.outer(weights, weights), rtol=1e-6)
+    assert not blurred[:2].any() and not blurred[:, 7:].any()
+
+
+def resampled(values, **options):
+    """Features of one row, (cells,), at the positions of another stage."""
+    found = localization.resample_stage(
+        jnp.asarray(values, jnp.float32)[None, :, None, None],
+        first=(options.pop("first"), 0),
+        to_first=(options.pop("to_first"), 0),
+        onto=(options.pop("onto"), 1),
+        **options,
+    )
+    return np.asarray(found)[0, :, 0, 0]
+
+
+def test_a_coarse_stage_is_interpolated_at_the_pixels_of_a_fine_one():
+    """Cells on the pixels 15, 31 and 47, asked for at 7, 15, 23, ..., and held before the first one."""
+    found = resampled([1.0, 3.0, 7.0], stride=16, first=15, onto=6, to_stride=8, to_first=7)
+    np.testing.assert_allclose(found, [1, 1, 2, 3, 5, 7], rtol=1e-6)
+
+
+def test_a_fine_stage_is_averaged_around_the_pixels_of_a_coarse_one():
+    """Cells on the pixels 3, 7, 11, ...: a cell on pixel 7 takes 1/4, 1/2 and 1/4 of those on 3, 7 and 11."""
+    found = resampled([0.0, 0, 0, 8, 0, 0, 0, 0], stride=4, first=3, onto=4, to_stride=8, to_first=7)
+    np.testing.assert_allclose(found, [0, 4, 0, 0], rtol=1e-6)
+    found = resampled([0.0, 0, 8, 0, 0, 0, 0, 0], stride=4, first=3, onto=4, to_stride=8, to_first=7)
+    np.testing.assert_allclose(found, [2, 2, 0, 0], rtol=1e-6)
+
+
+def test_a_stage_at_its_own_positions_is_itself():
+    stage = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    found = localization.resample_stage(stage, stride=8, first=(7, 3), onto=(5, 7), to_stride=8, to_first=(7, 3))
+    np.testing.assert_allclose(found, stage, rtol=1e-6)
