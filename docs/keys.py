@@ -17,7 +17,7 @@ from jaxad.augment.nsa.settings import View
 from jaxad.data import folder
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError
-from jaxad.methods import baseline, cutpaste, dla, nsa
+from jaxad.methods import baseline, cutpaste, dla, features, nsa
 from jaxad.reporting.tables import Table
 from jaxad.synthetic_anomalies.__main__ import SETTINGS
 from jaxad.training import step
@@ -28,6 +28,7 @@ TITLES = {
     "nsa": "NSA and its baselines",
     "cutpaste": "CutPaste and published weights",
     "dla": "DLA",
+    "features": "Features of published weights",
     "baseline": "The per-pixel mean",
     "synthetic_anomalies": "Synthetic anomalies",
 }
@@ -41,7 +42,7 @@ _CATEGORIES = (*demo.CATEGORIES, *folder.TEXTURES, *folder.OBJECTS, "object", "t
 _SHOWN = 3  # defaults of a key
 _LARGE = 10**12
 # The experiments that the others derive from.
-_BASES = ("nsa_logistic", "cutpaste_3way", "dla", "baseline_mean")
+_BASES = ("nsa_logistic", "cutpaste_3way", "dla", "lite", "baseline_mean")
 # What must be set for a key to be looked at.
 _WITH = {
     "density.bandwidth": {"density.name": "kernel"},
@@ -65,6 +66,7 @@ _MEANINGS = {
     "nsa": nsa.KEYS.meanings,
     "cutpaste": cutpaste.KEYS.meanings,
     "dla": dla.KEYS.meanings,
+    "features": features.KEYS.meanings,
     "baseline": baseline.KEYS.meanings,
     "synthetic_anomalies": SETTINGS,
 }

@@ -207,24 +207,25 @@ def _channels(key: jax.Array, total: int, count: int) -> np.ndarray:
 def _fit(config: ConfigDict, batches: Any, images: int, key: jax.Array) -> dict[str, Any]:
     """The scorer of the features of the good images, which come in batches (b, rows, columns, channels)."""
     settings, name = config.density, config.density.name
-    sums, gathered = None, None
-    for number, features in enumerate(batches):
+    sums, candidates, seen = None, None, 0
+    for features in batches:
         b, rows, columns, channels = features.shape
         if name in (AUTO, PER_LOCATION, SHARED):
             placed = features.reshape(-1, channels) if name == SHARED else np.moveaxis(features, 0, -2)
-            shift = placed.mean(axis=-2, dtype=np.float64) if sums is None else sums.shift
-            made = gaussian_statistics.statistics(placed, shift)
-            sums = made if sums is None else sums + made
+            if sums is None:
+                sums = Statistics.around(placed.mean(axis=-2, dtype=np.float64))
+            sums.add(placed)
         if name in (AUTO, NEAREST):
-            if gathered is None:
-                gathered = _Gathered(config, images, rows * columns, channels)
-            gathered.add(jax.random.fold_in(key, number + 1), features.reshape(b, rows * columns, channels))
+            if candidates is None:
+                candidates = _Candidates(key, min(settings.patches, images * rows * columns), channels)
+            candidates.add(seen, features.reshape(b, rows * columns, channels))
+        seen += b
     if name == AUTO:
         name = _choose(sums)
     if name != NEAREST:
         options = {"shrinkage": settings.shrinkage, "ridge": settings.ridge}
         return {"scorer": gaussian_statistics.gaussian(sums, **options)._asdict()}
-    return {"scorer": gathered.bank(key)._asdict()}
+    return {"scorer": _bank(config, candidates, key)._asdict()}
 
 
 def _choose(sums: Statistics) -> str:
@@ -240,29 +241,47 @@ def _choose(sums: Statistics) -> str:
     return name
 
 
-class _Gathered:
-    """Features that a bank is chosen from: as many of each image."""
+class _Candidates:
+    """Features that a bank is chosen from: a random part of those of all images, however these are divided.
 
-    def __init__(self, config: ConfigDict, images: int, positions: int, channels: int):
-        self._settings, self._neighbors = config.density, config.score.reweight
-        self._each, self._total = min(positions, -(-self._settings.patches // images)), images * positions
-        memory.check_bank(images * self._each, channels)
-        self._rows: list[np.ndarray] = []
+    Each feature draws a number, by its image's place in the training set and its own in the image, and those of the
+    smallest numbers are kept.
+    """
 
-    def add(self, key: jax.Array, features: np.ndarray) -> None:
-        """Takes some features of each image of a batch (b, positions, channels)."""
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-        self._rows += [image[rng.permutation(len(image))[: self._each]] for image in features]
+    def __init__(self, key: jax.Array, most: int, channels: int):
+        memory.check_bank(most, channels)
+        self._seed, self._most = np.asarray(jax.random.key_data(key)).ravel(), most
+        self._features, self._numbers = np.empty((0, channels), np.float32), np.empty(0)
+        self.seen = 0
 
-    def bank(self, key: jax.Array) -> Bank:
-        """The bank."""
-        features = np.concatenate(self._rows)
-        count = max(1, round(self._settings.bank * len(features)))
-        drawn = "" if len(features) == self._total else f", drawn at random from {self._total}"
-        print(f"the bank keeps {count} of {len(features)} features{drawn}", flush=True)
-        if count < len(features):
-            features = features[nearest_neighbor.greedy_coreset(key, features, count=count)]
-        return nearest_neighbor.fit_bank(features, neighbors=max(1, self._neighbors))
+    def add(self, first: int, features: np.ndarray) -> None:
+        """Takes the features of images (b, positions, channels), whose first is number `first` of the training set."""
+        b, positions, channels = features.shape
+        drawn = [np.random.default_rng([*self._seed, first + n]).random(positions) for n in range(b)]
+        self.seen += b * positions
+        numbers = np.concatenate([self._numbers, *drawn])
+        # Most features of later images are dropped before they are copied.
+        kept = np.sort(np.argpartition(numbers, self._most)[: self._most]) if len(numbers) > self._most else slice(None)
+        old = len(self._numbers)
+        rows = np.arange(len(numbers))[kept]
+        new = features.reshape(-1, channels)[rows[rows >= old] - old]
+        self._features = np.concatenate([self._features[rows[rows < old]], new])
+        self._numbers = numbers[kept]
+
+    def features(self) -> np.ndarray:
+        """float32 (n, channels), by their numbers."""
+        return self._features[np.argsort(self._numbers)]
+
+
+def _bank(config: ConfigDict, candidates: _Candidates, key: jax.Array) -> Bank:
+    """The bank that is chosen from some features."""
+    features = candidates.features()
+    count = max(1, round(config.density.bank * len(features)))
+    drawn = "" if len(features) == candidates.seen else f", drawn at random from {candidates.seen}"
+    print(f"the bank keeps {count} of {len(features)} features{drawn}", flush=True)
+    if count < len(features):
+        features = features[nearest_neighbor.greedy_coreset(key, features, count=count)]
+    return nearest_neighbor.fit_bank(features, neighbors=max(1, config.score.reweight))
 
 
 def _distances(scorer: dict[str, Any], features: jax.Array, *, reweight: int) -> tuple[jax.Array, jax.Array | float]:

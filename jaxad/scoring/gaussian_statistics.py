@@ -5,7 +5,7 @@ power of the centered features' norm. They are taken around a fixed point near t
 large numbers would lose the digits of a small variance.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -14,46 +14,49 @@ from jaxad.errors import UserError
 from jaxad.scoring import density
 
 
-class Statistics(NamedTuple):
+@dataclasses.dataclass
+class Statistics:
     """Sums over features x (*locations, n, d), less `shift`.
 
     Attributes:
-      count: n
       shift: float64 (*locations, d), what every feature is counted from.
+      count: n
       first: float64 (*locations, d), sum of x.
       second: float64 (*locations, d, d), sum of x x^T.
       third: float64 (*locations, d), sum of |x|^2 x.
       fourth: float64 (*locations,), sum of |x|^4.
     """
 
-    count: int
     shift: np.ndarray
+    count: int
     first: np.ndarray
     second: np.ndarray
     third: np.ndarray
     fourth: np.ndarray
 
-    def __add__(self, other: "Statistics") -> "Statistics":
-        """The statistics of all features of both, which must have the same `shift`."""
-        return Statistics(
-            self.count + other.count, self.shift, *(a + b for a, b in zip(self[2:], other[2:], strict=True))
-        )
+    @classmethod
+    def around(cls, shift: np.ndarray) -> "Statistics":
+        """Those of no feature, around a shift (*locations, d)."""
+        return cls(shift, 0, np.zeros_like(shift), np.zeros((*shift.shape, shift.shape[-1])), np.zeros_like(shift),
+                   np.zeros(shift.shape[:-1]))  # fmt: skip
 
+    def add(self, features: np.ndarray) -> None:
+        """Adds features (*locations, n, d).
 
-def statistics(features: np.ndarray, shift: np.ndarray) -> Statistics:
-    """The statistics of features (*locations, n, d) around a shift (*locations, d).
-
-    Raises:
-      UserError: A feature is not finite.
-    """
-    if not np.isfinite(features).all():
-        raise UserError("the good images' features are not finite; give other weights")
-    x = features.astype(np.float64) - shift[..., None, :]
-    squares = (x**2).sum(axis=-1, keepdims=True)
-    second = np.swapaxes(x, -1, -2) @ x
-    return Statistics(
-        x.shape[-2], shift, x.sum(axis=-2), second, (squares * x).sum(axis=-2), (squares**2).sum((-2, -1))
-    )
+        Raises:
+          UserError: A feature is not finite.
+        """
+        if not np.isfinite(features).all():
+            raise UserError("the good images' features are not finite; give other weights")
+        self.count += features.shape[-2]
+        # One row of locations after the other, so that no second array of the size of `second` is made.
+        for at in np.ndindex(self.shift.shape[:-2]):
+            x = features[at].astype(np.float64) - self.shift[at][..., None, :]
+            squares = (x**2).sum(axis=-1, keepdims=True)
+            self.first[at] += x.sum(axis=-2)
+            self.second[at] += np.swapaxes(x, -1, -2) @ x
+            self.third[at] += (squares * x).sum(axis=-2)
+            self.fourth[at] += (squares**2).sum(axis=(-2, -1))
 
 
 def gaussian(sums: Statistics, *, shrinkage: str, ridge: float) -> density.Gaussian:

@@ -228,9 +228,33 @@ def test_values_that_cannot_be_are_refused(key, value, word):
 
 
 def test_a_bank_larger_than_memory_is_refused_with_its_size():
-    config = config_of("auto", density__name="nearest_neighbor", density__patches=10**15)
     with refuses(None, "GiB"):
-        features._Gathered(config, 10**7, 10**6, 176)
+        features._Candidates(jax.random.key(0), 10**12, 176)
+
+
+@pytest.mark.parametrize("most", [7, 40, 60, 1000])
+def test_candidates_do_not_depend_on_how_images_are_divided(most):
+    x = np.random.default_rng(0).normal(size=(6, 10, 3)).astype(np.float32)
+    found = []
+    for sizes in ([6], [1, 1, 4], [2, 2, 2]):
+        candidates, first = features._Candidates(jax.random.key(0), most, 3), 0
+        for size in sizes:
+            candidates.add(first, x[first : first + size])
+            first += size
+        found.append(candidates.features())
+        assert candidates.seen == 60
+    assert len(found[0]) == min(most, 60)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    assert {tuple(row) for row in found[0]} <= {tuple(row) for row in x.reshape(-1, 3)}
+
+
+def test_every_position_is_a_candidate_as_often_as_any_other():
+    x = np.tile(np.arange(16, dtype=np.float32)[None, :, None], (4000, 1, 1))
+    candidates = features._Candidates(jax.random.key(0), 16_000, 1)
+    candidates.add(0, x)
+    counts = np.bincount(candidates.features()[:, 0].astype(int), minlength=16)
+    assert abs(counts - 1000).max() < 5 * np.sqrt(750)
 
 
 @pytest.mark.parametrize("options", [{"density.bank": 0.5}, {"score.reweight": 3}, {"density.patches": 9}])

@@ -16,10 +16,9 @@ def features(locations=(3, 2), n=40, d=5, seed=0):
 def in_parts(x, sizes):
     """The statistics of features that come in parts."""
     parts = np.split(x, np.cumsum(sizes)[:-1], axis=-2)
-    shift = parts[0].mean(axis=-2, dtype=np.float64)
-    sums = gs.statistics(parts[0], shift)
-    for part in parts[1:]:
-        sums = sums + gs.statistics(part, shift)
+    sums = gs.Statistics.around(parts[0].mean(axis=-2, dtype=np.float64))
+    for part in parts:
+        sums.add(part)
     return sums
 
 
@@ -57,6 +56,6 @@ def test_locations_that_do_not_differ_have_no_share():
 
 def test_infinite_features_and_singular_covariances_are_refused():
     with refuses(None, "finite"):
-        gs.statistics(np.array([[np.nan]]), np.zeros(1))
+        gs.Statistics.around(np.zeros(1)).add(np.array([[np.nan]]))
     with refuses("density.ridge", "singular"):
         gs.gaussian(in_parts(np.ones((4, 2)), [4]), shrinkage="ledoit_wolf", ridge=0.0)
