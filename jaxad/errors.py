@@ -95,7 +95,9 @@ def user_message(error: BaseException) -> tuple[str, int] | None:
 
 
 def refused(error: BaseException) -> str | None:
-    """What the file system has refused, where a library tells it in the text of an error of its own, else None."""
+    """What the file system has refused, by its own error or in the text of a library's, else None."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return os.strerror(error.errno)
     return next((os.strerror(number) for number in _REMEDIES if os.strerror(number) in str(error)), None)
 
 

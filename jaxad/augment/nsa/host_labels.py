@@ -9,7 +9,7 @@ _DISK = np.argwhere(_ROWS**2 + _COLUMNS**2 <= _RADIUS**2)  # 81 offsets into the
 
 
 def binary(original: np.ndarray, blended: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Where blending changed the image: mean absolute difference above one grey level, 5x5 median.
+    """Where blending changed the image (equation 13): mean absolute difference above one grey level, 5x5 median.
 
     Args:
       original: uint8 (h, w, c), before blending.
@@ -23,7 +23,7 @@ def binary(original: np.ndarray, blended: np.ndarray, mask: np.ndarray) -> np.nd
 
 
 def continuous(original: np.ndarray, blended: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How far blending changed the image: mean absolute difference on ``binary``, median over a disk of radius 5.
+    """How far blending changed the image (equation 13): mean difference on ``binary``, median over a disk of radius 5.
 
     Args:
       original: uint8 (h, w, c), before blending.

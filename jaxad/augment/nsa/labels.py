@@ -11,7 +11,7 @@ from jaxad.augment.nsa import median_filters
 
 
 def binary(original: jax.Array, blended: jax.Array, mask: jax.Array) -> jax.Array:
-    """Where blending changed the image: mean absolute difference above one grey level, 5x5 median (equation 13).
+    """Where blending changed the image (equation 13): mean absolute difference above one grey level, 5x5 median.
 
     Args:
       original: uint8 (h, w, c), before blending.
@@ -25,8 +25,7 @@ def binary(original: jax.Array, blended: jax.Array, mask: jax.Array) -> jax.Arra
 
 
 def continuous(original: jax.Array, blended: jax.Array, mask: jax.Array) -> jax.Array:
-    """How far blending changed the image: mean absolute difference on ``binary``, median over a disk of radius 5
-    (equation 13).
+    """How far blending changed the image (equation 13): mean difference on ``binary``, median over a disk of radius 5.
 
     Args:
       original: uint8 (h, w, c), before blending.
