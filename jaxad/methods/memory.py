@@ -79,6 +79,17 @@ def check_bank(features: int, channels: int) -> None:
     _check(2 * features * channels * _FLOAT, what, "config.density.patches", host_memory(), "this machine")
 
 
+def check_gaussians(count: int, channels: int) -> None:
+    """Refuses Gaussians whose sums, in float64, and factors, in float32, cannot be held.
+
+    Raises:
+      UserError: They need more than all memory of the host.
+    """
+    what = f"{counted(count, 'Gaussian')} of {channels} channels, one for each position,"
+    settings = "config.score.size, or set config.density.channels"
+    _check(3 * count * channels**2 * _FLOAT, what, settings, host_memory(), "this machine")
+
+
 def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -> None:
     """Refuses a training step for images so large that a single result of its network is beyond all memory.
 

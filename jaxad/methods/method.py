@@ -28,6 +28,21 @@ class Scores(NamedTuple):
     map: jax.Array
 
 
+class Refit(NamedTuple):
+    """How a method's density takes in more good images after its fit, as if it had been fitted to all.
+
+    Attributes:
+      fit: ``(variables, good_images, key) -> (density, kept)``: what `Method.fit` returns, and nested dicts of NumPy
+        arrays, from which `extend` goes on without the images.
+      extend: ``(variables, density, kept, new_images, key) -> (density, kept)``, with the same key.
+    """
+
+    fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]]
+    extend: Callable[
+        [dict[str, Any], Any, dict[str, Any], Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]
+    ]
+
+
 class Hooks(NamedTuple):
     """What a method may have besides; each is None where there is nothing of it.
 
@@ -50,6 +65,7 @@ class Hooks(NamedTuple):
       param_labels: ``params -> labels``, a pytree of the same structure with a word for each parameter: ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. Without
         it all are trained alike.
+      refit: Takes in more good images later.
     """
 
     device_augment: Callable[[jax.Array, Batch], Batch] | None = None
@@ -61,6 +77,7 @@ class Hooks(NamedTuple):
     load_pretrained: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     pretrained_checksums: Callable[[], dict[str, str]] | None = None
     param_labels: Callable[[Any], Any] | None = None
+    refit: Refit | None = None
 
 
 class Method(NamedTuple):
@@ -194,9 +211,19 @@ def untrained(method: Method) -> Method:
         drawn = devices.to_host(begin(key, method, good_images[0]))
         return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
 
+    def fit_kept(variables, good_images, key):
+        drawn = devices.to_host(begin(key, method, good_images[0]))
+        density, kept = method.hooks.refit.fit(drawn, good_images, key)
+        return {"variables": drawn, "features": density}, kept
+
+    def extend(variables, density, kept, images, key):
+        extended, kept = method.hooks.refit.extend(density["variables"], density["features"], kept, images, key)
+        return density | {"features": extended}, kept
+
     def of(function):
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     hooks = {name: of(f) for name in ("embed", "map_terms") if (f := getattr(method.hooks, name)) is not None}
     hooks |= dict.fromkeys(("device_augment", "samples", "param_labels"))
+    hooks |= {"refit": method.hooks.refit and Refit(fit_kept, extend)}
     return method._replace(loss=None, fit=fit, score=of(method.score), hooks=method.hooks._replace(**hooks))

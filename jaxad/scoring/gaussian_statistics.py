@@ -40,6 +40,21 @@ class Statistics:
         return cls(shift, 0, np.zeros_like(shift), np.zeros((*shift.shape, shift.shape[-1])), np.zeros_like(shift),
                    np.zeros(shift.shape[:-1]))  # fmt: skip
 
+    def packed(self) -> dict[str, np.ndarray]:
+        """The sums by name, of the symmetric `second` one half, (*locations, d (d + 1) / 2)."""
+        rows, columns = np.triu_indices(self.shift.shape[-1])
+        held = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return held | {"second": self.second[..., rows, columns]}
+
+    @classmethod
+    def unpacked(cls, held: dict[str, np.ndarray]) -> "Statistics":
+        """The statistics that `packed` returned."""
+        d = held["shift"].shape[-1]
+        rows, columns = np.triu_indices(d)
+        second = np.empty((*held["shift"].shape, d))
+        second[..., rows, columns] = second[..., columns, rows] = held["second"]
+        return cls(**held | {"count": int(held["count"]), "second": second})
+
     def add(self, features: np.ndarray) -> None:
         """Adds features (*locations, n, d).
 

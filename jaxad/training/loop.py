@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import data, methods
 from jaxad import detector as detectors
+from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
@@ -97,11 +98,11 @@ class _Run:
         return pipeline.Images(self.source, numbers, size=self.config.score.size, cache_bytes=0)
 
     @functools.cached_property
-    def _synthetic(self) -> synthetic_validation.SyntheticSet | None:
+    def _synthetic(self) -> synthetic_defects.SyntheticSet | None:
         if not len(self.held):
             return None
         held, fitted = self._good(self.held).stack(), self._good(self.fitted)
-        return synthetic_validation.make(held, fitted, crop=self.config.evaluate.crop)
+        return synthetic_defects.make(held, fitted, crop=self.config.evaluate.crop)
 
     @property
     def watched(self) -> bool:

@@ -11,7 +11,8 @@ from scipy import ndimage
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import methods
-from jaxad.methods import features
+from jaxad.methods import features_fitting as fitting
+from jaxad.methods import memory
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.runtime import devices
@@ -69,6 +70,15 @@ def aligned(count, seed=0):
     """One picture, again and again, with a little noise."""
     noise = np.random.default_rng(seed).integers(-4, 5, (count, 32, 32, 3))
     return np.clip(pictures(1, seed=7) + noise, 0, 255).astype(np.uint8)
+
+
+def shifted(count, seed=0):
+    """A smooth texture, each time from another place of a large one."""
+    rng = np.random.default_rng(seed)
+    large = ndimage.gaussian_filter(np.random.default_rng(7).normal(size=(300, 300, 3)), (2, 2, 0))
+    large = np.clip(127 + 40 * large / large.std(), 0, 255).astype(np.uint8)
+    places = rng.integers(0, 268, (count, 2))
+    return np.stack([large[row : row + 32, column : column + 32] for row, column in places])
 
 
 @functools.cache
@@ -167,11 +177,52 @@ def test_channels_are_drawn_and_kept_with_the_detector():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("images, scorer, words", [(aligned, "factor", "are aligned"), (pictures, "points", "not")])
-def test_the_good_images_decide(images, scorer, words, capsys):
-    _, density = fitted(images(12))
+@pytest.mark.parametrize(
+    "images, count, scorer, words",
+    [
+        (aligned, 12, "factor", "are aligned"),
+        (pictures, 12, "points", "no synthetic defects could"),
+        (shifted, 40, "points", "in 8 of them"),
+    ],
+)
+def test_the_good_images_decide(images, count, scorer, words, capsys):
+    _, density = fitted(images(count))
     assert scorer in density["features"]["scorer"]
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["gaussian_per_location", "nearest_neighbor"])
+def test_what_is_chosen_is_fitted_to_all_images(name, monkeypatch):
+    monkeypatch.setattr(fitting, "_aurocs", lambda candidates, *_: {one: float(one == name) for one in candidates})
+    _, chosen = fitted(pictures(40))
+    _, named = fitted(pictures(40), density__name=name)
+    for one, other in zip(jax.tree.leaves(chosen), jax.tree.leaves(named), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("gaussian_per_location", {}),
+        ("gaussian_per_location", {"density__shrinkage": "ledoit_wolf"}),
+        ("gaussian", {}),
+        ("nearest_neighbor", {}),
+        ("nearest_neighbor", {"density__patches": 300}),
+    ],
+)
+def test_images_that_come_later_give_what_all_give_at_once(name, changes):
+    good, key = pictures(23), jax.random.key(3)
+    method = methods.create(config_of("auto", density__name=name, **changes))
+    refit = method.hooks.refit
+    density, kept = refit.fit({}, good[:9], key)
+    for more in (good[9:10], good[10:]):
+        density, kept = refit.extend({}, density, kept, more, key)
+    assert kept["images"] == 23
+    expected = method.fit({}, good, key)
+    for one, other in zip(jax.tree.leaves(density), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.medium
@@ -227,34 +278,17 @@ def test_values_that_cannot_be_are_refused(key, value, word):
         methods.create(config_of("auto", **{key.replace(".", "__"): value}))
 
 
-def test_a_bank_larger_than_memory_is_refused_with_its_size():
-    with refuses(None, "GiB"):
-        features._Candidates(jax.random.key(0), 10**12, 176)
-
-
-@pytest.mark.parametrize("most", [7, 40, 60, 1000])
-def test_candidates_do_not_depend_on_how_images_are_divided(most):
-    x = np.random.default_rng(0).normal(size=(6, 10, 3)).astype(np.float32)
-    found = []
-    for sizes in ([6], [1, 1, 4], [2, 2, 2]):
-        candidates, first = features._Candidates(jax.random.key(0), most, 3), 0
-        for size in sizes:
-            candidates.add(first, x[first : first + size])
-            first += size
-        found.append(candidates.features())
-        assert candidates.seen == 60
-    assert len(found[0]) == min(most, 60)
-    for other in found[1:]:
-        np.testing.assert_array_equal(other, found[0])
-    assert {tuple(row) for row in found[0]} <= {tuple(row) for row in x.reshape(-1, 3)}
-
-
-def test_every_position_is_a_candidate_as_often_as_any_other():
-    x = np.tile(np.arange(16, dtype=np.float32)[None, :, None], (4000, 1, 1))
-    candidates = features._Candidates(jax.random.key(0), 16_000, 1)
-    candidates.add(0, x)
-    counts = np.bincount(candidates.features()[:, 0].astype(int), minlength=16)
-    assert abs(counts - 1000).max() < 5 * np.sqrt(750)
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"density__name": "nearest_neighbor", "density__patches": 10**12}, "192 features of 11 channels"),
+        ({"density__name": "gaussian_per_location", "density__channels": 10}, "64 Gaussians of 10 channels"),
+    ],
+)
+def test_scorers_larger_than_memory_are_refused_with_their_size(changes, words, monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda: 10_000)
+    with refuses(None, words):
+        fitted(pictures(3), **changes)
 
 
 @pytest.mark.parametrize("options", [{"density.bank": 0.5}, {"score.reweight": 3}, {"density.patches": 9}])

@@ -14,6 +14,7 @@ import pytest
 
 from jaxad import config as configs
 from jaxad import data, detector, methods
+from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
 from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
@@ -121,7 +122,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
         step = checkpoints.newest()
         kept = checkpoints.read(step, devices.replicate(state, devices.make_mesh()))
     assert step == 6
-    made = synthetic_validation.make(good[0].stack(), good[1])
+    made = synthetic_defects.make(good[0].stack(), good[1])
     alone = detector.Detector(config, {"params": kept.params, "batch_stats": kept.batch_stats}, None)
     figures = synthetic_validation.measure(alone.score(made.images), made)
     assert {name: value for name, value in watched[6].items() if name in figures} == pytest.approx(figures, abs=1e-6)

@@ -1,0 +1,121 @@
+"""Fits the scorers of features to good images, takes in more images later, and chooses a scorer where none is named.
+
+Two of them are chosen from. Where the position in the image explains most of how features vary, parts are aligned, and
+a Gaussian for each position is taken. Elsewhere it can still be the better one, on surfaces with a direction or a
+gradient of light. So a part of the good images is kept back, synthetic defects are put into it, and the scorer that
+tells them from the good ones better is taken. Then it takes in what was kept back.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import metrics
+from jaxad.augment import synthetic_defects
+from jaxad.data.pipeline import Chosen
+from jaxad.methods.features_summary import NEAREST, PER_LOCATION, Summary, empty_summary, restore_summary
+from jaxad.scoring.gaussian_statistics import location_share
+
+AUTO = "auto"
+# Both were settled on MVTec AD's bottle, magnetic tile and the demo, see docs/pretrained_weights.md.
+ALIGNED = 0.5  # share of the variance that the position explains from which nothing else is asked
+# Images that are kept back for the choice: at least, at most, and at most one of so many.
+_FEWEST, _MOST, _EVERY = 4, 16, 5
+
+
+class Functions(NamedTuple):
+    """What fitting needs of the network, whose variables are bound.
+
+    Attributes:
+      features: ``images -> batches`` of float32 (b, rows, columns, channels), of a sequence of uint8 (h, w, c).
+      image_scores: ``(scorer, images) -> scores``, float32 (n,), of uint8 (n, h, w, c).
+    """
+
+    features: Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
+    image_scores: Callable[[dict[str, Any], np.ndarray], np.ndarray]
+
+
+def fit_scorer(
+    key: jax.Array, config: ConfigDict, functions: Functions, good_images: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The scorer of ``config.density`` for good images, and what `extend_scorer` needs to take in others."""
+    if config.density.name == AUTO:
+        summary = _chosen(key, config, functions, good_images)
+    else:
+        summary = empty_summary(key, config.density.name, config)
+        _take([summary], functions, good_images, np.arange(len(good_images)))
+    return summary.fit(), {"images": np.asarray(len(good_images)), "summary": summary.arrays()}
+
+
+def extend_scorer(
+    key: jax.Array, config: ConfigDict, functions: Functions, kept: dict[str, Any], images: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The scorer for the images of before and some more, and what the next call needs; what was chosen stays."""
+    before, summary = int(kept["images"]), restore_summary(key, kept["summary"], config)
+    _take([summary], functions, images, np.arange(len(images)), before=before)
+    return summary.fit(), {"images": np.asarray(before + len(images)), "summary": summary.arrays()}
+
+
+def _take(
+    into: Iterable[Summary],
+    functions: Functions,
+    images: Sequence[np.ndarray],
+    rows: np.ndarray,
+    *,
+    before: int = 0,
+) -> None:
+    """Adds the features of some of the images, which come after `before` others."""
+    at = 0
+    for features in functions.features(Chosen(images, rows)):
+        numbers = before + rows[at : at + len(features)]
+        for summary in into:
+            summary.add(numbers, features)
+        at += len(features)
+
+
+def _chosen(
+    key: jax.Array, config: ConfigDict, functions: Functions, good_images: Sequence[np.ndarray]
+) -> Summary:
+    """The summary of all good images for the scorer that suits them, which is said with the reason."""
+    n = len(good_images)
+    count = min(_MOST, n // _EVERY)
+    back = np.linspace(0, n - 1, count if count >= _FEWEST else 0).round().astype(int)
+    rest = np.setdiff1d(np.arange(n), back)
+    candidates = {name: empty_summary(key, name, config) for name in (PER_LOCATION, NEAREST)}
+    _take(candidates.values(), functions, good_images, rest)
+    share = location_share(candidates[PER_LOCATION].sums)
+    reason = f"the position in the image explains {share:.0%} of the variance of the good images' features"
+    if share >= ALIGNED:
+        name, reason = PER_LOCATION, f"{reason}, so the parts are aligned"
+    elif found := _aurocs(candidates, functions, Chosen(good_images, back), Chosen(good_images, rest)):
+        name = max(found, key=found.get)
+        told = ", ".join(f"{100 * value:.1f} by {one}" for one, value in found.items())
+        reason = f"{reason}, and synthetic defects in {len(back)} of them have an image AUROC of {told}"
+    else:
+        name = NEAREST
+        reason = f"{reason}, and no synthetic defects could be put into enough of them to compare scorers"
+    print(f"density.name=auto is {name}: {reason}", flush=True)
+    _take([candidates[name]], functions, good_images, back)
+    return candidates[name]
+
+
+def _aurocs(
+    candidates: dict[str, Summary], functions: Functions, kept_back: Sequence[np.ndarray], others: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """How well each scorer tells images that were kept back from the same with a synthetic defect, from 0 to 1.
+
+    Empty where no image was kept back, or no defect can be seen in any.
+    """
+    if not len(kept_back):
+        return {}
+    made = synthetic_defects.make(np.stack([kept_back[n] for n in range(len(kept_back))]), others)
+    if not made.labels.any():
+        return {}
+    found = {}
+    for name, summary in candidates.items():
+        ranking = metrics.rank_images(made.labels, functions.image_scores(summary.fit(), made.images))
+        found[name] = metrics.auroc(metrics.select(ranking, np.ones(len(made.labels), bool)))
+    return found
