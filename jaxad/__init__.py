@@ -17,19 +17,21 @@ if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of ``python
     errors.end_on_interrupt("jaxad")  # before anything else is imported
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "Prediction", "UserError", "configs", "load", "train"]
+__all__ = ["Detector", "Prediction", "UserError", "configs", "load", "refit", "train"]
 
 if TYPE_CHECKING:
     from jaxad import configs
     from jaxad.detector import Detector, Prediction, load
     from jaxad.errors import UserError
     from jaxad.training.api import train
+    from jaxad.training.refit import refit
 else:
     _HOMES = {
         "Detector": "jaxad.detector",
         "Prediction": "jaxad.detector",
         "UserError": "jaxad.errors",
         "load": "jaxad.detector",
+        "refit": "jaxad.training.refit",
         "train": "jaxad.training.api",
     }
 
@@ -47,10 +49,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `jaxad.train` the function: importing the module jaxad/train.py would bind the module to that name."""
+    """Keeps `jaxad.train` and `jaxad.refit` the functions: importing the modules would bind these to the names."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "train" and isinstance(value, ModuleType)):
+        if not (name in ("train", "refit") and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -1,5 +1,6 @@
-"""The command ``jaxad.train`` as a module: the package's attribute of that name is the function."""
+"""``jaxad.train`` and ``jaxad.refit`` as modules: the attributes of the package with these names are functions."""
 
 import importlib
 
+refit = importlib.import_module("jaxad.refit")
 train = importlib.import_module("jaxad.train")

@@ -24,7 +24,7 @@ ORDER = (
     ("methods",),
     ("configs", "detector"),
     ("training",),
-    ("evaluate", "predict", "report"),
+    ("evaluate", "predict", "refit", "report"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),

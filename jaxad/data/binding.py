@@ -20,7 +20,7 @@ _SHOWN = 3  # names of images in a sentence
 # first, and what refuses another training last. Predictions are the user's.
 WRITTEN = (
     "results.json", "scores.csv", "report.html", "synthetic_anomalies.json", "synthetic_anomalies.png", "error.txt",
-    "detector.json", "detector",
+    "detector.json", "detector", "refit.npz",
     "synthetic.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples.png", "provenance.json", FILE,
     "config.json",
 )  # fmt: skip

@@ -119,7 +119,7 @@ def create(config: ConfigDict) -> Method:
         return {"channels": channels, "scorer": scorer}, kept
 
     def extend(variables, density, kept, images, key):
-        scorer, kept = extend_scorer(key, config, functions(variables, density["channels"]), kept, images)
+        scorer, kept = extend_scorer(key, config, functions(variables, np.asarray(density["channels"])), kept, images)
         return density | {"scorer": scorer}, kept
 
     def score(variables, density, images):

@@ -19,7 +19,7 @@ from jaxad import config as configs
 from jaxad import data, methods
 from jaxad import detector as detectors
 from jaxad.augment import synthetic_defects
-from jaxad.data import pipeline
+from jaxad.data import binding, pipeline
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
@@ -27,8 +27,7 @@ from jaxad.methods.method import Method
 from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
 from jaxad.runtime.checkpoint import Checkpoints, NoCheckpoints
-from jaxad.scoring.threshold import fit_threshold
-from jaxad.training import intake, synthetic_validation
+from jaxad.training import intake, refit, synthetic_validation
 from jaxad.training import step as training
 from jaxad.training.log import Log, NoLog
 from jaxad.training.step import Plan, TrainState
@@ -57,7 +56,7 @@ class _Run:
     ):
         self.config, self.method, self.workdir, self.command = config, method, workdir, command
         self.resumable = resumable
-        self.source, self.white_level, self._scorer = source, None, None
+        self.source, self.white_level, self._scorer, self._summary = source, None, None, None
         self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.hooks.min_images:
             raise UserError(
@@ -112,8 +111,9 @@ class _Run:
     def detector(self, variables: dict[str, Any]) -> Detector:
         """A detector with the density fitted, and without a threshold."""
         # From here on one device holds the weights; scoring spreads images, not weights.
-        variables = devices.to_host(variables)
-        density = self.method.fit(variables, self._good(self.fitted), jax.random.key(self.config.seed))
+        variables, refits = devices.to_host(variables), self.method.hooks.refit
+        given = variables, self._good(self.fitted), jax.random.key(self.config.seed)
+        density, self._summary = (self.method.fit(*given), None) if refits is None else refits.fit(*given)
         if self._scorer is None:
             self._scorer = Detector(self.config, variables, density, white_level=self.white_level)
         else:
@@ -128,12 +128,12 @@ class _Run:
         """Makes the complete detector and writes it to the workdir."""
         detector = self.detector(variables)
         # A sample of the training images shows how good images score where none were held out.
-        scores = detector.score(self._good(self.held if len(self.held) else self.fitted[:32]).stack())
-        detector.fit_ranges(scores)
-        if len(self.held):
-            rate = self.config.threshold.false_alarm_rate
-            detector.threshold = fit_threshold(scores.image, false_alarm_rate=rate)
+        seen = self._good(self.held if len(self.held) else self.fitted[: refit.SAMPLE]).stack()
+        refit.complete(detector, seen, held_out=bool(len(self.held)))
         if processes.is_main_process():
+            if self._summary is not None and self.resumable:
+                images = binding.read(self.workdir) or {}
+                refit.write(self.workdir, refit.Kept(self._summary, seen, len(self.fitted), images))
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
                 synthetic_validation.write(self.workdir, self.measure(detector))

@@ -1,0 +1,191 @@
+"""``jaxad.refit``: a detector takes in more good images, without those of before, as if it had been fitted to all.
+
+``refit.npz`` in the workdir remembers what that needs: what the method keeps (`jaxad.methods.method.Refit`), the
+held-out images at the size for scoring, and the fingerprints of all images. It is written before the detector, which
+follows from it alone. So a call that was cut off is completed by the same call, and no image is counted twice.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxad import detector as detectors
+from jaxad import methods
+from jaxad.data import binding, folder, levels, pipeline
+from jaxad.data.given import Given, training_source
+from jaxad.data.record import Source
+from jaxad.detector import REWRITE, Detector
+from jaxad.errors import UserError, counted, first_line
+from jaxad.runtime import arrays, devices, disk, provenance
+from jaxad.scoring.threshold import fit_threshold
+
+FILE = "refit.npz"
+SAMPLE = 32  # good images that say what scores are like where none is held out
+# What an evaluation or a training has measured of the detector before.
+_STALE = ("results.json", "scores.csv", "report.html", "synthetic.json", "synthetic_anomalies.json")
+
+
+class Kept(NamedTuple):
+    """What `FILE` holds.
+
+    Attributes:
+      summary: What `Refit.fit` or `Refit.extend` returned.
+      seen: uint8 (n, s, s, c), the good images by whose scores threshold and ranges are set: those that are held out,
+        or where none is, the first `SAMPLE`.
+      fitted: How many images the density was fitted to.
+      fingerprints: Of all images, by their ids (see `jaxad.data.binding`).
+    """
+
+    summary: dict[str, Any]
+    seen: np.ndarray
+    fitted: int
+    fingerprints: dict[str, dict[str, Any]]
+
+
+def write(workdir: Path, kept: Kept) -> None:
+    """Writes `FILE`, and the fingerprints as the images that the workdir is bound to.
+
+    Raises:
+      UserError: They cannot be written.
+    """
+    path = workdir / FILE
+    try:
+        held = {"summary": kept.summary, "seen": kept.seen}
+        arrays.write(path, held, {"fitted": kept.fitted, "fingerprints": kept.fingerprints})
+        disk.write_json(workdir / binding.FILE, {"images": kept.fingerprints})
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})", about=path) from error
+
+
+def _read(workdir: Path) -> Kept:
+    """What `write` wrote.
+
+    Raises:
+      UserError: It is not there or damaged.
+    """
+    path = workdir / FILE
+    try:
+        held, values = arrays.read(path)
+        return Kept(held["summary"], held["seen"], values["fitted"], values["fingerprints"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{workdir} has no {FILE}, which a training writes and Detector.save does not; train in a workdir",
+            about=path,
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions", about=path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); {REWRITE}", about=path) from error
+
+
+def complete(found: Detector, seen: np.ndarray, *, held_out: bool) -> None:
+    """Sets the ranges of a detector, and its threshold where the good images (n, s, s, c) were held out."""
+    scores = found.score(seen)
+    found.fit_ranges(scores)
+    if held_out:
+        found.threshold = fit_threshold(scores.image, false_alarm_rate=found.config.threshold.false_alarm_rate)
+
+
+def refit(
+    workdir: str | os.PathLike[str],
+    images: str | os.PathLike[str] | np.ndarray | Iterable[Given] | Source,
+    *,
+    command: str = "jaxad.refit",
+) -> Detector:
+    """Adds good images to what a detector was fitted to, and fits its density and threshold again.
+
+    The old images are not needed. The density is that of all images together. ``config.data.holdout`` of all images are
+    held out, as near as it can be, and the threshold is fitted on them. What ``density.name=auto`` chose stays. Images
+    that the detector has taken in already, by their content, are left out. Results of earlier evaluations are removed.
+
+    Args:
+      workdir: A directory that ``jaxad.train`` has completed, with a method whose density can take in images
+        (`jaxad.methods.method.Hooks`).
+      images: Good images as `jaxad.train` takes them: a folder, an iterable of arrays, images of Pillow or paths, or a
+        source.
+      command: What the user typed, for the provenance of the results.
+
+    Returns:
+      The new detector, which is in the workdir then.
+
+    Raises:
+      UserError: The workdir holds no such detector or is in use, or an image cannot be used.
+    """
+    workdir = Path(workdir)
+    detectors.read_config(workdir)  # refuses what is no workdir, where a lock would make one
+    with disk.locked(workdir), pipeline.opencv_on_one_thread(), jax.enable_x64(False):
+        return _refit(workdir, images, command)
+
+
+def _refit(workdir: Path, images: Any, command: str) -> Detector:
+    """`refit` in a workdir that is locked."""
+    found = detectors.load(workdir)
+    config, hook = found.config, methods.create(found.config).hooks.refit
+    if hook is None:
+        raise UserError(
+            f"a detector of config.method={config.method} cannot take in more images; train again with all of them",
+            about=workdir,
+        )
+    kept = _read(workdir)
+    source, rows = _bound(found, images)
+    new = _unknown(rows, kept)
+    held_out = found.threshold is not None
+    fitted, held = _split(len(new), kept, holdout=config.data.holdout if held_out else 0.0, seed=config.seed)
+
+    def part(rows: np.ndarray) -> pipeline.Images | tuple[()]:
+        return pipeline.Images(source, new[rows], size=config.score.size, cache_bytes=0) if len(rows) else ()
+
+    provenance.record(workdir, command)
+    fitted_before = found.variables, devices.to_host(found.density), kept.summary
+    density, summary = hook.extend(*fitted_before, part(fitted), jax.random.key(config.seed))
+    shown = part(held if held_out else fitted[: SAMPLE - len(kept.seen)])
+    seen = np.concatenate([kept.seen, shown.stack()]) if shown else kept.seen
+    made = found.with_weights(found.variables, density)
+    complete(made, seen, held_out=held_out)
+    if sentence := levels.clipped_images(source.deep, found.white_level):
+        print(sentence, flush=True)
+    more = {f"refit{len(kept.fingerprints)}/{source.ids[at]}": rows[at] for at in new}
+    write(workdir, Kept(summary, seen, kept.fitted + len(fitted), kept.fingerprints | more))
+    for name in _STALE:
+        disk.remove(workdir / name)
+    detectors.write(made, workdir)
+    counts = f"{len(fitted)} to fit, {len(held)} held out" if held_out else f"{len(fitted)} to fit"
+    told = f"{counted(len(new), 'new image')} ({counts}); the detector has {len(kept.fingerprints) + len(new)} now"
+    if before := len(rows) - len(new):
+        told += f"; {counted(before, 'image')} of those given were among them before"
+    print(told, flush=True)
+    return made
+
+
+def _bound(found: Detector, images: Any) -> tuple[Source, list[dict[str, Any]]]:
+    """The images that were given, which must not change any more, and their fingerprints."""
+    options = {name: found.read_options[name] for name in ("channels", "min_side", "max_pixels")}
+    if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+        source = folder.load(images, "", **options).train
+    else:
+        source = training_source(images, **options)
+    rows = list(binding.fingerprints(source, {}).values())
+    return source.bound(rows, found.white_level), rows
+
+
+def _unknown(rows: list[dict[str, Any]], kept: Kept) -> np.ndarray:
+    """The numbers of the images that the detector has not taken in, of equal ones the first."""
+    seen, new = {row["sha256"] for row in kept.fingerprints.values()}, []
+    for number, row in enumerate(rows):
+        if row["sha256"] not in seen:
+            new.append(number)
+            seen.add(row["sha256"])
+    return np.array(new, int)
+
+
+def _split(new: int, kept: Kept, *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides new images at random into those to fit and those to hold out, so that of all the share is held out."""
+    total = len(kept.fingerprints) + new
+    missing = round(total * holdout) - (len(kept.fingerprints) - kept.fitted)
+    held = min(new, max(0, missing))
+    order = np.random.default_rng((seed, total)).permutation(new)
+    return np.sort(order[held:]), np.sort(order[:held])
