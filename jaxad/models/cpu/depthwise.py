@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxad.models import cpu
+from jaxad.models.cpu.sums import channel_sum
 from jaxad.models.layers import materialized
 from jaxad.runtime import devices
 
@@ -59,7 +60,7 @@ def _depthwise_conv(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(stride: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise_conv(stride, x, kernel), (x, kernel)
+    return materialized(_depthwise_conv(stride, x, kernel)), (x, kernel)
 
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -74,22 +75,17 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride
         before = k - 1 - padding(n, k, stride)[0]
         edges.append((before, n + k - 1 - before - (outputs - 1) * stride - 1, stride - 1))
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), (*edges, (0, 0, 0)))
-    return _correlate(materialized(spread), kernel[::-1, ::-1], 1)
+    return materialized(_correlate(materialized(spread), kernel[::-1, ::-1], 1))
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
-    """Sums over the products of the gradient with the pixels at each tap, a row at a time, which the caches hold."""
-    k, columns = len(kernel), (gradient.shape[2] - 1) * stride + 1
-    padded = _padded(x, k, stride)
-
-    def of_row(n: jax.Array) -> jax.Array:
-        rows = lax.dynamic_slice_in_dim(padded, n * stride, k, axis=1)
-        row = lax.dynamic_index_in_dim(gradient, n, axis=1, keepdims=False)
-        row = row.astype(jnp.promote_types(row.dtype, jnp.float32))
-        taps = [(rows[:, i, j : j + columns : stride] * row).sum((0, 1)) for i in range(k) for j in range(k)]
-        return jnp.stack(taps).reshape(kernel.shape)
-
-    return lax.map(of_row, jnp.arange(gradient.shape[1])).sum(0).astype(kernel.dtype)
+    """Sums over the products of the gradient with the pixels at each tap."""
+    k, padded = len(kernel), _padded(x, len(kernel), stride)
+    rows, columns = ((n - 1) * stride + 1 for n in gradient.shape[1:3])
+    wide = materialized(gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32)))
+    taps = [(i, j) for i in range(k) for j in range(k)]
+    shifted = (padded[:, i : i + rows : stride, j : j + columns : stride] for i, j in taps)
+    return jnp.stack([channel_sum(part * wide) for part in shifted]).reshape(kernel.shape).astype(kernel.dtype)
 
 
 _depthwise_conv.defvjp(_forward, _backward)
