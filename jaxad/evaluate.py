@@ -172,13 +172,21 @@ def origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None)
 
 def _wall_time(workdirs: Sequence[Path], *, start: float) -> dict:
     """The part of results.json that says how long it took; `start` is the evaluation's on the clock."""
-    histories = [read_history(workdir) for workdir in workdirs]
+    trained = [_train_seconds(workdir) for workdir in workdirs]
     return {
         "wall_time_s": {
-            "train": sum(rows[-1]["seconds"] for rows in histories) if all(histories) else None,
+            "train": None if None in trained else sum(trained),
             "evaluate": time.perf_counter() - start,
         }
     }
+
+
+def _train_seconds(workdir: Path) -> float | None:
+    """How long the steps of a training took, or the fit of a method without steps; None where it is not known."""
+    if history := read_history(workdir):
+        return history[-1]["seconds"]
+    rows = provenance.recorded(workdir)
+    return rows[-1].get("fit_s") if rows else None
 
 
 def evaluate_ensemble(

@@ -63,6 +63,13 @@ def record(workdir: Path, command: str, **more: object) -> None:
     disk.write_json(workdir / "provenance.json", rows)
 
 
+def add(workdir: Path, **more: object) -> None:
+    """Says more in the row that `record` wrote last."""
+    if processes.is_main_process():
+        *rows, last = recorded(workdir)
+        disk.write_json(workdir / "provenance.json", [*rows, last | more])
+
+
 def recorded(workdir: Path) -> list[dict]:
     """The rows that `record` wrote, oldest first; none where there is no such file.
 

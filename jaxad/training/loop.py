@@ -7,6 +7,7 @@ is fed are their numbers.
 
 import contextlib
 import functools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -335,7 +336,10 @@ def _train(run: _Run, plan: Plan | None, *, defer_signals: bool) -> Detector:
     """`train` in a workdir that is claimed."""
     if plan is None:
         _record(run, start=True)
-        return run.finish({})
+        begun = time.perf_counter()
+        made = run.finish({})
+        provenance.add(run.workdir, fit_s=time.perf_counter() - begun)
+        return made
     if run.config.synthetic_every and not len(run.held):
         print("no good images are held out (config.data.holdout): the training is not watched by synthetic defects")
     return run.finish(_fit_weights(run, _training_images(run), plan, defer_signals=defer_signals))
