@@ -33,6 +33,39 @@ def _benchmarks(results: Path) -> list[tables.Table]:
     return [report.benchmark_table([json.loads(file.read_text()) for file in files])]
 
 
+def _of(make: Callable, *experiments: str) -> Callable[[Path], list[tables.Table]]:
+    """A table of the newest release's runs of these experiments alone."""
+
+    def those(results: Path) -> list[tables.Table]:
+        runs = report.gather([results / "jax_0.12"])
+        return [make([one for one in runs if one["experiment"] in experiments])]
+
+    return those
+
+
+def _levels(runs: Sequence[dict]) -> tables.Table:
+    """Scorers of features by levels, each category with its figures and the seconds of the fit."""
+    categories = sorted({one["category"] for one in runs})
+    figures = (("image", "auroc", "image AUROC"), ("pixel", "auroc", "pixel AUROC"), ("pixel", "aupro", "AU-PRO"))
+    rows: dict[tuple, dict[str, list[str]]] = {}
+    for one in runs:
+        settings = one["config"]["density"]
+        patches = settings["patches"] if settings["name"] == "nearest_neighbor" else 0
+        cells = [f"{100 * one[level][metric]:.1f}" for level, metric, _ in figures]
+        own = rows.setdefault((settings["name"], settings["levels"], patches), {})
+        own[one["category"]] = [*cells, f"{one['wall_time_s']['train']:.0f}"]
+    heads = ["density.name", "density.levels", "density.patches"]
+    heads += [f"{category}: {title}" for category in categories for title in (*(row[2] for row in figures), "seconds")]
+    missing = ["–"] * (len(figures) + 1)
+    body = []
+    for (name, levels, patches), own in sorted(rows.items()):
+        kept = f"{patches:,}" if patches else "–"
+        body.append([name, levels, kept, *(cell for category in categories for cell in own.get(category, missing))])
+    made = sorted({(one["device"], one["date"]) for one in runs})
+    note = "; ".join(f"{device}, {date}" for device, date in made)
+    return tables.Table(heads, body, "ll" + "r" * (len(heads) - 2), notes=[f"Measured on {note}."])
+
+
 def _published(*experiments: str) -> Callable[[Path], list[tables.Table]]:
     return lambda results: [tables.published_table(experiments, "bottle")]
 
@@ -43,7 +76,11 @@ def _keys(results: Path) -> list[tables.Table]:
 
 # What makes the tables of each section, by page.
 SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
-    "README.md": {"results": _measured("jax_0.12", report.summary)},
+    "README.md": {
+        "results": _of(
+            report.summary, "baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_logistic"
+        )
+    },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},
     "docs/performance.md": {"benchmark": _benchmarks},
     "docs/configuration.md": {"configuration": _keys},
@@ -63,6 +100,8 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         "published": _published("dla", "dla_static", "dla_global_neg", "dla_global_dense", "dla_global_only")
     },
     "docs/pretrained_weights.md": {
+        "levels": _of(_levels, "lite_levels"),
+        "measured": _of(report.summary, "lite_pretrained", "lite_finetune"),
         "published": _published(
             "efficientnet_pretrained", "efficientnet_pretrained, score.level=level7",
             "efficientnet_finetune", "efficientnet_finetune, score.level=level7",

@@ -4,8 +4,8 @@
     python -m jaxad.train --config experiments/lite_pretrained.py:bottle --config.data.root=DIR
     python -m jaxad.evaluate --workdir W --config.score.level=level7
 
-This is where lite_finetune.py starts from, as in Li et al., CVPR 2021, Table 3, but with another network. lite.py makes a
-better detector of the same features.
+This is where lite_finetune.py starts from, as in Li et al., CVPR 2021, Table 3, but with another network. lite.py makes
+a better detector of the same features.
 """
 
 from pathlib import Path
