@@ -53,7 +53,10 @@ def _levels(runs: Sequence[dict]) -> tables.Table:
         patches = settings["patches"] if settings["name"] == "nearest_neighbor" else 0
         cells = [f"{100 * one[level][metric]:.1f}" for level, metric, _ in figures]
         own = rows.setdefault((settings["name"], settings["levels"], patches), {})
-        own[one["category"]] = [*cells, f"{one['wall_time_s']['train']:.0f}"]
+        if one["category"] in own:
+            raise UserError(f"{one['path']} has the scorer, levels and patches of another run")
+        seconds = one["wall_time_s"]["train"]
+        own[one["category"]] = [*cells, "n/a" if seconds is None else f"{seconds:.0f}"]
     heads = ["density.name", "density.levels", "density.patches"]
     heads += [f"{category}: {title}" for category in categories for title in (*(row[2] for row in figures), "seconds")]
     missing = ["–"] * (len(figures) + 1)

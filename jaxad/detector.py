@@ -328,6 +328,13 @@ class Detector:
             raise UserError(
                 f"{workdir} holds a training, which did not make this detector; choose another folder", about=workdir
             )
+        is_there = (workdir / "detector.json").is_file()
+        if is_there and self._origin is not None and read_fitted(workdir) != self._origin[2]:
+            raise UserError(
+                f"{workdir} holds another detector by now than this one was loaded from, as after a refit; choose "
+                "another folder, or load it again",
+                about=workdir,
+            )
         write(self, workdir)
 
 

@@ -159,7 +159,7 @@ def origin(workdirs: Sequence[Path], config: ConfigDict, *, command: str | None)
         "experiment": config.experiment,
         "category": category_of(config),
         "seed": config.seed,
-        "command": recorded[0][-1]["command"] if recorded[0] else None,
+        "command": " && ".join(row["command"] for row in _since_the_training(recorded[0])) or None,
         "trained": made,
         "evaluated": {"command": command, **now},
         "commit": provenance.every(made, "commit"),
@@ -182,11 +182,17 @@ def _wall_time(workdirs: Sequence[Path], *, start: float) -> dict:
 
 
 def _train_seconds(workdir: Path) -> float | None:
-    """How long the steps of a training took, or the fit of a method without steps; None where it is not known."""
+    """How long the steps of a training took, or the fits of a method without steps; None where it is not known."""
     if history := read_history(workdir):
         return history[-1]["seconds"]
-    rows = provenance.recorded(workdir)
-    return rows[-1].get("fit_s") if rows else None
+    fits = [row.get("fit_s") for row in _since_the_training(provenance.recorded(workdir))]
+    return sum(fits) if fits and None not in fits else None
+
+
+def _since_the_training(rows: list[dict]) -> list[dict]:
+    """The rows of the last command that trained, and of the refits after it."""
+    trained = [number for number, row in enumerate(rows) if "refit" not in row]
+    return rows[trained[-1] :] if trained else rows
 
 
 def evaluate_ensemble(

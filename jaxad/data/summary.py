@@ -15,12 +15,17 @@ def training_images(source: Source, config: ConfigDict) -> str:
     parts = f"{fitted} to train on and {held} held out for the threshold" if held else "all to train on"
     lines = [f"training images: {len(source)} from {source.place}, {parts}"]
     rate = config.threshold.false_alarm_rate
-    lines += [_on_threshold(len(source), held, config.data.holdout, rate), _on_left_out(source)]
-    lines += [passed_over(source.others, NO_IMAGES)] if source.others else []
+    lines += [on_threshold(len(source), held, config.data.holdout, rate), beside(source)]
     return "\n".join(line for line in lines if line)
 
 
-def _on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
+def beside(source: Source) -> str:
+    """The lines on what lies beside the images of a source and is not used; "" where there is nothing."""
+    others = passed_over(source.others, NO_IMAGES) if source.others else ""
+    return "\n".join(line for line in (_on_left_out(source), others) if line)
+
+
+def on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
     """Why there is no threshold, or what one of few images is worth; "" where there is nothing to say."""
     if not held:
         if not holdout:

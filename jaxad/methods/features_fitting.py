@@ -2,8 +2,8 @@
 
 Two of them are chosen from. Where the position in the image explains most of how features vary, parts are aligned, and
 a Gaussian for each position is taken. Elsewhere it can still be the better one, on surfaces with a direction or a
-gradient of light. So a part of the good images is kept back, synthetic defects are put into it, and the scorer that
-tells them from the good ones better is taken. Then it takes in what was kept back.
+gradient of light. So a part of the good images is kept back, synthetic defects are put into it, and Gaussians are taken
+if they tell them from the good ones better, by more than chance could. Then the scorer takes in what was kept back.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxad import metrics
 from jaxad.augment import synthetic_defects
 from jaxad.data.pipeline import Chosen
+from jaxad.errors import UserError
 from jaxad.methods.features_summary import NEAREST, PER_LOCATION, Summary, empty_summary, restore_summary
 from jaxad.scoring.gaussian_statistics import location_share
 
@@ -47,7 +48,7 @@ def fit_scorer(
     else:
         summary = empty_summary(key, config.density.name, config)
         _take([summary], functions, good_images, np.arange(len(good_images)))
-    return summary.fit(), {"images": np.asarray(len(good_images)), "summary": summary.arrays()}
+    return _fitted(summary, len(good_images))
 
 
 def extend_scorer(
@@ -56,7 +57,15 @@ def extend_scorer(
     """The scorer for the images of before and some more, and what the next call needs; what was chosen stays."""
     before, summary = int(kept["images"]), restore_summary(key, kept["summary"], config)
     _take([summary], functions, images, np.arange(len(images)), before=before)
-    return summary.fit(), {"images": np.asarray(before + len(images)), "summary": summary.arrays()}
+    return _fitted(summary, before + len(images))
+
+
+def _fitted(summary: Summary, images: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What both return for a summary of so many images."""
+    scorer = summary.fit()
+    if told := summary.told(scorer):
+        print(told, flush=True)
+    return scorer, {"images": np.asarray(images), "summary": summary.arrays()}
 
 
 def _take(
@@ -87,19 +96,36 @@ def _chosen(
     candidates = {name: empty_summary(key, name, config) for name in (PER_LOCATION, NEAREST)}
     _take(candidates.values(), functions, good_images, rest)
     share = location_share(candidates[PER_LOCATION].sums)
-    reason = f"the position in the image explains {share:.0%} of the variance of the good images' features"
     if share >= ALIGNED:
-        name, reason = PER_LOCATION, f"{reason}, so the parts are aligned"
-    elif found := _aurocs(candidates, functions, Chosen(good_images, back), Chosen(good_images, rest)):
-        name = max(found, key=found.get)
-        told = ", ".join(f"{100 * value:.1f} by {one}" for one, value in found.items())
-        reason = f"{reason}, and synthetic defects in {len(back)} of them have an image AUROC of {told}"
+        name, reason = PER_LOCATION, "so the parts are aligned"
+    elif not len(back):
+        name, reason = NEAREST, f"and with {n} images, below {_FEWEST * _EVERY}, nothing else is compared"
     else:
-        name = NEAREST
-        reason = f"{reason}, and no synthetic defects could be put into enough of them to compare scorers"
-    print(f"density.name=auto is {name}: {reason}", flush=True)
+        found = _aurocs(candidates, functions, Chosen(good_images, back), Chosen(good_images, rest))
+        name, reason = _better(found, len(back))
+    if config.score.reweight and name == PER_LOCATION:
+        raise UserError(
+            f"config.score.reweight is {config.score.reweight}, but density.name=auto takes {name}, which has no "
+            "neighbors; set it to 0, or config.density.name=nearest_neighbor",
+            about="score.reweight",
+        )
+    explains = f"the position in the image explains {share:.0%} of the variance of the good images' features"
+    print(f"density.name=auto is {name}: {explains}, {reason}", flush=True)
     _take([candidates[name]], functions, good_images, back)
     return candidates[name]
+
+
+def _better(found: dict[str, float], images: int) -> tuple[str, str]:
+    """The scorer to take by the image AUROC of each on synthetic defects in so many images, and the reason."""
+    if not found:
+        return NEAREST, f"and too few of {images} images show a synthetic defect for a comparison"
+    # The largest standard error that the AUROC of so many good images can have.
+    margin = 0.5 / images**0.5
+    name = PER_LOCATION if found[PER_LOCATION] >= found[NEAREST] + margin else NEAREST
+    told = ", ".join(f"{100 * value:.1f} by {one}" for one, value in found.items())
+    reason = f"and synthetic defects in {images} of them have an image AUROC of {told}"
+    close = name == NEAREST and found[PER_LOCATION] > found[NEAREST]
+    return name, f"{reason}, less than the {100 * margin:.1f} apart that count" if close else reason
 
 
 def _aurocs(
@@ -107,12 +133,10 @@ def _aurocs(
 ) -> dict[str, float]:
     """How well each scorer tells images that were kept back from the same with a synthetic defect, from 0 to 1.
 
-    Empty where no image was kept back, or no defect can be seen in any.
+    Empty where fewer defects than images can be seen.
     """
-    if not len(kept_back):
-        return {}
     made = synthetic_defects.make(np.stack([kept_back[n] for n in range(len(kept_back))]), others)
-    if not made.labels.any():
+    if made.labels.sum() < len(kept_back):
         return {}
     found = {}
     for name, summary in candidates.items():

@@ -25,6 +25,9 @@ class Summary(Protocol):
     def fit(self) -> dict[str, np.ndarray]:
         """The scorer: the fields of a `density.Gaussian` or of a `nearest_neighbor.Bank`."""
 
+    def told(self, scorer: dict[str, np.ndarray]) -> str:
+        """A sentence on the scorer that it gave, where there is something to say."""
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The summary itself, for `restore_summary`."""
 
@@ -63,6 +66,10 @@ class Moments:
         """See `Summary.fit`."""
         options = {"shrinkage": self._settings.shrinkage, "ridge": self._settings.ridge}
         return gaussian_statistics.gaussian(self.sums, **options)._asdict()
+
+    def told(self, scorer: dict[str, np.ndarray]) -> str:
+        """See `Summary.told`."""
+        return ""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Summary.arrays`."""
@@ -115,11 +122,14 @@ class Candidates:
         """See `Summary.fit`."""
         features = self.features()
         count = max(1, round(self._settings.bank * len(features)))
-        drawn = "" if len(features) == self.seen else f", drawn at random from {self.seen}"
-        print(f"the bank keeps {count} of {len(features)} features{drawn}", flush=True)
         if count < len(features):
             features = features[nearest_neighbor.greedy_coreset(self._key, features, count=count)]
         return nearest_neighbor.fit_bank(features, neighbors=self._neighbors)._asdict()
+
+    def told(self, scorer: dict[str, np.ndarray]) -> str:
+        """See `Summary.told`."""
+        drawn = "" if len(self._numbers) == self.seen else f", drawn at random from {self.seen}"
+        return f"the bank keeps {len(scorer['points'])} of {len(self._numbers)} features{drawn}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Summary.arrays`."""

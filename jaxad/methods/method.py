@@ -207,14 +207,17 @@ def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
 def untrained(method: Method) -> Method:
     """The same scoring by the network as a training starts, which `fit` makes: what the training has to beat."""
 
+    def drawn(good_images, key):
+        return devices.to_host(begin(key, method, good_images[0]))
+
     def fit(variables, good_images, key):
-        drawn = devices.to_host(begin(key, method, good_images[0]))
-        return {"variables": drawn, "features": method.fit(drawn, good_images, key)}
+        variables = drawn(good_images, key)
+        return {"variables": variables, "features": method.fit(variables, good_images, key)}
 
     def fit_kept(variables, good_images, key):
-        drawn = devices.to_host(begin(key, method, good_images[0]))
-        density, kept = method.hooks.refit.fit(drawn, good_images, key)
-        return {"variables": drawn, "features": density}, kept
+        variables = drawn(good_images, key)
+        density, kept = method.hooks.refit.fit(variables, good_images, key)
+        return {"variables": variables, "features": density}, kept
 
     def extend(variables, density, kept, images, key):
         extended, kept = method.hooks.refit.extend(density["variables"], density["features"], kept, images, key)

@@ -1,14 +1,14 @@
 """A file of NumPy arrays and JSON values: replaced whole, and read only if every byte is as it was written."""
 
+import io
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxad.errors import first_line
 from jaxad.runtime import disk
 
 _VALUES = "values"
@@ -29,13 +29,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays and the values that `write` was given.
 
     Raises:
-      FileNotFoundError: There is no such file.
+      OSError: It is not there, or cannot be read.
       ValueError: It is damaged, or not such a file.
     """
+    data = io.BytesIO(Path(path).read_bytes())
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # which checks the CRC of each array
+        with np.load(data, allow_pickle=False) as held:  # which checks the CRC of each array
             flat = {name.removeprefix("arrays/"): held[name] for name in held.files if name != _VALUES}
             values = json.loads(held[_VALUES].tobytes())
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from error
+    except Exception as error:  # a damaged zip file raises many types
+        raise ValueError(first_line(error)) from error
     return unflatten_dict(flat, sep="/"), values

@@ -16,6 +16,7 @@ from jaxad.errors import UserError
 
 CANDIDATES = 128  # of which a round of `greedy_coreset` chooses some
 ROWS = 4096  # points of the bank that are compared at a time
+PAIRS = 2**26  # distances that are held at a time
 
 
 class Bank(NamedTuple):
@@ -83,7 +84,7 @@ def _round(
 
     def choose(state):
         made, order, left = state
-        at = left.argmax()
+        at = left.argmax().astype(jnp.int32)
         return made + 1, order.at[made].set(at), jnp.minimum(left, pairs[at]).at[at].set(-jnp.inf)
 
     made, order, _ = jax.lax.while_loop(is_farthest, choose, (0, jnp.zeros(width, jnp.int32), largest[:width]))
@@ -116,20 +117,23 @@ def fit_bank(features: np.ndarray, *, neighbors: int = 1) -> Bank:
         )
     near = np.arange(len(features), dtype=np.int32)[:, None]
     if neighbors > 1:
-        points = jnp.asarray(features)
-        near = np.concatenate(
-            [
-                np.asarray(_neighbors(points, points[at : at + ROWS], count=neighbors))
-                for at in range(0, len(points), ROWS)
-            ]
-        )
+        points = jnp.asarray(features - features.mean(axis=0, dtype=np.float64).astype(np.float32))
+        rows = max(1, min(ROWS, PAIRS // len(points)))
+        starts = range(0, len(points), rows)
+        near = np.concatenate([np.asarray(_neighbors(points, at, rows=rows, count=neighbors)) for at in starts])
+        near = near[: len(points)]
     return Bank(np.asarray(features, np.float32), near)
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _neighbors(points: jax.Array, some: jax.Array, *, count: int) -> jax.Array:
-    """The `count` points (m, d) next to each of some (n, d) of them: (n, count), the closest first."""
-    return jax.lax.top_k(-_squared_distances(some, points), count)[1]
+@functools.partial(jax.jit, static_argnames=("rows", "count"))
+def _neighbors(points: jax.Array, start: int, *, rows: int, count: int) -> jax.Array:
+    """The `count` points (m, d) next to each of some (rows, d) of them, the closest first and itself before all.
+
+    Past the last point, rows are repeated.
+    """
+    numbers = jnp.minimum(start + jnp.arange(rows), len(points) - 1)
+    squares = _squared_distances(points[numbers], points).at[jnp.arange(rows), numbers].set(-jnp.inf)
+    return jax.lax.top_k(-squares, count)[1]
 
 
 def _squared_distances(x: jax.Array, points: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ follows from it alone. So a call that was cut off is completed by the same call,
 """
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +16,24 @@ import numpy as np
 
 from jaxad import detector as detectors
 from jaxad import methods
+from jaxad.augment import synthetic_defects
 from jaxad.data import binding, folder, levels, pipeline
+from jaxad.data import summary as summaries
 from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
-from jaxad.detector import REWRITE, Detector
+from jaxad.detector import Detector
 from jaxad.errors import UserError, counted, first_line
 from jaxad.runtime import arrays, devices, disk, provenance
 from jaxad.scoring.threshold import fit_threshold
+from jaxad.training import synthetic_validation
 
 FILE = "refit.npz"
 SAMPLE = 32  # good images that say what scores are like where none is held out
 # What an evaluation or a training has measured of the detector before.
-_STALE = ("results.json", "scores.csv", "report.html", "synthetic.json", "synthetic_anomalies.json")
+_STALE = (
+    "results.json", "scores.csv", "report.html", "synthetic.json",
+    "synthetic_anomalies.json", "synthetic_anomalies.png",
+)  # fmt: skip
 
 
 class Kept(NamedTuple):
@@ -47,16 +54,17 @@ class Kept(NamedTuple):
 
 
 def write(workdir: Path, kept: Kept) -> None:
-    """Writes `FILE`, and the fingerprints as the images that the workdir is bound to.
+    """Writes the fingerprints as the images that the workdir is bound to, and `FILE`.
 
     Raises:
       UserError: They cannot be written.
     """
     path = workdir / FILE
+    held = {"summary": kept.summary, "seen": kept.seen}
     try:
-        held = {"summary": kept.summary, "seen": kept.seen}
-        arrays.write(path, held, {"fitted": kept.fitted, "fingerprints": kept.fingerprints})
+        # First, so that no training of fewer images takes the place of a call that was cut off.
         disk.write_json(workdir / binding.FILE, {"images": kept.fingerprints})
+        arrays.write(path, held, {"fitted": kept.fitted, "fingerprints": kept.fingerprints})
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})", about=path) from error
 
@@ -79,7 +87,9 @@ def _read(workdir: Path) -> Kept:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions", about=path) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); {REWRITE}", about=path) from error
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); restore it, or train with --restart on all images", about=path
+        ) from error
 
 
 def complete(found: Detector, seen: np.ndarray, *, held_out: bool) -> None:
@@ -99,8 +109,8 @@ def refit(
     """Adds good images to what a detector was fitted to, and fits its density and threshold again.
 
     The old images are not needed. The density is that of all images together. ``config.data.holdout`` of all images are
-    held out, as near as it can be, and the threshold is fitted on them. What ``density.name=auto`` chose stays. Images
-    that the detector has taken in already, by their content, are left out. Results of earlier evaluations are removed.
+    held out, as near as it can be, and the threshold is fitted on them. What ``density.name=auto`` chose stays. The
+    files and arrays that the detector has taken in already are left out. Results of earlier evaluations are removed.
 
     Args:
       workdir: A directory that ``jaxad.train`` has completed, with a method whose density can take in images
@@ -133,32 +143,45 @@ def _refit(workdir: Path, images: Any, command: str) -> Detector:
     kept = _read(workdir)
     source, rows = _bound(found, images)
     new = _unknown(rows, kept)
-    held_out = found.threshold is not None
-    fitted, held = _split(len(new), kept, holdout=config.data.holdout if held_out else 0.0, seed=config.seed)
+    held_before = len(kept.fingerprints) - kept.fitted
+    fitted, held = _split(len(new), kept, holdout=config.data.holdout, seed=config.seed)
 
-    def part(rows: np.ndarray) -> pipeline.Images | tuple[()]:
-        return pipeline.Images(source, new[rows], size=config.score.size, cache_bytes=0) if len(rows) else ()
+    def part(chosen: np.ndarray) -> pipeline.Images | tuple[()]:
+        return pipeline.Images(source, new[chosen], size=config.score.size, cache_bytes=0) if len(chosen) else ()
 
-    provenance.record(workdir, command)
-    fitted_before = found.variables, devices.to_host(found.density), kept.summary
-    density, summary = hook.extend(*fitted_before, part(fitted), jax.random.key(config.seed))
-    shown = part(held if held_out else fitted[: SAMPLE - len(kept.seen)])
-    seen = np.concatenate([kept.seen, shown.stack()]) if shown else kept.seen
+    begun = time.perf_counter()
+    given = found.variables, devices.to_host(found.density), kept.summary
+    density, summary = hook.extend(*given, part(fitted), jax.random.key(config.seed))
+    held_out = held_before + len(held) > 0
+    # A sample of fitted images stands for held-out ones only as long as there are none.
+    old = kept.seen if held_before or not held_out else kept.seen[:0]
+    shown = part(held if held_out else fitted[: SAMPLE - len(old)])
+    seen = np.concatenate([old, shown.stack()]) if shown else old
     made = found.with_weights(found.variables, density)
     complete(made, seen, held_out=held_out)
-    if sentence := levels.clipped_images(source.deep, found.white_level):
-        print(sentence, flush=True)
-    more = {f"refit{len(kept.fingerprints)}/{source.ids[at]}": rows[at] for at in new}
-    write(workdir, Kept(summary, seen, kept.fitted + len(fitted), kept.fingerprints | more))
+    names = {number: f"refit{len(kept.fingerprints)}/{source.ids[number]}" for number in new}
+    every = kept.fingerprints | {name: rows[number] for number, name in names.items()}
+    write(workdir, Kept(summary, seen, kept.fitted + len(fitted), every))
     for name in _STALE:
         disk.remove(workdir / name)
+    if held_out:
+        defects = synthetic_defects.make(seen, part(fitted) or seen)
+        synthetic_validation.write(workdir, synthetic_validation.measure(made.score(defects.images), defects))
     detectors.write(made, workdir)
-    counts = f"{len(fitted)} to fit, {len(held)} held out" if held_out else f"{len(fitted)} to fit"
-    told = f"{counted(len(new), 'new image')} ({counts}); the detector has {len(kept.fingerprints) + len(new)} now"
-    if before := len(rows) - len(new):
-        told += f"; {counted(before, 'image')} of those given were among them before"
-    print(told, flush=True)
+    provenance.record(workdir, command, refit=len(new), fit_s=time.perf_counter() - begun)
+    _tell(found, source, len(rows), (len(fitted), len(held)), (len(every), len(seen) if held_out else 0))
     return made
+
+
+def _tell(found: Detector, source: Source, given: int, new: tuple[int, int], now: tuple[int, int]) -> None:
+    """Says what was taken in: `new` and `now` are how many were fitted and held out, and all that are, and held out."""
+    config, (fitted, held), (every, held_out) = found.config, new, now
+    told = f"{counted(fitted + held, 'new image')} ({fitted} to fit, {held} held out); the detector has {every} now"
+    if before := given - fitted - held:
+        told += f"; {counted(before, 'image')} of those given were among them before"
+    lines = [told, summaries.on_threshold(every, held_out, config.data.holdout, config.threshold.false_alarm_rate)]
+    lines += [summaries.beside(source), levels.clipped_images(source.deep, found.white_level)]
+    print("\n".join(line for line in lines if line), flush=True)
 
 
 def _bound(found: Detector, images: Any) -> tuple[Source, list[dict[str, Any]]]:
@@ -168,6 +191,8 @@ def _bound(found: Detector, images: Any) -> tuple[Source, list[dict[str, Any]]]:
         source = folder.load(images, "", **options).train
     else:
         source = training_source(images, **options)
+    if not len(source):
+        raise UserError("no images were given; name a folder of good images, or their files")
     rows = list(binding.fingerprints(source, {}).values())
     return source.bound(rows, found.white_level), rows
 

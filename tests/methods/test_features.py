@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ from scipy import ndimage
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import methods
+from jaxad.methods import features, memory
 from jaxad.methods import features_fitting as fitting
-from jaxad.methods import memory
 from jaxad.models import weights
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.runtime import devices
@@ -79,6 +80,11 @@ def shifted(count, seed=0):
     large = np.clip(127 + 40 * large / large.std(), 0, 255).astype(np.uint8)
     places = rng.integers(0, 268, (count, 2))
     return np.stack([large[row : row + 32, column : column + 32] for row, column in places])
+
+
+def black(count):
+    """Where the position explains nothing, and no defect can be seen."""
+    return np.zeros((count, 32, 32, 3), np.uint8)
 
 
 @functools.cache
@@ -181,14 +187,40 @@ def test_channels_are_drawn_and_kept_with_the_detector():
     "images, count, scorer, words",
     [
         (aligned, 12, "factor", "are aligned"),
-        (pictures, 12, "points", "no synthetic defects could"),
+        (pictures, 12, "points", "with 12 images, below 20, nothing else is compared"),
+        (black, 20, "points", "too few of 4 images show a synthetic defect"),
         (shifted, 40, "points", "in 8 of them"),
     ],
 )
 def test_the_good_images_decide(images, count, scorer, words, capsys):
     _, density = fitted(images(count))
     assert scorer in density["features"]["scorer"]
-    assert words in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert words in told and told.count("the bank keeps") == (scorer == "points")
+
+
+@pytest.mark.parametrize(
+    "gaussians, neighbors, expected, words",
+    [
+        (0.80, 0.60, "gaussian_per_location", "80.0 by gaussian_per_location, 60.0 by nearest_neighbor"),
+        (0.70, 0.60, "nearest_neighbor", "less than the 12.5 apart that count"),
+        (0.60, 0.80, "nearest_neighbor", "in 16 of them"),
+    ],
+)
+def test_gaussians_must_be_better_than_by_chance(gaussians, neighbors, expected, words):
+    found = {"gaussian_per_location": gaussians, "nearest_neighbor": neighbors}
+    name, reason = fitting._better(found, 16)
+    assert name == expected and words in reason
+
+
+@pytest.mark.medium
+def test_a_weight_by_neighbors_is_refused_where_gaussians_are_chosen():
+    with refuses("score.reweight", "no neighbors"):
+        fitted(aligned(12), score__reweight=3)
+    _, density = fitted(aligned(12))
+    weighted = methods.create(config_of("auto", score__reweight=3))
+    with refuses("score.reweight", "Gaussians"):
+        weighted.score({}, density, pictures(1) / np.float32(255))
 
 
 @pytest.mark.medium
@@ -271,6 +303,7 @@ def test_a_detector_is_trained_kept_and_loaded(category, tmp_path):
         ("evaluate.crop", 16, "whole"),
         ("density.bank", 0.0, "(0, 1]"),
         ("density.neighborhood", 0, "at least 1"),
+        ("density.neighborhood", 2, "odd"),
     ],
 )
 def test_values_that_cannot_be_are_refused(key, value, word):
@@ -296,3 +329,50 @@ def test_options_of_the_bank_are_refused_beside_a_gaussian(options):
     [(key, value)] = options.items()
     with refuses(key, "effect"):
         config_of("object", **{key.replace(".", "__"): value})
+
+
+class Pixels(nn.Module):
+    """A network whose stages are single pixels of the image, from another first one on each."""
+
+    axis_name: str | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        self.param("unused", nn.initializers.zeros, ())
+        return {"early": x[:, 3::4, 3::4], "late": x[:, 7::8, 7::8]}
+
+
+@pytest.fixture
+def pixels(monkeypatch):
+    first = {"early": 3, "late": 7}
+    stages = {"early": Stage(4, 3), "late": Stage(8, 3)}
+    network = Backbone(Pixels, stages, lambda stage, side: first[stage])
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", network)
+    monkeypatch.setattr(weights, "load", lambda source, variables, **_: {"params": {"unused": np.zeros(())}})
+
+
+@pytest.mark.medium
+def test_levels_are_laid_where_their_positions_are(pixels):
+    """Of an image that tells where each of its pixels is, both levels must tell the same at each position."""
+    rows, columns = np.mgrid[:32, :32]
+    image = np.stack([rows, columns, rows + columns], -1).astype(np.float32)[None] / 255
+    config = config_of("auto", density__name="gaussian")
+    joined, total = features._joined(config, Pixels().apply)
+    found = np.asarray(joined({"params": {"unused": 0.0}}, image))[0] * 128 + 127
+    assert total == 6
+    expected = image[0, 3::4, 3::4] * 255
+    np.testing.assert_allclose(found[..., :3], expected, atol=1e-3)
+    inside = slice(1, 7)  # the late stage ends at the pixels 7 and 31
+    np.testing.assert_allclose(found[inside, inside, 3:], expected[inside, inside], atol=1e-3)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["gaussian_per_location", "nearest_neighbor"])
+def test_a_defect_peaks_at_its_own_pixel(name, pixels):
+    good = np.random.default_rng(0).integers(100, 110, (8, 32, 32, 3)).astype(np.uint8)
+    method, density = fitted(good, density__name=name, density__levels="early")
+    new = good[:1].copy()
+    new[0, 3 + 4 * 5, 3 + 4 * 2] = 255
+    scores = np.asarray(method.score({}, density, new / np.float32(255)).map)[0]
+    assert np.unravel_index(scores.argmax(), scores.shape) == (23, 11)

@@ -77,10 +77,20 @@ def test_a_feature_of_the_bank_has_distance_zero():
     assert not distances.any() and list(at) == list(range(40))
 
 
-def test_neighbors_are_scikit_learns():
-    known = features(60, 5)
+@pytest.mark.parametrize("pairs", [nn.PAIRS, 60 * 7])
+@pytest.mark.parametrize("offset", [0, 300])
+def test_neighbors_are_scikit_learns(offset, pairs, monkeypatch):
+    monkeypatch.setattr(nn, "PAIRS", pairs)  # how many are compared at a time
+    known = features(60, 5) + offset
     expected = NearestNeighbors(n_neighbors=4).fit(known).kneighbors(known, return_distance=False)
     assert (nn.fit_bank(known, neighbors=4).neighbors == expected).all()
+
+
+def test_of_equal_points_each_is_its_own_first_neighbor():
+    known = np.repeat(features(20, 5), 3, axis=0)
+    neighbors = nn.fit_bank(known, neighbors=3).neighbors
+    assert list(neighbors[:, 0]) == list(range(60))
+    assert (neighbors // 3 == np.arange(60)[:, None] // 3).all()
 
 
 def test_the_weight_of_an_image_by_hand():

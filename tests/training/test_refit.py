@@ -10,10 +10,11 @@ import pytest
 
 import jaxad
 from jaxad import detector as detectors
-from jaxad import methods
-from jaxad.runtime import arrays
+from jaxad import evaluate, methods
+from jaxad.augment import synthetic_defects
+from jaxad.runtime import arrays, disk
 from jaxad.scoring.threshold import fit_threshold
-from jaxad.training import loop
+from jaxad.training import loop, synthetic_validation
 from jaxad.training import refit as refits
 from tests.commands import refit, train
 from tests.methods.test_features import config_of, pictures, shifted, small  # noqa: F401
@@ -68,8 +69,15 @@ def test_what_was_chosen_stays_and_old_results_go(tmp_path, capsys):
     scorer = set(jaxad.load(workdir).density["features"]["scorer"])
     jaxad.refit(workdir, shifted(9, seed=1))
     assert set(jaxad.load(workdir).density["features"]["scorer"]) == scorer
-    assert not (workdir / "results.json").exists() and not (workdir / "synthetic.json").exists()
-    assert "9 new images (7 to fit, 2 held out); the detector has 37 now" in capsys.readouterr().out
+    assert not (workdir / "results.json").exists()
+    told = capsys.readouterr().out
+    assert "9 new images (7 to fit, 2 held out); the detector has 37 now" in told
+    assert "of new good images, about 1 in 10 will exceed a threshold from 9 held out" in told
+    found, kept = jaxad.load(workdir), refits._read(workdir)
+    fitted = [image for image in shifted(9, seed=1) if not (kept.seen == image).all((1, 2, 3)).any()]
+    made = synthetic_defects.make(kept.seen, fitted)
+    figures = synthetic_validation.measure(found.score(made.images), made)
+    assert json.loads((workdir / "synthetic.json").read_text()) == figures
 
 
 def test_without_held_out_images_there_is_no_threshold(tmp_path):
@@ -78,6 +86,48 @@ def test_without_held_out_images_there_is_no_threshold(tmp_path):
     kept = refits._read(workdir)
     assert found.threshold is None and kept.fitted == 40 and len(kept.seen) == refits.SAMPLE
     np.testing.assert_array_equal(kept.seen[20:], shifted(20, seed=1)[:12])
+
+
+def test_the_first_held_out_image_takes_the_place_of_the_sample(tmp_path, capsys):
+    """A tenth of four images is less than half a one, so that none was held out at first."""
+    workdir = run(tmp_path, count=4, data__holdout=0.1)
+    assert jaxad.load(workdir).threshold is None and len(refits._read(workdir).seen) == 4
+    found = jaxad.refit(workdir, shifted(16, seed=1))
+    kept = refits._read(workdir)
+    assert (kept.fitted, len(kept.seen)) == (18, 2) and found.threshold is not None
+    assert not any((kept.seen == image).all((1, 2, 3)).any() for image in shifted(4))
+
+
+def test_what_lies_beside_the_images_is_told(tmp_path, capsys):
+    workdir, new = run(tmp_path), write(tmp_path / "new", shifted(3, seed=1))
+    write(new / "more", shifted(5, seed=2))
+    (new / "notes.txt").write_text("hello")
+    jaxad.refit(workdir, new)
+    told = capsys.readouterr().out
+    assert "3 new images" in told and "WARNING: 5 images beside these 3 are NOT trained on" in told
+    assert "notes.txt" in told
+    assert "refit20/train/good/002" in json.loads((workdir / "images.json").read_text())["images"]
+
+
+def test_results_name_the_training_and_the_refits(tmp_path):
+    workdir = run(tmp_path)
+    jaxad.refit(workdir, shifted(3, seed=1))
+    jaxad.refit(workdir, shifted(2, seed=2))
+    made = evaluate.origin([workdir], detectors.load(workdir).config, command=None)
+    assert made["command"] == "jaxad.training.loop.train && jaxad.refit && jaxad.refit"
+    rows = json.loads((workdir / "provenance.json").read_text())
+    assert [row.get("refit") for row in rows] == [None, 3, 2]
+    assert evaluate._train_seconds(workdir) == pytest.approx(sum(row["fit_s"] for row in rows))
+
+
+def test_a_detector_of_before_is_not_saved_over_a_newer_one(tmp_path):
+    workdir = run(tmp_path)
+    old = jaxad.load(workdir)
+    old.save(workdir)
+    jaxad.refit(workdir, shifted(9, seed=1))
+    with refuses(workdir, "another detector"):
+        old.save(workdir)
+    jaxad.load(workdir).save(workdir)
 
 
 def test_single_images_are_held_out_in_turn(tmp_path):
@@ -102,18 +152,25 @@ def test_images_that_are_in_already_are_left_out(tmp_path, capsys):
     assert changed.shape != density["features"]["scorer"]["points"].shape
 
 
-def test_a_call_that_was_cut_off_is_completed_by_the_same_call(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cut", ["images.json", "refit.npz", "detector.json"])
+def test_a_call_that_was_cut_off_is_completed_by_the_same_call(cut, tmp_path, monkeypatch):
     workdir = run(tmp_path)
-    whole = shutil.copytree(workdir, tmp_path / "whole")
+    whole, config = shutil.copytree(workdir, tmp_path / "whole"), detectors.load(workdir).config
+    writers = {"images.json": (disk, "write_json"), "refit.npz": (arrays, "write")}
+    writers["detector.json"] = detectors, "write"
     with monkeypatch.context() as patch:
-        patch.setattr(detectors, "write", lambda *_: 1 / 0)
+        patch.setattr(*writers[cut], lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             jaxad.refit(workdir, shifted(9, seed=1))
     assert jaxad.load(workdir).threshold is not None  # that of before
+    if cut != "images.json":
+        with refuses(workdir, "9 missing"):
+            loop.train(config, workdir)
     again, expected = (jaxad.refit(place, shifted(9, seed=1)) for place in (workdir, whole))
     for one, other in zip(jax.tree.leaves(again.density), jax.tree.leaves(expected.density), strict=True):
         np.testing.assert_array_equal(one, other)
     assert again.threshold == expected.threshold
+    assert len(refits._read(workdir).fingerprints) == len(refits._read(whole).fingerprints) == 29
 
 
 def test_the_training_command_does_not_undo_it_unasked(tmp_path):
@@ -128,9 +185,9 @@ def test_the_training_command_does_not_undo_it_unasked(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     workdir = run(tmp_path)
-    new = write(tmp_path / "new", shifted(3, seed=1))
-    single = write(tmp_path / "single", shifted(1, seed=2)) / "000.png"
-    assert command(refit.main, new, single, "--workdir", workdir) == 0
+    new = write(tmp_path / "new", shifted(4, seed=1))
+    assert "one folder" in refusal(capsys, refit.main, new, tmp_path / "old", "--workdir", workdir)
+    assert command(refit.main, *sorted(new.glob("*.png")), "--workdir", workdir) == 0
     told = capsys.readouterr().out
     assert "4 new images (3 to fit, 1 held out); the detector has 24 now" in told and "threshold: " in told
     rows = json.loads((workdir / "provenance.json").read_text())
@@ -162,25 +219,15 @@ def test_a_damaged_memory_is_told(damage, tmp_path):
 
 def test_what_cannot_be_taken_in_is_refused(tmp_path, capsys):
     workdir = run(tmp_path)
-    before = (workdir / refits.FILE).read_bytes()
+    before, rows = (workdir / refits.FILE).read_bytes(), (workdir / "provenance.json").read_text()
     (tmp_path / "broken.png").write_bytes(b"no image")
     with refuses(tmp_path / "broken.png", "broken.png"):
         jaxad.refit(workdir, [tmp_path / "broken.png"])
     with refuses(tmp_path / "nowhere", "does not exist"):
         jaxad.refit(workdir, tmp_path / "nowhere")
-    assert (workdir / refits.FILE).read_bytes() == before
+    with refuses(None, "no images were given"):
+        jaxad.refit(workdir, [])
+    assert (workdir / refits.FILE).read_bytes() == before and (workdir / "provenance.json").read_text() == rows
     write_parts(tmp_path / "sets", train=6)
     assert command(train.main, *baseline(tmp_path / "sets", tmp_path / "mean")) == 0
     assert "baseline_mean" in refusal(capsys, refit.main, tmp_path / "old", "--workdir", tmp_path / "mean")
-
-
-def test_arrays_come_back_as_they_were(tmp_path):
-    rng = np.random.default_rng(0)
-    held = {"a": {"b": rng.normal(size=(3, 2)), "c": np.asarray(7)}, "d": rng.integers(0, 255, (4, 5)).astype(np.uint8)}
-    arrays.write(tmp_path / "x.npz", held, {"n": [1, "é"]})
-    found, values = arrays.read(tmp_path / "x.npz")
-    assert values == {"n": [1, "é"]}
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(held), strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
-    assert jax.tree.structure(found) == jax.tree.structure(held)
