@@ -22,10 +22,9 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
     devices.set_up_process()
-    found = refit(flags.workdir, _images(flags.paths), command=provenance.command("jaxad.refit", argv))
-    if found.threshold is not None:
-        print(f"threshold: {found.threshold:.6g}")
+    refit(flags.workdir, _images(flags.paths), command=provenance.command("jaxad.refit", argv))
     print(f"score images with: python -m jaxad.predict --workdir {flags.workdir} PATH...")
+    print(f"where there are test images: python -m jaxad.evaluate --workdir {flags.workdir}")
 
 
 def _images(paths: list[str]) -> str | list[str]:

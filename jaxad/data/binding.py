@@ -11,10 +11,11 @@ from typing import Any
 
 from jaxad import config as configs
 from jaxad.data.record import Source
-from jaxad.errors import UserError, other_version
+from jaxad.errors import UserError, counted, other_version
 from jaxad.runtime import disk, processes
 
 FILE = "images.json"
+ADDED = "refit"  # begins the ids of images that `jaxad.refit` added
 _SHOWN = 3  # names of images in a sentence
 # What a training and its evaluation write, in the order of their removal: what says that something is complete comes
 # first, and what refuses another training last. Predictions are the user's.
@@ -76,6 +77,12 @@ def claim(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
         raise UserError(
             f"{workdir} does not say with which images it was made ({FILE} is missing); restore that file, or "
             f"{advice(workdir)}",
+            about=workdir,
+        )
+    elif added := [name for name in before if name not in found and name.startswith(ADDED)]:
+        raise UserError(
+            f"jaxad.refit has added {counted(len(added), 'image')} to the detector in {workdir}, which a training "
+            f"would forget; use it as it is, or {advice(workdir)}",
             about=workdir,
         )
     elif changes := differences(before, found):

@@ -125,6 +125,8 @@ def refit(
     Raises:
       UserError: The workdir holds no such detector or is in use, or an image cannot be used.
     """
+    if not isinstance(workdir, str | os.PathLike):
+        raise UserError(f"workdir must be the path of a trained detector's folder, not {type(workdir).__name__}")
     workdir = Path(workdir)
     detectors.read_config(workdir)  # refuses what is no workdir, where a lock would make one
     with disk.locked(workdir), pipeline.opencv_on_one_thread(), jax.enable_x64(False):
@@ -159,10 +161,11 @@ def _refit(workdir: Path, images: Any, command: str) -> Detector:
     seen = np.concatenate([old, shown.stack()]) if shown else old
     made = found.with_weights(found.variables, density)
     complete(made, seen, held_out=held_out)
-    names = {number: f"refit{len(kept.fingerprints)}/{source.ids[number]}" for number in new}
+    names = {number: f"{binding.ADDED}{len(kept.fingerprints)}/{source.ids[number]}" for number in new}
     every = kept.fingerprints | {name: rows[number] for number, name in names.items()}
     write(workdir, Kept(summary, seen, kept.fitted + len(fitted), every))
-    for name in _STALE:
+    stale = [name for name in _STALE if (workdir / name).exists()]
+    for name in stale:
         disk.remove(workdir / name)
     if held_out:
         defects = synthetic_defects.make(seen, part(fitted) or seen)
@@ -170,6 +173,11 @@ def _refit(workdir: Path, images: Any, command: str) -> Detector:
     detectors.write(made, workdir)
     provenance.record(workdir, command, refit=len(new), fit_s=time.perf_counter() - begun)
     _tell(found, source, len(rows), (len(fitted), len(held)), (len(every), len(seen) if held_out else 0))
+    if measured := [name for name in stale if name != "synthetic.json"]:
+        print(f"removed, since they were of the detector before: {', '.join(measured)}", flush=True)
+    if held_out:
+        before = "none" if found.threshold is None else f"{found.threshold:.6g}"
+        print(f"the threshold is {made.threshold:.6g} now; it was {before}", flush=True)
     return made
 
 

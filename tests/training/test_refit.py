@@ -69,9 +69,10 @@ def test_what_was_chosen_stays_and_old_results_go(tmp_path, capsys):
     scorer = set(jaxad.load(workdir).density["features"]["scorer"])
     jaxad.refit(workdir, shifted(9, seed=1))
     assert set(jaxad.load(workdir).density["features"]["scorer"]) == scorer
-    assert not (workdir / "results.json").exists()
+    assert not (workdir / "results.json").exists()  # synthetic.json is another one by now
     told = capsys.readouterr().out
     assert "9 new images (7 to fit, 2 held out); the detector has 37 now" in told
+    assert "before: results.json\n" in told
     assert "of new good images, about 1 in 10 will exceed a threshold from 9 held out" in told
     found, kept = jaxad.load(workdir), refits._read(workdir)
     fitted = [image for image in shifted(9, seed=1) if not (kept.seen == image).all((1, 2, 3)).any()]
@@ -164,7 +165,7 @@ def test_a_call_that_was_cut_off_is_completed_by_the_same_call(cut, tmp_path, mo
             jaxad.refit(workdir, shifted(9, seed=1))
     assert jaxad.load(workdir).threshold is not None  # that of before
     if cut != "images.json":
-        with refuses(workdir, "9 missing"):
+        with refuses(workdir, "has added 9 images"):
             loop.train(config, workdir)
     again, expected = (jaxad.refit(place, shifted(9, seed=1)) for place in (workdir, whole))
     for one, other in zip(jax.tree.leaves(again.density), jax.tree.leaves(expected.density), strict=True):
@@ -177,7 +178,7 @@ def test_the_training_command_does_not_undo_it_unasked(tmp_path):
     workdir = run(tmp_path)
     jaxad.refit(workdir, shifted(9, seed=1))
     config = detectors.load(workdir).config
-    with refuses(workdir, "9 missing"):
+    with refuses(workdir, "has added 9 images"):
         loop.train(config, workdir)
     loop.train(config, workdir, restart=True)
     assert refits._read(workdir).fitted == 15
@@ -189,7 +190,8 @@ def test_the_command(tmp_path, capsys):
     assert "one folder" in refusal(capsys, refit.main, new, tmp_path / "old", "--workdir", workdir)
     assert command(refit.main, *sorted(new.glob("*.png")), "--workdir", workdir) == 0
     told = capsys.readouterr().out
-    assert "4 new images (3 to fit, 1 held out); the detector has 24 now" in told and "threshold: " in told
+    assert "4 new images (3 to fit, 1 held out); the detector has 24 now" in told
+    assert "the threshold is " in told and "evaluate" in told
     rows = json.loads((workdir / "provenance.json").read_text())
     assert "jaxad.refit" in str(rows)
 
@@ -225,6 +227,8 @@ def test_what_cannot_be_taken_in_is_refused(tmp_path, capsys):
         jaxad.refit(workdir, [tmp_path / "broken.png"])
     with refuses(tmp_path / "nowhere", "does not exist"):
         jaxad.refit(workdir, tmp_path / "nowhere")
+    with refuses(None, "not Detector"):
+        jaxad.refit(jaxad.load(workdir), tmp_path / "old")
     with refuses(None, "no images were given"):
         jaxad.refit(workdir, [])
     assert (workdir / refits.FILE).read_bytes() == before and (workdir / "provenance.json").read_text() == rows
