@@ -41,7 +41,7 @@ class SyntheticSet(NamedTuple):
     kinds: list[str]
 
 
-def paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, float], angle: float) -> np.ndarray:
+def random_paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, float], angle: float) -> np.ndarray:
     """Pastes a rectangle of an image at another place of it, turned and brighter or darker.
 
     Args:
@@ -76,12 +76,12 @@ def _blend(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np
 
 
 def _patch(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return paste(rng, image, size=tuple(len(image) * rng.uniform(0.06, 0.25, 2)), angle=0.0)
+    return random_paste(rng, image, size=tuple(len(image) * rng.uniform(0.06, 0.25, 2)), angle=0.0)
 
 
 def _scar(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
     length, width = len(image) * rng.uniform(0.08, 0.25), len(image) * rng.uniform(0.01, 0.06)
-    return paste(rng, image, size=(length, max(width, 2.0)), angle=rng.uniform(0, math.pi))
+    return random_paste(rng, image, size=(length, max(width, 2.0)), angle=rng.uniform(0, math.pi))
 
 
 # NSA's Poisson-blended patch of another image, CutPaste's patch and CutPaste's scar.

@@ -149,7 +149,7 @@ def coordinates(side: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_paste_by_hand(seed, turned):
     image = coordinates(40)
-    pasted = defects.paste(np.random.default_rng(seed), image, size=(9, 6), angle=math.pi / 2 if turned else 0.0)
+    pasted = defects.random_paste(np.random.default_rng(seed), image, size=(9, 6), angle=math.pi / 2 if turned else 0.0)
     rows, columns = np.nonzero((pasted != image).any(axis=2))
     factor = pasted[rows[0], columns[0], 2] / 200
     assert 0.9 <= factor <= 1.1 and factor != 1
@@ -166,5 +166,5 @@ def test_places_of_pastes_reach_every_border():
     hit = np.zeros((40, 40), bool)
     for seed in range(300):
         angle = np.random.default_rng(seed).uniform(0, math.pi)
-        hit |= (defects.paste(np.random.default_rng(seed), image, size=(8, 8), angle=angle) != image).any(axis=2)
+        hit |= (defects.random_paste(np.random.default_rng(seed), image, size=(8, 8), angle=angle) != image).any(axis=2)
     assert hit[0].any() and hit[-1].any() and hit[:, 0].any() and hit[:, -1].any() and hit[3:-3, 3:-3].all()
