@@ -24,23 +24,21 @@ RESULTS = ROOT / "results"
 CHECKSUMS = "SHA256SUMS"
 
 
-def _measured(release: str, make: Callable = report.flat) -> Callable[[Path], list[tables.Table]]:
-    return lambda results: [make(report.gather([results / release]))]
+def _measured(
+    release: str, make: Callable = report.flat, *, only: Sequence[str] = ()
+) -> Callable[[Path], list[tables.Table]]:
+    """A table of the runs with a release of JAX; of these experiments alone where some are named."""
+
+    def those(results: Path) -> list[tables.Table]:
+        runs = report.gather([results / release])
+        return [make([one for one in runs if not only or one["experiment"] in only])]
+
+    return those
 
 
 def _benchmarks(results: Path) -> list[tables.Table]:
     files = sorted(results.glob("benchmark_*.json"))
     return [report.benchmark_table([json.loads(file.read_text()) for file in files])]
-
-
-def _of(make: Callable, *experiments: str) -> Callable[[Path], list[tables.Table]]:
-    """A table of the newest release's runs of these experiments alone."""
-
-    def those(results: Path) -> list[tables.Table]:
-        runs = report.gather([results / "jax_0.12"])
-        return [make([one for one in runs if one["experiment"] in experiments])]
-
-    return those
 
 
 def _levels(runs: Sequence[dict]) -> tables.Table:
@@ -80,8 +78,10 @@ def _keys(results: Path) -> list[tables.Table]:
 # What makes the tables of each section, by page.
 SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     "README.md": {
-        "results": _of(
-            report.summary, "baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_logistic"
+        "results": _measured(
+            "jax_0.12",
+            report.summary,
+            only=("baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_logistic"),
         )
     },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},
@@ -103,8 +103,8 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         "published": _published("dla", "dla_static", "dla_global_neg", "dla_global_dense", "dla_global_only")
     },
     "docs/pretrained_weights.md": {
-        "levels": _of(_levels, "lite_levels"),
-        "measured": _of(report.summary, "lite_pretrained", "lite_finetune"),
+        "levels": _measured("jax_0.12", _levels, only=("lite_levels",)),
+        "measured": _measured("jax_0.12", report.summary, only=("lite_pretrained", "lite_finetune")),
         "published": _published(
             "efficientnet_pretrained", "efficientnet_pretrained, score.level=level7",
             "efficientnet_finetune", "efficientnet_finetune, score.level=level7",

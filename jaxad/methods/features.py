@@ -171,7 +171,7 @@ def _check(config: ConfigDict) -> None:
 
 def _check_scorer(config: ConfigDict, scorer: dict[str, Any], grid: tuple[int, int], size: tuple[int, int]) -> None:
     """Refuses to score images of a size (h, w), with features on a grid, otherwise than the scorer was fitted for."""
-    is_bank = set(scorer) == set(Bank._fields)
+    is_bank = _is_bank(scorer)
     if not is_bank and scorer["mean"].ndim == 3:
         densities.check_places(scorer, grid, size)
     if (reweight := config.score.reweight) and not is_bank:
@@ -229,7 +229,7 @@ def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Arr
             "to 0",
             about="density.channels",
         )
-    grid = _grid(config, levels)
+    grid = next(level for level in levels if level.name == settings.grid)
 
     def joined(variables, images):
         found = apply(variables, normalized(images), train=False)
@@ -244,11 +244,6 @@ def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Arr
         return _averaged(jnp.concatenate(parts, axis=-1), settings.neighborhood)
 
     return joined, total
-
-
-def _grid(config: ConfigDict, levels: list[_Level]) -> _Level:
-    """The level on whose positions all are laid."""
-    return next(level for level in levels if level.name == config.density.grid)
 
 
 def _averaged(stage: jax.Array, side: int) -> jax.Array:
@@ -269,7 +264,7 @@ def _drawn(key: jax.Array, total: int, count: int) -> np.ndarray:
 
 def _scored(config: ConfigDict) -> Callable[[dict[str, Any], jax.Array], Scores]:
     """The function ``(scorer, features) -> scores``."""
-    first = _grid(config, _levels(config)).first
+    first = (BACKBONES[config.model.backbone].first(config.density.grid, config.score.size),) * 2
     size, sigma, reduction = (config.score.size,) * 2, config.score.sigma, config.score.reduction
 
     def scored(scorer, features):
@@ -282,9 +277,13 @@ def _scored(config: ConfigDict) -> Callable[[dict[str, Any], jax.Array], Scores]
     return scored
 
 
+def _is_bank(scorer: dict[str, Any]) -> bool:
+    return set(scorer) == set(Bank._fields)
+
+
 def _distances(scorer: dict[str, Any], features: jax.Array, *, reweight: int) -> tuple[jax.Array, jax.Array | float]:
     """How far each position lies from the good images, (b, rows, columns), and the factor of each image's score."""
-    if set(scorer) != set(Bank._fields):
+    if not _is_bank(scorer):
         squares = 2 * densities.gaussian_score(scorer, features)
         return jnp.sqrt(squares), 1.0
     bank = Bank(**scorer)
