@@ -205,7 +205,7 @@ def override(
         node = config[parent] if parent else config
         node[leaf] = checked(key, given, types_of(node, leaf), known[key])
     values = flatten(config)
-    rules = rules_of(values.get("method", "")).with_general()
+    rules = rules_of(values.get("method", "")).joined_with(GENERAL)
     check_ranges(values, rules)
     for key in overrides.keys() & rules.used_with.keys():
         other, needed = rules.used_with[key]

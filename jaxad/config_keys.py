@@ -36,10 +36,10 @@ class Keys(NamedTuple):
     task: str = ""
     unfitted: tuple[str, ...] = ()
 
-    def with_general(self) -> "Keys":
-        """These rules and those of every config."""
-        pairs = zip(GENERAL, self, strict=True)
-        return Keys(*({**general, **own} if isinstance(own, Mapping) else general + own for general, own in pairs))
+    def joined_with(self, others: "Keys") -> "Keys":
+        """These rules and others; of a key that both have, these."""
+        pairs = zip(others, self, strict=True)
+        return Keys(*({**other, **own} if isinstance(own, Mapping) else own or other for other, own in pairs))
 
 
 def explained(text: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.config_keys import Keys
+from jaxad.config_keys import GENERAL, Keys
 from jaxad.errors import UserError, first_line
-from jaxad.methods import baseline, cutpaste, dla, features, nsa
+from jaxad.methods import baseline, cutpaste, dla, features, nsa, nsa_features
 from jaxad.methods.method import REDUCTIONS, Method, untrained
 
 
@@ -34,6 +34,7 @@ METHODS = {
     "dla_untrained": _untrained(dla.create),
     "baseline_mean": baseline.create,
     "features": features.create,
+    "nsa_features": nsa_features.create,
 }
 
 
@@ -48,7 +49,7 @@ def create(config: ConfigDict) -> Method:
       UserError: There is no such method, or a value of the config is none the method can take.
     """
     create = _creator(config.method)
-    configs.check_ranges(configs.flatten(config), rules_of(config.method).with_general())
+    configs.check_ranges(configs.flatten(config), rules_of(config.method).joined_with(GENERAL))
     method = create(config)
     if not isinstance(method, Method):
         raise UserError(

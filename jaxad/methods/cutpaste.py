@@ -20,7 +20,6 @@ from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.cutpaste_patches import patch_model
 from jaxad.methods.cutpaste_training import (
-    backbone_of,
     check_uncropped,
     density_functions,
     extract,
@@ -28,6 +27,7 @@ from jaxad.methods.cutpaste_training import (
     try_proxy,
 )
 from jaxad.methods.method import Method, Scores, check_choices, options_of
+from jaxad.methods.pretrained import backbone_of
 from jaxad.models.backbones import Backbone
 from jaxad.models.classifier import pool
 from jaxad.scoring import density as densities

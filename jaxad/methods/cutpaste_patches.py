@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 from jaxad.methods.cutpaste_training import (
-    backbone_of,
     check_uncropped,
     density_functions,
     extract,
@@ -17,6 +16,7 @@ from jaxad.methods.cutpaste_training import (
     try_proxy,
 )
 from jaxad.methods.method import Method, Scores, options_of
+from jaxad.methods.pretrained import backbone_of
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization
 

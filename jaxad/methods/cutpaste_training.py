@@ -13,9 +13,8 @@ from ml_collections import ConfigDict
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.errors import UserError
-from jaxad.methods.method import Hooks, check_choices, compute_dtype, in_batches, normalizer, options_of
-from jaxad.models import weights
-from jaxad.models.backbones import BACKBONES, Backbone
+from jaxad.methods.method import Hooks, compute_dtype, in_batches, normalizer, options_of
+from jaxad.methods.pretrained import trained_encoder
 from jaxad.models.classifier import Classifier
 from jaxad.models.cpu import sums
 from jaxad.reporting.augmentation_grid import augmentation_grid
@@ -76,69 +75,6 @@ def try_proxy(task: str, options: CutPasteOptions, side: int) -> None:
     )
 
 
-def backbone_of(config: ConfigDict) -> Backbone:
-    """The network of ``config.model.backbone``.
-
-    Raises:
-      UserError: There is no such network, or an option of it is out of place.
-    """
-    settings = config.model
-    check_choices({"model.backbone": (settings.backbone, tuple(BACKBONES))})
-    backbone = BACKBONES[settings.backbone]
-    if settings.stochastic_depth and not backbone.drops:
-        raise UserError(
-            f"config.model.stochastic_depth is {settings.stochastic_depth}, but {settings.backbone} has no blocks to "
-            "skip; set it to 0",
-            about="model.stochastic_depth",
-        )
-    if settings.sha256 and not settings.weights:
-        raise UserError(
-            "config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both",
-            about="model.sha256",
-        )
-    if (config.optim.head_epochs or settings.frozen_norm) and not settings.weights:
-        raise UserError(
-            "config.optim.head_epochs and config.model.frozen_norm are for published weights, but config.model.weights "
-            "is empty; name them, or set config.optim.head_epochs=0 and config.model.frozen_norm=false",
-            about="optim.head_epochs",
-        )
-    if config.optim.head_epochs and not settings.frozen_norm:
-        raise UserError(
-            "config.optim.head_epochs leaves the backbone as it is at first, but config.model.frozen_norm=false lets "
-            "its statistics change; set config.model.frozen_norm=true or config.optim.head_epochs=0",
-            about="optim.head_epochs",
-        )
-    return backbone
-
-
-def _param_labels(params: Any, *, frozen_norm: bool) -> Any:
-    """`Hooks.param_labels`: the head is new, the backbone loaded, and its BatchNorm frozen with `frozen_norm`."""
-
-    def label(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
-        part, *_, layer, _ = (key.key for key in path)
-        if part == "head":
-            return "new"
-        return "frozen" if frozen_norm and "bn" in layer else "loaded"
-
-    return jax.tree_util.tree_map_with_path(label, params)
-
-
-def _pretrained(config: ConfigDict) -> Hooks:
-    """The hooks of ``config.model.weights``: how they are put in place, and what they are."""
-    settings, source = config.model, config.model.weights
-    if not source:
-        return Hooks()
-
-    def load(variables):
-        encoder = {name: tree["encoder"] for name, tree in variables.items()}
-        encoder = weights.load(source, encoder, model=settings.backbone, sha256=settings.sha256)
-        return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
-
-    return Hooks(
-        load_pretrained=load, pretrained_checksums=lambda: {source: weights.find(source, sha256=settings.sha256)[1]}
-    )
-
-
 class ProxyTraining(NamedTuple):
     """What both models have of a training.
 
@@ -191,9 +127,7 @@ def proxy_training(config: ConfigDict) -> ProxyTraining:
     def samples(batch):
         return augmentation_grid(jax.random.key(config.seed), batch["image"][:4], options=options)
 
-    hooks = _pretrained(config)._replace(device_augment=device_augment, samples=samples)
-    if config.optim.head_epochs or settings.frozen_norm:
-        hooks = hooks._replace(param_labels=functools.partial(_param_labels, frozen_norm=settings.frozen_norm))
+    hooks = trained_encoder(config)._replace(device_augment=device_augment, samples=samples)
     return ProxyTraining(model, normalized, {"init": functools.partial(model.init, train=False), "loss": loss}, hooks)
 
 

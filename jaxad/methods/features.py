@@ -39,6 +39,7 @@ from jaxad.scoring import density as densities
 from jaxad.scoring import localization, nearest_neighbor
 from jaxad.scoring.nearest_neighbor import Bank
 
+MIN_IMAGES = 2
 SCORERS = (AUTO, PER_LOCATION, SHARED, NEAREST)
 GAUSSIANS, BANKS = (AUTO, PER_LOCATION, SHARED), (AUTO, NEAREST)
 
@@ -81,6 +82,24 @@ score.reweight: Neighbors in the bank by which an image's score is weighted, as 
 )
 
 
+class Scoring(NamedTuple):
+    """The parts of the method, which `jaxad.methods.nsa_features` adds to.
+
+    Attributes:
+      init: ``(key, image) -> variables`` of the network.
+      joined: ``(variables, images) -> features``, float32 (b, rows, columns, channels), the joined levels on the
+        positions of the grid, of images in [0, 1].
+      score: ``(density, features, size, factor) -> Scores`` for images of a size (h, w). The map is multiplied by the
+        factor, (b, h, w) or a number, before an image score is made of it.
+      refit: See `Refit`.
+    """
+
+    init: Callable[[jax.Array, jax.Array], dict[str, Any]]
+    joined: Callable[[Any, jax.Array], jax.Array]
+    score: Callable[[Any, jax.Array, tuple[int, int], jax.Array | float], Scores]
+    refit: Refit
+
+
 class _Level(NamedTuple):
     """A stage of the network as `localization.resample_stage` takes it."""
 
@@ -95,18 +114,45 @@ def create(config: ConfigDict) -> Method:
     Raises:
       UserError: A choice is unknown, or there are no weights.
     """
+    model, parts = config.model, scoring(config)
+    hooks = Hooks(
+        load_pretrained=lambda variables: weights.load(
+            model.weights, variables, model=model.backbone, sha256=model.sha256
+        ),
+        pretrained_checksums=lambda: {model.weights: weights.find(model.weights, sha256=model.sha256)[1]},
+        min_images=MIN_IMAGES,
+        refit=parts.refit,
+    )
+    return untrained(
+        Method(
+            init=parts.init,
+            loss=None,
+            fit=lambda *given: parts.refit.fit(*given)[0],
+            score=lambda variables, density, images: parts.score(
+                density, parts.joined(variables, images), images.shape[1:3], 1.0
+            ),
+            hooks=hooks,
+        )
+    )
+
+
+def scoring(config: ConfigDict) -> Scoring:
+    """The parts of `create`, which raises what this raises."""
     _check(config)
-    model, network = config.model, BACKBONES[config.model.backbone].make(axis_name=None, dtype=compute_dtype(config))
+    network = BACKBONES[config.model.backbone].make(axis_name=None, dtype=compute_dtype(config))
     joined, total = _joined(config, network.apply)
     scored, batch = _scored(config), config.evaluate.batch
 
+    def chosen(features, channels):
+        return _averaged(features, config.density.neighborhood)[..., channels]
+
     def functions(variables, channels):
         def features(images):
-            extract = lambda variables, images: joined(variables, images)[..., channels]  # noqa: E731
+            extract = lambda variables, images: chosen(joined(variables, images), channels)  # noqa: E731
             return in_batches(extract, variables, images, batch=batch)
 
         def image_scores(scorer, images):
-            score = lambda given, images: scored(given[1], joined(given[0], images)[..., channels]).image  # noqa: E731
+            score = lambda given, images: scored(given[1], chosen(joined(given[0], images), channels)).image  # noqa: E731
             return np.concatenate(list(in_batches(score, (variables, scorer), images, batch=batch)))
 
         return Functions(features, image_scores)
@@ -122,21 +168,12 @@ def create(config: ConfigDict) -> Method:
         scorer, kept = extend_scorer(key, config, functions(variables, np.asarray(density["channels"])), kept, images)
         return density | {"scorer": scorer}, kept
 
-    def score(variables, density, images):
-        features = joined(variables, images)[..., density["channels"]]
-        _check_scorer(config, density["scorer"], features.shape[1:3], images.shape[1:3])
-        return scored(density["scorer"], features)
+    def score(density, features, size, factor):
+        features = chosen(features, density["channels"])
+        _check_scorer(config, density["scorer"], features.shape[1:3], size)
+        return scored(density["scorer"], features, factor)
 
-    hooks = Hooks(
-        load_pretrained=lambda variables: weights.load(
-            model.weights, variables, model=model.backbone, sha256=model.sha256
-        ),
-        pretrained_checksums=lambda: {model.weights: weights.find(model.weights, sha256=model.sha256)[1]},
-        min_images=2,
-        refit=Refit(fit, extend),
-    )
-    init = functools.partial(network.init, train=False)
-    return untrained(Method(init=init, loss=None, fit=lambda *given: fit(*given)[0], score=score, hooks=hooks))
+    return Scoring(functools.partial(network.init, train=False), joined, score, Refit(fit, extend))
 
 
 def _check(config: ConfigDict) -> None:
@@ -218,7 +255,7 @@ def _levels(config: ConfigDict) -> list[_Level]:
 def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Array], jax.Array], int]:
     """The function ``(variables, images) -> features`` and how many channels its result has.
 
-    It makes float32 (b, rows, columns, channels), on the positions of the grid, of images in [0, 1].
+    See `Scoring.joined`.
     """
     settings, levels, normalized = config.density, _levels(config), normalizer(config)
     stages = BACKBONES[config.model.backbone].stages
@@ -241,7 +278,7 @@ def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Arr
                     stage, stride=level.stride, first=level.first, onto=onto, to_stride=grid.stride, to_first=grid.first
                 )
             parts.append(stage)
-        return _averaged(jnp.concatenate(parts, axis=-1), settings.neighborhood)
+        return jnp.concatenate(parts, axis=-1)
 
     return joined, total
 
@@ -262,16 +299,22 @@ def _drawn(key: jax.Array, total: int, count: int) -> np.ndarray:
     return np.sort(np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), total)[:count]))
 
 
-def _scored(config: ConfigDict) -> Callable[[dict[str, Any], jax.Array], Scores]:
-    """The function ``(scorer, features) -> scores``."""
+def upsampler(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """``maps -> maps``: from the positions of the grid, (b, rows, columns), to the pixels of the scored image."""
     first = (BACKBONES[config.model.backbone].first(config.density.grid, config.score.size),) * 2
-    size, sigma, reduction = (config.score.size,) * 2, config.score.sigma, config.score.reduction
+    return functools.partial(localization.upsample_stage, size=(config.score.size,) * 2, first=first)
 
-    def scored(scorer, features):
+
+def _scored(config: ConfigDict) -> Callable[..., Scores]:
+    """The function ``(scorer, features, factor=1.0) -> scores``; for the factor see `Scoring.score`."""
+    upsampled, sigma, reduction = upsampler(config), config.score.sigma, config.score.reduction
+
+    def scored(scorer, features, factor=1.0):
         distances, weight = _distances(scorer, features, reweight=config.score.reweight)
-        maps = localization.upsample_stage(distances, size=size, first=first)
+        maps = upsampled(distances)
         if sigma:
             maps = localization.gaussian_blur(maps, sigma=sigma)
+        maps = maps * factor
         return Scores(reduce_map(maps, reduction=reduction, top=config.score.top) * weight, maps)
 
     return scored

@@ -61,6 +61,8 @@ class Hooks(NamedTuple):
         wrong.
       load_pretrained: ``shapes -> variables``, which puts published weights in the place of some of the variables that
         `Method.init` would draw, given as ``jax.ShapeDtypeStruct``.
+      prepare: ``(variables, good_images) -> variables``, what the training starts from once the good images that it
+        trains on are known, from what `Method.init` and `load_pretrained` made; the images as in `Method.fit`.
       pretrained_checksums: ``() -> {source: SHA-256}``, of the files that `load_pretrained` reads, for the records.
       param_labels: ``params -> labels``, a pytree of the same structure with a word for each parameter: ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. Without
@@ -75,6 +77,7 @@ class Hooks(NamedTuple):
     map_terms: Callable[[dict[str, Any], Any, jax.Array], dict[str, jax.Array]] | None = None
     warn: Callable[[dict[str, float]], str | None] | None = None
     load_pretrained: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    prepare: Callable[[dict[str, Any], Sequence[np.ndarray]], dict[str, Any]] | None = None
     pretrained_checksums: Callable[[], dict[str, str]] | None = None
     param_labels: Callable[[Any], Any] | None = None
     refit: Refit | None = None

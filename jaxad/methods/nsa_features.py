@@ -1,0 +1,132 @@
+"""A small network learns from NSA's synthetic defects on the features of published weights, which stay as they are.
+
+What it sees at each position are the features and their standard scores, by what good images have there. It says how
+likely a synthetic defect is. The distance from the good images, which `jaxad.methods.features` scores by, is raised
+where it says so: the network knows defects like NSA's, the distance knows whatever is unlike the good images. This is
+ours, no row of a paper.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad.config_keys import Keys, explained
+from jaxad.errors import UserError
+from jaxad.methods import features, nsa
+from jaxad.methods.method import Method, Refit, in_batches
+from jaxad.methods.pretrained import loaded_encoder
+from jaxad.models.defect_head import DefectHead
+
+# What is only fitted after the training. Levels, their grid and `density.ridge` belong to what the head sees.
+_FITTED_LATER = ("name", "neighborhood", "channels", "shrinkage", "patches", "bank")
+KEYS = (
+    Keys(
+        meanings=explained("""
+score.emphasis: How far a defect that the network is sure of raises the distance: the map is distance times
+  (1 + emphasis x prediction). 0 leaves the distance alone.
+"""),
+        at_least={"score.emphasis": 0.0},
+    )
+    .joined_with(features.KEYS)
+    .joined_with(nsa.KEYS)
+    ._replace(unfitted=(*(f"density.{name}" for name in _FITTED_LATER), "score."))
+)
+
+
+def create(config: ConfigDict) -> Method:
+    """NSA's examples for a head on the features of ``config.model``, and the scorer of ``config.density`` beside it.
+
+    Raises:
+      UserError: As `features.create` and `nsa.create`; or images are not trained on and scored whole, at one size.
+    """
+    nsa.check_synthesis(config)
+    parts, upsampled = features.scoring(config), features.upsampler(config)
+    _check_whole(config)
+    head, learnt, settings = DefectHead(), nsa.objective(config), config.score
+
+    def init(key, image):
+        first, second = jax.random.split(key)
+        encoder = parts.init(first, image)
+        like = jax.eval_shape(parts.joined, encoder, image)
+        mean = jnp.zeros(like.shape[1:])
+        params = head.init(second, jnp.zeros(like.shape), mean, jnp.ones_like(mean))["params"]
+        good = {"mean": mean, "variance": jnp.ones_like(mean)}
+        return {
+            "params": {"encoder": encoder["params"], "head": params},
+            "batch_stats": {"encoder": encoder["batch_stats"], "good": good},
+        }
+
+    def encoder(variables):
+        return {name: tree["encoder"] for name, tree in variables.items()}
+
+    def seen(variables, images):
+        return parts.joined(encoder(variables), images)
+
+    def logits(variables, found):
+        good = variables["batch_stats"]["good"]
+        return upsampled(head.apply({"params": variables["params"]["head"]}, found, good["mean"], good["variance"]))
+
+    def prepare(variables, good_images):
+        mean, variance = _moments(in_batches(seen, variables, good_images, batch=config.evaluate.batch))
+        good = {"mean": mean, "variance": variance + np.float32(config.density.ridge)}
+        return variables | {"batch_stats": variables["batch_stats"] | {"good": good}}
+
+    def loss(params, batch_stats, batch, key):
+        variables = {"params": params, "batch_stats": batch_stats}
+        found = jax.lax.stop_gradient(seen(variables, batch["image"] / 255.0))
+        return learnt.loss(logits(variables, found), batch["label"]), (batch_stats, learnt.metrics(batch))
+
+    def score(variables, density, images):
+        found = seen(variables, images)
+        factor = 1 + settings.emphasis * learnt.predicted(logits(variables, found))
+        return parts.score(density, found, images.shape[1:3], factor)
+
+    def map_terms(variables, density, images):
+        found = seen(variables, images)
+        distance = parts.score(density, found, images.shape[1:3], 1.0).map
+        raised = settings.emphasis * learnt.predicted(logits(variables, found))
+        return {"distance": distance, "synthetic defects": distance * raised}
+
+    refit = Refit(
+        fit=lambda variables, *given: parts.refit.fit(encoder(variables), *given),
+        extend=lambda variables, *given: parts.refit.extend(encoder(variables), *given),
+    )
+    hooks = loaded_encoder(config)._replace(
+        min_images=features.MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit
+    )
+    method = Method(init=init, loss=loss, fit=lambda *given: refit.fit(*given)[0], score=score, hooks=hooks)
+    return nsa.with_examples(config, method)
+
+
+def _check_whole(config: ConfigDict) -> None:
+    """Refuses views that are not the image that is scored, since standard scores belong to positions in it."""
+    size, view = config.data.size, config.view
+    sides = {"view.crop": view.crop, "view.center_crop": view.center_crop or size, "score.size": config.score.size}
+    for key, side in sides.items():
+        if side != size:
+            raise UserError(
+                f"config.{key} is {side}, but features are judged by their position in whole images of "
+                f"config.data.size={size}; set it to {size}",
+                about=key,
+            )
+
+
+def _moments(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of features (b, rows, columns, c) at each position, float32 (rows, columns, c)."""
+    count, total, squares = 0, 0.0, 0.0
+    for batch in batches:
+        count += len(batch)
+        total = total + batch.sum(axis=0, dtype=np.float64)
+        squares = squares + np.square(batch, dtype=np.float64).sum(axis=0)
+    mean = total / count
+    return mean.astype(np.float32), np.maximum(squares / count - mean**2, 0).astype(np.float32)
+
+
+def _param_labels(params: dict[str, Any]) -> dict[str, Any]:
+    """`Hooks.param_labels`: the head alone is trained."""
+    words = {"encoder": "frozen", "head": "new"}
+    return {part: jax.tree.map(lambda leaf, word=words[part]: word, tree) for part, tree in params.items()}

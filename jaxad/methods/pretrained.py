@@ -1,0 +1,83 @@
+"""Networks whose part ``encoder`` may start from published weights: which there are, and how they are trained on."""
+
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxad.errors import UserError
+from jaxad.methods.method import Hooks, check_choices
+from jaxad.models import weights
+from jaxad.models.backbones import BACKBONES, Backbone
+
+
+def backbone_of(config: ConfigDict) -> Backbone:
+    """The network of ``config.model.backbone``.
+
+    Raises:
+      UserError: There is no such network, or an option of it is out of place.
+    """
+    settings = config.model
+    check_choices({"model.backbone": (settings.backbone, tuple(BACKBONES))})
+    backbone = BACKBONES[settings.backbone]
+    if settings.get("stochastic_depth") and not backbone.drops:
+        raise UserError(
+            f"config.model.stochastic_depth is {settings.stochastic_depth}, but {settings.backbone} has no blocks to "
+            "skip; set it to 0",
+            about="model.stochastic_depth",
+        )
+    if settings.sha256 and not settings.weights:
+        raise UserError(
+            "config.model.sha256 is set, but config.model.weights is empty; name a file, or empty both",
+            about="model.sha256",
+        )
+    if (config.optim.head_epochs or settings.frozen_norm) and not settings.weights:
+        raise UserError(
+            "config.optim.head_epochs and config.model.frozen_norm are for published weights, but config.model.weights "
+            "is empty; name them, or set config.optim.head_epochs=0 and config.model.frozen_norm=false",
+            about="optim.head_epochs",
+        )
+    if config.optim.head_epochs and not settings.frozen_norm:
+        raise UserError(
+            "config.optim.head_epochs leaves the backbone as it is at first, but config.model.frozen_norm=false lets "
+            "its statistics change; set config.model.frozen_norm=true or config.optim.head_epochs=0",
+            about="optim.head_epochs",
+        )
+    return backbone
+
+
+def _param_labels(params: Any, *, frozen_norm: bool) -> Any:
+    """`Hooks.param_labels`: the encoder is loaded, its BatchNorm frozen with `frozen_norm`, and all else is new."""
+
+    def label(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
+        part, *_, layer, _ = (key.key for key in path)
+        if part != "encoder":
+            return "new"
+        return "frozen" if frozen_norm and "bn" in layer else "loaded"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def loaded_encoder(config: ConfigDict) -> Hooks:
+    """The hooks of ``config.model.weights``, if there are any: how they are put in place, and what they are."""
+    settings, source = config.model, config.model.weights
+    if not source:
+        return Hooks()
+
+    def load(variables):
+        encoder = {name: tree["encoder"] for name, tree in variables.items()}
+        encoder = weights.load(source, encoder, model=settings.backbone, sha256=settings.sha256)
+        return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
+
+    return Hooks(
+        load_pretrained=load, pretrained_checksums=lambda: {source: weights.find(source, sha256=settings.sha256)[1]}
+    )
+
+
+def trained_encoder(config: ConfigDict) -> Hooks:
+    """Those of `loaded_encoder` for a network whose encoder is trained on, behind its head where they say so."""
+    hooks, frozen_norm = loaded_encoder(config), config.model.frozen_norm
+    if config.optim.head_epochs or frozen_norm:
+        hooks = hooks._replace(param_labels=functools.partial(_param_labels, frozen_norm=frozen_norm))
+    return hooks
