@@ -17,7 +17,7 @@ from jaxad.augment.nsa.settings import View
 from jaxad.data import folder
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError
-from jaxad.methods import baseline, cutpaste, dla, features, nsa
+from jaxad.methods import baseline, cutpaste, dla, features, nsa, nsa_features
 from jaxad.reporting.tables import Table
 from jaxad.synthetic_anomalies.__main__ import SETTINGS
 from jaxad.training import step
@@ -25,6 +25,7 @@ from jaxad.training import step
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TITLES = {
     "": "Every method",
+    "nsa_features": "NSA on features of published weights",
     "nsa": "NSA and its baselines",
     "cutpaste": "CutPaste and published weights",
     "dla": "DLA",
@@ -38,6 +39,8 @@ RECORDS = {
     "cutpaste": {"proxy": CutPasteOptions},
     "dla": {"view": ViewOptions, "local": LocalOptions},
 }
+# Families whose keys another one has beside its own, and in whose tables they are.
+_ALSO = {"nsa_features": ("nsa", "features")}
 _CATEGORIES = (*demo.CATEGORIES, *folder.TEXTURES, *folder.OBJECTS, "object", "texture", "chest_xray_male")
 _SHOWN = 3  # defaults of a key
 _LARGE = 10**12
@@ -63,6 +66,7 @@ def _attributes(record: type) -> dict[str, str]:
 
 
 _MEANINGS = {
+    "nsa_features": nsa_features.OWN.meanings,
     "nsa": nsa.KEYS.meanings,
     "cutpaste": cutpaste.KEYS.meanings,
     "dla": dla.KEYS.meanings,
@@ -152,7 +156,8 @@ def table(name: str) -> Table:
     for config in experiments():
         own, flat = family(config), configs.flatten(config)
         for key in flat:
-            where = own if key in BY_METHOD[own] else "" if key in config_keys.GENERAL.meanings else None
+            places = (one for one in (own, *_ALSO.get(own, ())) if key in BY_METHOD[one])
+            where = next(places, "" if key in config_keys.GENERAL.meanings else None)
             if where is None:
                 raise ValueError(f"config.{key} of {own} is not explained; see the KEYS of {own}.py, or config_keys.py")
             if where == name:

@@ -15,7 +15,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.errors import UserError
 
 NSA, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
 CHANGES = {
@@ -26,7 +25,11 @@ CHANGES = {
     "log_every": "20",
     "synthetic_every": "0",
     "data.size": "256",
+    "data.channels": "3",  # of X-rays too
     "data.holdout": "0.1",
+    # (x - 127) / 128 of images in [0, 255], as these weights were trained.
+    "normalize.mean": str((127 / 255,) * 3),
+    "normalize.std": str((128 / 255,) * 3),
     # Features are judged by their position: views are whole images as they are.
     "view.rotation": "0",
     "view.center_crop": "0",
@@ -40,11 +43,9 @@ CHANGES = {
 def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category (`demo` is the first), one of MVTec AD, `object` or `texture`."""
     config, lite = configs.load(f"{NSA}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
-    if config.data.channels != 3:
-        raise UserError(f"lite_nsa takes color images, and those of {category} are grey", about="category")
     with config.unlocked():
         config.steps_per_epoch = 20
-        config.model, config.density, config.normalize = lite.model, lite.density, lite.normalize
+        config.model, config.density = lite.model, lite.density
         config.view.crop = config.data.get_ref("size").identity()
         config.score.size = config.data.get_ref("size").identity()
         config.score.sigma, config.score.reweight, config.score.emphasis = lite.score.sigma, lite.score.reweight, 2.0

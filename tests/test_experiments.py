@@ -248,8 +248,24 @@ NSA_CHANGES = {
 
 
 def test_every_file_that_derives_from_nsa_is_a_column():
-    derived = {file.stem for file in FILES if "nsa_logistic.py" in file.read_text()} - {pathlib.Path(NSA).stem}
-    assert derived == set(NSA_CHANGES)
+    derived = {file.stem for file in FILES if "nsa_logistic" in file.read_text()} - {pathlib.Path(NSA).stem}
+    assert derived == {*NSA_CHANGES, "lite_nsa", "lite_nsa_finetune"}
+
+
+@pytest.mark.medium
+def test_nsa_on_published_weights_keeps_the_categorys_synthesis():
+    """And the model is that of lite.py; what is scored is seen whole in the training."""
+    lite = configs.load(f"{ROOT}/experiments/lite.py:bottle")
+    for name, category in itertools.product(("lite_nsa", "lite_nsa_finetune"), EVERY):
+        config, base = (configs.load(f"{file}:{category}") for file in (f"{ROOT}/experiments/{name}.py", NSA))
+        assert (config.synthesis, config.label, config.data.source) == (base.synthesis, base.label, base.data.source)
+        assert {key: config.model[key] for key in lite.model} == dict(lite.model)
+        assert config.normalize == lite.normalize
+        sizes = config.data.size, config.view.crop, config.view.center_crop, config.view.rotation, config.evaluate.crop
+        assert sizes == ((256, 256) if name == "lite_nsa" else (base.data.size, base.view.crop)) + (0, 0, 0), category
+    changed = configs.load(f"{ROOT}/experiments/lite_nsa.py:bottle", {"data.size": "128"})
+    assert (changed.view.crop, changed.score.size) == (128, 128)
+    methods.create(changed)
 
 
 @pytest.mark.slow

@@ -21,20 +21,17 @@ from jaxad.methods.method import Method, Refit, in_batches
 from jaxad.methods.pretrained import loaded_encoder
 from jaxad.models.defect_head import DefectHead
 
-# What is only fitted after the training. Levels, their grid and `density.ridge` belong to what the head sees.
-_FITTED_LATER = ("name", "neighborhood", "channels", "shrinkage", "patches", "bank")
-KEYS = (
-    Keys(
-        meanings=explained("""
-score.emphasis: How far a defect that the network is sure of raises the distance: the map is distance times
+# What is only fitted after the training. Levels and their grid are what the head sees.
+_FITTED_LATER = ("name", "neighborhood", "channels", "shrinkage", "ridge", "patches", "bank")
+OWN = Keys(
+    meanings=explained("""
+score.emphasis: How far a defect that the network is sure of raises the distance: the map is distance x
   (1 + emphasis x prediction). 0 leaves the distance alone.
 """),
-        at_least={"score.emphasis": 0.0},
-    )
-    .joined_with(features.KEYS)
-    .joined_with(nsa.KEYS)
-    ._replace(unfitted=(*(f"density.{name}" for name in _FITTED_LATER), "score."))
+    at_least={"score.emphasis": 0.0},
+    unfitted=(*(f"density.{name}" for name in _FITTED_LATER), "score."),
 )
+KEYS = OWN.joined_with(features.KEYS).joined_with(nsa.KEYS)
 
 
 def create(config: ConfigDict) -> Method:
@@ -72,7 +69,7 @@ def create(config: ConfigDict) -> Method:
 
     def prepare(variables, good_images):
         mean, variance = _moments(in_batches(seen, variables, good_images, batch=config.evaluate.batch))
-        good = {"mean": mean, "variance": variance + np.float32(config.density.ridge)}
+        good = {"mean": mean, "variance": variance}
         return variables | {"batch_stats": variables["batch_stats"] | {"good": good}}
 
     def loss(params, batch_stats, batch, key):
@@ -104,9 +101,8 @@ def create(config: ConfigDict) -> Method:
 
 def _check_whole(config: ConfigDict) -> None:
     """Refuses views that are not the image that is scored, since standard scores belong to positions in it."""
-    size, view = config.data.size, config.view
-    sides = {"view.crop": view.crop, "view.center_crop": view.center_crop or size, "score.size": config.score.size}
-    for key, side in sides.items():
+    size = config.data.size
+    for key, side in {"view.crop": config.view.crop, "score.size": config.score.size}.items():
         if side != size:
             raise UserError(
                 f"config.{key} is {side}, but features are judged by their position in whole images of "

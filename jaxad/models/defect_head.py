@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jaxad.models.layers import Conv
 
 _FARTHEST = 8.0  # standard scores beyond it say no more
+# Of the variance over all positions, what a position has at least: few images can make a feature look constant there.
+_LEAST = 0.1
+_TINY = 1e-6  # for a feature that is the same in all good images
 
 
 class DefectHead(nn.Module):
@@ -25,15 +28,16 @@ class DefectHead(nn.Module):
         Args:
           features: float32 (b, rows, columns, c).
           mean: What good images have at each position, (rows, columns, c).
-          variance: Their variance there, above 0.
+          variance: Their variance there.
 
         Returns:
           float32 (b, rows, columns).
         """
-        standard = jnp.clip((features - mean) * jax.lax.rsqrt(variance), -_FARTHEST, _FARTHEST)
-        # Over all positions, so that the features themselves are seen too, in a scale that a layer can start with.
         overall = mean.mean((0, 1))
-        spread = variance.mean((0, 1)) + mean.var((0, 1))
+        spread = variance.mean((0, 1)) + mean.var((0, 1)) + _TINY
+        standard = (features - mean) * jax.lax.rsqrt(variance + _LEAST * spread)
+        standard = jnp.clip(standard, -_FARTHEST, _FARTHEST)
+        # The features themselves are seen too, in a scale that a layer can start with.
         x = jnp.concatenate([standard, jnp.abs(standard), (features - overall) * jax.lax.rsqrt(spread)], axis=-1)
         x = nn.relu(nn.Dense(2 * self.width, name="dense1")(x))
         for n in (1, 2):

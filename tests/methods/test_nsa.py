@@ -25,7 +25,12 @@ from tests.refusals import refuses
 SIZES = {
     "data.size": "72", "view.crop": "64", "view.center_crop": "0", "score.size": "64", "evaluate.crop": "0",
 }  # fmt: skip
-ROWS = [path for path in sorted(ROOT.glob("experiments/*.py")) if "nsa_logistic" in path.read_text()]
+# lite_nsa.py has another network, which takes other sizes.
+ROWS = [
+    path
+    for path in sorted(ROOT.glob("experiments/*.py"))
+    if "nsa_logistic" in path.read_text() and path.stem != "lite_nsa"
+]
 # float32 logits of one, two images of two by two pixels
 LOGITS = np.array([[[2.0, -1.0], [0.0, 3.0]], [[-2.0, 0.5], [1.0, -4.0]]], np.float32)
 LABELS = np.array([[[1.0, 0.0], [0.25, 0.5]], [[0.0, 0.75], [0.0, 0.0]]], np.float32)

@@ -107,6 +107,38 @@ def test_stages_have_the_promised_shapes_and_dtypes(channels: int, dtype: jnp.dt
     assert {stage.dtype for name, stage in stages.items() if name != "logits"} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.medium
+def test_another_network_can_be_the_encoder() -> None:
+    model = EncoderDecoder(backbone="efficientnet_lite0", stage="level7", frozen_norm=True)
+    images = jnp.zeros((2, 64, 96, 3))
+
+    def init_and_apply() -> tuple[dict, tuple[dict, dict]]:
+        variables = model.init(jax.random.key(0), images, train=True)
+        return variables, model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    variables, (stages, _) = jax.eval_shape(init_and_apply)
+    assert (stages["level7"].shape, stages["squeeze"].shape) == ((2, 2, 3, 320), (2, 2, 3, 128))
+    assert stages["logits"].shape == (2, 64, 96)
+    assert "top" not in stages and "top_conv" not in variables["params"]["encoder"]
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_keeps_its_averages() -> None:
+    model = EncoderDecoder(backbone="resnet18", frozen_norm=True)
+
+    @jax.jit
+    def updated(key: jax.Array) -> tuple[dict, dict]:
+        images = jax.random.normal(key, (2, 32, 32, 3))
+        variables = model.init(key, images, train=False)
+        return variables["batch_stats"], model.apply(variables, images, train=True, mutable=["batch_stats"])[1]
+
+    before, after = updated(jax.random.key(0))
+    after = after["batch_stats"]
+    for name in before:
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), before[name], after[name])
+        assert set(jax.tree.leaves(moved)) == {name != "encoder"}, name
+
+
 @pytest.mark.slow
 def test_score_maps_of_bfloat16_networks_have_more_than_its_digits() -> None:
     """With the 8 bits of bfloat16 most of a map's values would be ties."""
