@@ -105,6 +105,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     "docs/pretrained_weights.md": {
         "levels": _measured("jax_0.12", _levels, only=("lite_levels",)),
         "measured": _measured("jax_0.12", report.summary, only=("lite_pretrained", "lite_finetune")),
+        "nsa": _measured("jax_0.12", report.summary, only=("lite", "lite_nsa", "lite_nsa_finetune")),
         "published": _published(
             "efficientnet_pretrained", "efficientnet_pretrained, score.level=level7",
             "efficientnet_finetune", "efficientnet_finetune, score.level=level7",

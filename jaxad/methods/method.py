@@ -115,8 +115,21 @@ class Method(NamedTuple):
         return batch if self.hooks.device_augment is None else self.hooks.device_augment(keys, batch)
 
 
-def begin(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
-    """The variables that a training starts from, for images like `image`, (h, w, c)."""
+def begin(
+    key: jax.Array, method: Method, image: np.ndarray, good_images: Sequence[np.ndarray] | None = None
+) -> dict[str, Any]:
+    """The variables that a training starts from, for images like `image`, (h, w, c).
+
+    `Hooks.prepare` is called where there are `good_images`, uint8 (h, w, c) each.
+    """
+    variables = _drawn(key, method, image)
+    if good_images is None or method.hooks.prepare is None:
+        return variables
+    return method.hooks.prepare(variables, good_images)
+
+
+def _drawn(key: jax.Array, method: Method, image: np.ndarray) -> dict[str, Any]:
+    """What `Method.init` draws, with published weights in its place where there are any."""
     given = key, jnp.zeros((1, *image.shape), jnp.float32)
     if method.hooks.load_pretrained is None:
         return devices.jit_unoptimized(method.init)(*given)
@@ -211,7 +224,7 @@ def untrained(method: Method) -> Method:
     """The same scoring by the network as a training starts, which `fit` makes: what the training has to beat."""
 
     def drawn(good_images, key):
-        return devices.to_host(begin(key, method, good_images[0]))
+        return devices.to_host(begin(key, method, good_images[0], good_images))
 
     def fit(variables, good_images, key):
         variables = drawn(good_images, key)
@@ -230,6 +243,6 @@ def untrained(method: Method) -> Method:
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     hooks = {name: of(f) for name in ("embed", "map_terms") if (f := getattr(method.hooks, name)) is not None}
-    hooks |= dict.fromkeys(("device_augment", "samples", "param_labels"))
+    hooks |= dict.fromkeys(("device_augment", "samples", "param_labels", "prepare"))
     hooks |= {"refit": method.hooks.refit and Refit(fit_kept, extend)}
     return method._replace(loss=None, fit=fit, score=of(method.score), hooks=method.hooks._replace(**hooks))

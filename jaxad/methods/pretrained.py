@@ -51,10 +51,9 @@ def _param_labels(params: Any, *, frozen_norm: bool) -> Any:
     """`Hooks.param_labels`: the encoder is loaded, its BatchNorm frozen with `frozen_norm`, and all else is new."""
 
     def label(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
-        part, *_, layer, _ = (key.key for key in path)
-        if part != "encoder":
+        if path[0].key != "encoder":
             return "new"
-        return "frozen" if frozen_norm and "bn" in layer else "loaded"
+        return "frozen" if frozen_norm and "bn" in path[-2].key else "loaded"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

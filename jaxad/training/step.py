@@ -156,14 +156,10 @@ def make_step(method: Method, optimizer: optax.GradientTransformation, schedule:
 
 
 def init_state(
-    method: Method, optimizer, image: np.ndarray, *, seed: int, good_images: Sequence[np.ndarray] = ()
+    method: Method, optimizer, image: np.ndarray, *, seed: int, good_images: Sequence[np.ndarray] | None = None
 ) -> TrainState:
-    """A fresh state for images like `image`, (h, w, c).
-
-    With `good_images`, each uint8 (h, w, c), what they say is in it, see `Hooks.prepare`.
-    """
-    variables, prepare = begin(jax.random.key(seed), method, image), method.hooks.prepare
-    return _state(variables if prepare is None or not len(good_images) else prepare(variables, good_images), optimizer)
+    """A fresh state for images like `image`, (h, w, c); for `good_images` see `begin`."""
+    return _state(begin(jax.random.key(seed), method, image, good_images), optimizer)
 
 
 def _state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
