@@ -16,8 +16,11 @@ from ml_collections import ConfigDict
 
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
-from jaxad.methods import features, nsa
+from jaxad.methods.features import KEYS as FEATURES_KEYS
+from jaxad.methods.features import MIN_IMAGES, scoring, upsampler
 from jaxad.methods.method import Method, Refit, in_batches
+from jaxad.methods.nsa import KEYS as NSA_KEYS
+from jaxad.methods.nsa import check_synthesis, objective, with_examples
 from jaxad.methods.pretrained import loaded_encoder
 from jaxad.models.defect_head import DefectHead
 
@@ -31,19 +34,20 @@ score.emphasis: How far a defect that the network is sure of raises the distance
     at_least={"score.emphasis": 0.0},
     unfitted=(*(f"density.{name}" for name in _FITTED_LATER), "score."),
 )
-KEYS = OWN.joined_with(features.KEYS).joined_with(nsa.KEYS)
+KEYS = OWN.joined_with(FEATURES_KEYS).joined_with(NSA_KEYS)
 
 
 def create(config: ConfigDict) -> Method:
     """NSA's examples for a head on the features of ``config.model``, and the scorer of ``config.density`` beside it.
 
     Raises:
-      UserError: As `features.create` and `nsa.create`; or images are not trained on and scored whole, at one size.
+      UserError: As `create` of `jaxad.methods.features` and `jaxad.methods.nsa`; or images are not trained on and scored
+        whole, at one size.
     """
-    nsa.check_synthesis(config)
-    parts, upsampled = features.scoring(config), features.upsampler(config)
+    check_synthesis(config)
+    parts, upsampled = scoring(config), upsampler(config)
     _check_whole(config)
-    head, learnt, settings = DefectHead(), nsa.objective(config), config.score
+    head, learnt, settings = DefectHead(), objective(config), config.score
 
     def init(key, image):
         first, second = jax.random.split(key)
@@ -57,11 +61,8 @@ def create(config: ConfigDict) -> Method:
             "batch_stats": {"encoder": encoder["batch_stats"], "good": good},
         }
 
-    def encoder(variables):
-        return {name: tree["encoder"] for name, tree in variables.items()}
-
     def seen(variables, images):
-        return parts.joined(encoder(variables), images)
+        return parts.joined(_encoder(variables), images)
 
     def logits(variables, found):
         good = variables["batch_stats"]["good"]
@@ -89,14 +90,19 @@ def create(config: ConfigDict) -> Method:
         return {"distance": distance, "synthetic defects": distance * raised}
 
     refit = Refit(
-        fit=lambda variables, *given: parts.refit.fit(encoder(variables), *given),
-        extend=lambda variables, *given: parts.refit.extend(encoder(variables), *given),
+        fit=lambda variables, *given: parts.refit.fit(_encoder(variables), *given),
+        extend=lambda variables, *given: parts.refit.extend(_encoder(variables), *given),
     )
     hooks = loaded_encoder(config)._replace(
-        min_images=features.MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit
+        min_images=MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit
     )
     method = Method(init=init, loss=loss, fit=lambda *given: refit.fit(*given)[0], score=score, hooks=hooks)
-    return nsa.with_examples(config, method)
+    return with_examples(config, method)
+
+
+def _encoder(variables: dict[str, Any]) -> dict[str, Any]:
+    """Those of the network whose weights were published."""
+    return {collection: tree["encoder"] for collection, tree in variables.items()}
 
 
 def _check_whole(config: ConfigDict) -> None:
