@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m jaxad.refit",
         description="Adds good images to what a detector was fitted to, and fits its density and its threshold again. "
-        "The images of before are not needed. For detectors of experiments/lite.py.",
+        "The images of before are not needed. For detectors of experiments/lite.py and lite_nsa.py.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="good images, or one folder as a training reads it")
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")

@@ -41,8 +41,8 @@ def create(config: ConfigDict) -> Method:
     """NSA's examples for a head on the features of ``config.model``, and the scorer of ``config.density`` beside it.
 
     Raises:
-      UserError: As `create` of `jaxad.methods.features` and `jaxad.methods.nsa`; or images are not trained on and scored
-        whole, at one size.
+      UserError: As `create` of `jaxad.methods.features` and of `jaxad.methods.nsa`; or images are not trained on and
+        scored whole, at one size.
     """
     check_synthesis(config)
     parts, upsampled = scoring(config), upsampler(config)
