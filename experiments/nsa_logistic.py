@@ -3,14 +3,13 @@
     python -m jaxad.train --config experiments/nsa_logistic.py
     python -m jaxad.train --config experiments/nsa_logistic.py:bottle --config.data.root=DIR
     python -m jaxad.train --config experiments/nsa_logistic.py:object --config.data.root=MY_PARTS
-    python -m jaxad.train --config experiments/nsa_logistic.py:chest_xray_male --config.data.root=NIH \
-        --config.data.lists=LISTS
+    python -m jaxad.train --config experiments/nsa_logistic.py:chest_xray_male --config.data.root=NIH
 
 The first line trains on the embedded demo, in 10 to 20 minutes on two cores. The second follows the paper's protocol
 for a category of MVTec AD below DIR, where objects are tested on the central crop only. The third is for images of your
 own (`:object` or `:texture`): the whole image is tested and a threshold is fitted on held-out good images. The fourth
-(or `:chest_xray_female`) reads the NIH release of chest X-rays below NIH, in one channel, and which images are meant
-from three lists below LISTS, which the user has (see jaxad/data/chest_xray.py). See docs/results.md.
+(or `:chest_xray_female`) reads the images of the authors' lists from the NIH release of chest X-rays below NIH, in one
+channel (see jaxad/data/chest_xray.py). See docs/results.md.
 """
 
 from ml_collections import ConfigDict

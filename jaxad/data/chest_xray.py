@@ -4,7 +4,7 @@ Wang et al. 2017 released 112,120 frontal X-rays of 1024 x 1024 grey pixels (som
 findings that a program read out of the reports. Schlüter et al. 2022 (Section 4) use a part of them, "rCXR": of the
 subset curated by Tang et al. 2020 what the table calls posteroanterior and over 18 years of age, men and women apart.
 Sex, view and age follow from the table, but not the curated subset, whose images were judged by radiologists. So the
-lists cannot be derived, and are read from where the user has them.
+lists cannot be derived. The authors' own are in ``chest_xray_lists``, under their licence.
 """
 
 import csv
@@ -20,6 +20,7 @@ from jaxad.runtime import disk
 
 ABNORMAL = "abnormal"  # defect type of images of which the table knows no finding
 SEVERAL = "several findings"
+_SHIPPED = pathlib.Path(__file__).with_name("chest_xray_lists")
 _NO_FINDING = "No Finding"
 _TABLE = "Data_Entry_2017*.csv"
 _IMAGE, _FINDINGS = "Image Index", "Finding Labels"  # columns of the table
@@ -47,7 +48,7 @@ def load(
 
     Args:
       root: The folder of the release.
-      lists: The folder of the lists; "" for `root`.
+      lists: The folder of the lists; "" for those of the paper's authors, which jaxad brings.
       train: File name of the list of good training images.
       test_good: File name of the list of good test images; "" for none.
       test_abnormal: File name of the list of abnormal test images; "" for none.
@@ -71,7 +72,7 @@ def load(
         raise UserError(
             "config.data.train_list is empty; name the list of good training images", about="data.train_list"
         )
-    root, folder = pathlib.Path(root), pathlib.Path(lists or root)
+    root, folder = pathlib.Path(root), pathlib.Path(lists or _SHIPPED)
     listed = [(folder / name, _read_list(folder / name) if name else []) for name in (train, test_good, test_abnormal)]
     _check_disjoint(listed)
     images = _find_images(root)

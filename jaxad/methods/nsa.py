@@ -44,7 +44,7 @@ KEYS = Keys(
     meanings=explained("""
 data.synthesis: Whether examples are made on the device or, with OpenCV, on the host.
 data.channels: Channels of the images: 3, or 1 for grey ones. `normalize` then holds one number each.
-data.lists: The folder of the three lists of chest X-rays.
+data.lists: A folder of other lists of chest X-rays; empty for the authors' own, which jaxad brings.
 data.train_list: The list of good training images in it.
 data.test_good_list: The list of good test images.
 data.test_abnormal_list: The list of abnormal test images.

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -109,8 +111,51 @@ def test_without_a_table_every_finding_is_abnormal(root):
 
 def test_lists_beside_the_images_and_no_test_images(root):
     (root / "lists" / LISTS["train"]).rename(root / LISTS["train"])
-    dataset = load(root, lists="", test_good="", test_abnormal="")
+    dataset = load(root, lists=root, test_good="", test_abnormal="")
     assert (len(dataset.train), len(dataset.test)) == (8, 0)
+
+
+# How many names the authors' lists hold, by category and list.
+SHIPPED = {"chest_xray_male": (1973, 299, 139), "chest_xray_female": (1641, 244, 123)}
+
+
+def shipped(category):
+    """The names of the three lists that an experiment's config means."""
+    options = configs.load(f"{NSA}:{category}").data
+    files = (options[f"{name}_list"] for name in ("train", "test_good", "test_abnormal"))
+    return [(chest_xray._SHIPPED / file).read_text().split() for file in files]
+
+
+def test_the_authors_lists_are_whole_and_disjoint():
+    every = []
+    for category, counts in SHIPPED.items():
+        lists = shipped(category)
+        assert tuple(map(len, lists)) == counts
+        every += [name for names in lists for name in names]
+    assert len(set(every)) == len(every)
+    assert all(re.fullmatch(r"\d{8}_\d{3}\.png", name) for name in every)
+    # A person is on one side of the split, and in one sex's lists.
+    for category in SHIPPED:
+        train, *tests = ({name[:8] for name in names} for names in shipped(category))
+        assert not train & set.union(*tests), category
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", SHIPPED)
+def test_a_release_needs_no_other_lists(tmp_path, monkeypatch, category):
+    """A miniature one with all names: few images, each under many of them."""
+    folder = tmp_path / "nih" / "images"
+    folder.mkdir(parents=True)
+    for name in GOOD:
+        Image.fromarray(chest(name)).save(tmp_path / name)
+    for names in shipped(category):
+        for number, name in enumerate(names):
+            os.link(tmp_path / GOOD[number % len(GOOD)], folder / name)
+    monkeypatch.setitem(methods.METHODS, "tiny", tiny.create)
+    given = flags(tmp_path / "nih", tmp_path / "work", category=category, method="tiny", batch=64, epochs=1)
+    assert command(train.main, *(flag for flag in given if "data.lists" not in str(flag))) == 0
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert results["counts"] == {"good": SHIPPED[category][1], "defective": SHIPPED[category][2], "with_mask": 0}
 
 
 @pytest.mark.parametrize("encoded", ["\ufeff{}\r\n{}\r\n", "  {} \n\n{}"])
