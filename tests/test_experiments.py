@@ -61,6 +61,11 @@ def test_without_a_category_each_is_the_first_demo():
         assert configs.flatten(configs.load(str(file))) == configs.flatten(first), file
 
 
+def test_all_names_the_categories_of_mvtec_ad_in_every_experiment():
+    for file in FILES:
+        assert set(configs.categories(file)) == MVTEC_AD, file
+
+
 def test_each_docstring_gives_the_command():
     for file in FILES:
         assert f"python -m jaxad.train --config experiments/{file.name}" in file.read_text().split('"""')[1], file
@@ -254,7 +259,7 @@ def test_every_file_that_derives_from_nsa_is_a_column():
 
 @pytest.mark.medium
 def test_nsa_on_published_weights_keeps_the_categorys_synthesis():
-    """And the model is that of lite.py; what is scored is seen whole in the training."""
+    """And the model is that of lite.py."""
     lite = configs.load(f"{ROOT}/experiments/lite.py:bottle")
     for name, category in itertools.product(("lite_nsa", "lite_nsa_finetune"), EVERY):
         config, base = (configs.load(f"{file}:{category}") for file in (f"{ROOT}/experiments/{name}.py", NSA))

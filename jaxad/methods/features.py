@@ -7,7 +7,7 @@ feature of a bank, as in PatchCore (Roth et al., CVPR 2022). The first is for pa
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,17 +86,19 @@ class Scoring(NamedTuple):
     """The parts of the method, which `jaxad.methods.nsa_features` adds to.
 
     Attributes:
-      init: ``(key, image) -> variables`` of the network.
+      init: ``(key, image) -> variables`` of the network, for images like float32 (1, h, w, c).
       joined: ``(variables, images) -> features``, float32 (b, rows, columns, channels), the joined levels on the
-        positions of the grid, of images in [0, 1].
+        positions of the grid, of images in [0, 1]. ``density.neighborhood`` averages them later.
       score: ``(density, features, size, factor) -> Scores`` for images of a size (h, w). The map is multiplied by the
         factor, (b, h, w) or a number, before an image score is made of it.
+      check: ``(variables, good_images)``, which refuses densities that no memory can hold; `refit` calls it itself.
       refit: See `Refit`.
     """
 
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
     joined: Callable[[Any, jax.Array], jax.Array]
     score: Callable[[Any, jax.Array, tuple[int, int], jax.Array | float], Scores]
+    check: Callable[[Any, Sequence[np.ndarray]], None]
     refit: Refit
 
 
@@ -157,10 +159,14 @@ def scoring(config: ConfigDict) -> Scoring:
 
         return Functions(features, image_scores)
 
-    def fit(variables, good_images, key):
-        channels = _drawn(key, total, config.density.channels)
+    def check(variables, good_images):
         image = jax.ShapeDtypeStruct((1, *good_images[0].shape), np.float32)
-        _check_memory(config, len(good_images), jax.eval_shape(joined, variables, image).shape[1:3], len(channels))
+        grid = jax.eval_shape(joined, variables, image).shape[1:3]
+        _check_memory(config, len(good_images), grid, config.density.channels or total)
+
+    def fit(variables, good_images, key):
+        check(variables, good_images)
+        channels = _drawn(key, total, config.density.channels)
         scorer, kept = fit_scorer(key, config, functions(variables, channels), good_images)
         return {"channels": channels, "scorer": scorer}, kept
 
@@ -173,7 +179,7 @@ def scoring(config: ConfigDict) -> Scoring:
         _check_scorer(config, density["scorer"], features.shape[1:3], size)
         return scored(density["scorer"], features, factor)
 
-    return Scoring(functools.partial(network.init, train=False), joined, score, Refit(fit, extend))
+    return Scoring(functools.partial(network.init, train=False), joined, score, check, Refit(fit, extend))
 
 
 def _check(config: ConfigDict) -> None:

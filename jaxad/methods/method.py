@@ -49,7 +49,7 @@ class Hooks(NamedTuple):
     Attributes:
       device_augment: ``(keys, batch) -> batch``, the part of a training example that the devices make inside the jitted
         step; one key per example. Without it, a batch is trained on as the host gives it.
-      min_images: How many good images `Method.fit` needs.
+      min_images: How many good images `Method.fit` and `prepare` need.
       samples: ``batch -> picture``, what the network is taught, uint8 (h, w, 3) RGB, from the first batch of host
         examples.
       embed: ``(variables, density, keys, images) -> {name: features}``, float32 (b, d) for each way in which images are
@@ -62,7 +62,8 @@ class Hooks(NamedTuple):
       load_pretrained: ``shapes -> variables``, which puts published weights in the place of some of the variables that
         `Method.init` would draw, given as ``jax.ShapeDtypeStruct``.
       prepare: ``(variables, good_images) -> variables``, what the training starts from once the good images that it
-        trains on are known, from what `Method.init` and `load_pretrained` made; the images as in `Method.fit`.
+        trains on are known, from what `Method.init` and `load_pretrained` made, in the same shapes; the images as in
+        `Method.fit`.
       pretrained_checksums: ``() -> {source: SHA-256}``, of the files that `load_pretrained` reads, for the records.
       param_labels: ``params -> labels``, a pytree of the same structure with a word for each parameter: ``new``
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. Without

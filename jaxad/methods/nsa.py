@@ -30,7 +30,7 @@ from jaxad.methods.method import (
     options_of,
     reduce_map,
 )
-from jaxad.methods.pretrained import backbone_of, trained_encoder
+from jaxad.methods.pretrained import backbone_of, check_channels, trained_encoder
 from jaxad.models.cpu import sums
 from jaxad.models.encoder_decoder import STRIDE, EncoderDecoder
 from jaxad.reporting.sample_grid import label_grid
@@ -205,8 +205,8 @@ class Objective(NamedTuple):
     label with the squared error of a rectified output (Equation 16).
 
     Attributes:
-      loss: ``(logits, labels) -> loss``, the mean over (b, h, w).
-      predicted: ``logits -> maps``, in [0, 1] for bounded labels.
+      loss: ``(logits, labels) -> loss``, the mean over all pixels of (b, h, w).
+      predicted: ``logits -> maps``, (b, h, w), in [0, 1] for bounded labels, in grey levels for the continuous one.
       metrics: ``batch -> metrics`` of its examples, to be logged.
     """
 
@@ -248,11 +248,12 @@ def with_examples(config: ConfigDict, method: Method) -> Method:
     return method._replace(hooks=hooks)
 
 
-def _encoder(config: ConfigDict) -> dict[str, Any]:
+def _encoder_options(config: ConfigDict) -> dict[str, Any]:
     """The options of `EncoderDecoder` that ``config.model`` sets; without the section, the encoder is the paper's."""
     if "model" not in config:
         return {}
     settings, backbone = config.model, backbone_of(config)
+    check_channels(config)
     # What is behind an EfficientNet's seventh stage is for the classifier.
     stage = "level7" if "level7" in backbone.stages else backbone.last
     if (stride := backbone.stages[stage].stride) != STRIDE:
@@ -275,18 +276,18 @@ def create(config: ConfigDict) -> Method:
     """
     check_synthesis(config)
     _check_sides(config)
-    model = EncoderDecoder(dtype=compute_dtype(config), axis_name=AXIS, **_encoder(config))
-    normalized, learnt = normalizer(config), objective(config)
+    model = EncoderDecoder(dtype=compute_dtype(config), axis_name=AXIS, **_encoder_options(config))
+    normalized, goal = normalizer(config), objective(config)
 
     def loss(params, batch_stats, batch, key):
         images = normalized(batch["image"] / 255.0)
         variables = {"params": params, "batch_stats": batch_stats}
         stages, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        value = learnt.loss(stages["logits"], batch["label"])
-        return value, (updated["batch_stats"], learnt.metrics(batch))
+        value = goal.loss(stages["logits"], batch["label"])
+        return value, (updated["batch_stats"], goal.metrics(batch))
 
     def score(variables, density, images):
-        maps = learnt.predicted(model.apply(variables, normalized(images), train=False)["logits"])
+        maps = goal.predicted(model.apply(variables, normalized(images), train=False)["logits"])
         return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
 
     method = Method(

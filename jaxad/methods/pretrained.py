@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.errors import UserError
 from jaxad.methods.method import Hooks, check_choices
 from jaxad.models import weights
@@ -58,8 +59,18 @@ def _param_labels(params: Any, *, frozen_norm: bool) -> Any:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
+def check_channels(config: ConfigDict) -> None:
+    """Refuses grey images, of one channel, where there are weights for color."""
+    if config.model.weights and configs.channels(config) != 3:
+        raise UserError(
+            f"config.data.channels is {configs.channels(config)}, but config.model.weights are for images in color; "
+            "grey images are read in color with config.data.channels=3, and config.normalize for three channels",
+            about="data.channels",
+        )
+
+
 def loaded_encoder(config: ConfigDict) -> Hooks:
-    """The hooks of ``config.model.weights``, if there are any: how they are put in place, and what they are."""
+    """The hooks that put ``config.model.weights`` into the encoder, and name them in the records; none without them."""
     settings, source = config.model, config.model.weights
     if not source:
         return Hooks()
@@ -75,7 +86,7 @@ def loaded_encoder(config: ConfigDict) -> Hooks:
 
 
 def trained_encoder(config: ConfigDict) -> Hooks:
-    """Those of `loaded_encoder` for a network whose encoder is trained on, behind its head where they say so."""
+    """Those of `loaded_encoder`, and which parameters wait in the first ``optim.head_epochs`` or stay as they are."""
     hooks, frozen_norm = loaded_encoder(config), config.model.frozen_norm
     if config.optim.head_epochs or frozen_norm:
         hooks = hooks._replace(param_labels=functools.partial(_param_labels, frozen_norm=frozen_norm))

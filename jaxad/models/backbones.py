@@ -27,8 +27,9 @@ class Backbone(NamedTuple):
     """A network.
 
     Attributes:
-      make: ``(*, axis_name, dtype) -> module``, which is called as ``(images, *, train, frozen_norm) -> stages`` and
-        gives its stages (b, h / stride, w / stride, channels), rounded up, by name.
+      make: ``(*, axis_name, dtype) -> module``, which is called as ``(images, *, train, frozen_norm, stages)``. It
+        gives the stem and so many stages, (b, h / stride, w / stride, channels), rounded up, by name; without `stages`
+        all.
       stages: What they are, in the order of the computation; the last is pooled for the classifier.
       first: ``(stage, side) -> pixel``, on which its first position is centred in an image of so many pixels.
       drops: Whether `make` takes ``stochastic_depth`` and the module ``examples``, see `efficientnet.EfficientNet`.

@@ -26,7 +26,7 @@ class DefectHead(nn.Module):
         """The logit of a defect at each position.
 
         Args:
-          features: float32 (b, rows, columns, c).
+          features: float32 (b, rows, columns, c), levels of a network, joined.
           mean: What good images have at each position, (rows, columns, c).
           variance: Their variance there.
 

