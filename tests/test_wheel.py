@@ -68,6 +68,9 @@ def test_the_wheel_holds_the_package_and_the_experiments(wheel):
     files = {f"jaxad/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.py")}
     files |= {str(file.relative_to(ROOT)) for file in (ROOT / "jaxad").rglob("*.py")}
     files |= {"jaxad/py.typed", "jaxad/reporting/published.json"}
+    lists = {str(file.relative_to(ROOT)) for file in (ROOT / "jaxad/data/chest_xray_lists").iterdir()}
+    assert len(lists) == 7  # with their licence
+    files |= lists
     assert {name for name in names if ".dist-info/" not in name} == files
 
 
