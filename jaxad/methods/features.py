@@ -22,7 +22,6 @@ from jaxad.methods.features_fitting import AUTO, Functions, extend_scorer, fit_s
 from jaxad.methods.features_summary import NEAREST, PER_LOCATION, SHARED
 from jaxad.methods.memory import check_bank, check_gaussians
 from jaxad.methods.method import (
-    Hooks,
     Method,
     Refit,
     Scores,
@@ -33,7 +32,7 @@ from jaxad.methods.method import (
     reduce_map,
     untrained,
 )
-from jaxad.models import weights
+from jaxad.methods.pretrained import loaded_network
 from jaxad.models.backbones import BACKBONES
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization, nearest_neighbor
@@ -116,15 +115,8 @@ def create(config: ConfigDict) -> Method:
     Raises:
       UserError: A choice is unknown, or there are no weights.
     """
-    model, parts = config.model, scoring(config)
-    hooks = Hooks(
-        load_pretrained=lambda variables: weights.load(
-            model.weights, variables, model=model.backbone, sha256=model.sha256
-        ),
-        pretrained_checksums=lambda: {model.weights: weights.find(model.weights, sha256=model.sha256)[1]},
-        min_images=MIN_IMAGES,
-        refit=parts.refit,
-    )
+    parts = scoring(config)
+    hooks = loaded_network(config)._replace(min_images=MIN_IMAGES, refit=parts.refit)
     return untrained(
         Method(
             init=parts.init,

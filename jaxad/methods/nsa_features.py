@@ -23,7 +23,7 @@ from jaxad.methods.features_fitting import AUTO
 from jaxad.methods.method import Method, Refit, in_batches
 from jaxad.methods.nsa import KEYS as NSA_KEYS
 from jaxad.methods.nsa import check_synthesis, objective, with_examples
-from jaxad.methods.pretrained import check_channels, loaded_encoder
+from jaxad.methods.pretrained import check_channels, encoder_variables, loaded_encoder
 from jaxad.models.defect_head import DefectHead
 
 # What is only fitted after the training. Levels and their grid are what the head sees.
@@ -52,7 +52,7 @@ def create(config: ConfigDict) -> Method:
     head, goal, settings = DefectHead(), objective(config), config.score
 
     def seen(variables, images):
-        return parts.joined(_encoder_variables(variables), images)
+        return parts.joined(encoder_variables(variables), images)
 
     def logits(variables, found):
         good = variables["batch_stats"]["good"]
@@ -60,7 +60,7 @@ def create(config: ConfigDict) -> Method:
 
     def prepare(variables, good_images):
         # The density is fitted behind the training; what cannot be fitted must not wait for that.
-        parts.check(_encoder_variables(variables), good_images)
+        parts.check(encoder_variables(variables), good_images)
         print(f"features of the {len(good_images)} images, for their means and variances", flush=True)
         mean, variance = _moments(in_batches(seen, variables, good_images, batch=config.evaluate.batch))
         good = {"mean": mean, "variance": variance}
@@ -84,8 +84,8 @@ def create(config: ConfigDict) -> Method:
         return {"distance": distance, "synthetic defects": distance * raised}
 
     refit = Refit(
-        fit=lambda variables, *given: parts.refit.fit(_encoder_variables(variables), *given),
-        extend=lambda variables, *given: parts.refit.extend(_encoder_variables(variables), *given),
+        fit=lambda variables, *given: parts.refit.fit(encoder_variables(variables), *given),
+        extend=lambda variables, *given: parts.refit.extend(encoder_variables(variables), *given),
     )
     hooks = loaded_encoder(config)._replace(
         min_images=MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit
@@ -107,11 +107,6 @@ def _init(key: jax.Array, image: jax.Array, *, parts: Scoring, head: DefectHead)
         "params": {"encoder": encoder["params"], "head": params},
         "batch_stats": {"encoder": encoder["batch_stats"], "good": good},
     }
-
-
-def _encoder_variables(variables: dict[str, Any]) -> dict[str, Any]:
-    """Those of the network whose weights were published."""
-    return {collection: tree["encoder"] for collection, tree in variables.items()}
 
 
 def _check(config: ConfigDict) -> None:

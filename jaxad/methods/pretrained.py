@@ -69,20 +69,33 @@ def check_channels(config: ConfigDict) -> None:
         )
 
 
-def loaded_encoder(config: ConfigDict) -> Hooks:
-    """The hooks that put ``config.model.weights`` into the encoder, and name them in the records; none without them."""
+def loaded_network(config: ConfigDict) -> Hooks:
+    """The hooks that load ``config.model.weights``, and name them in the records, of a method that is the network."""
     settings, source = config.model, config.model.weights
-    if not source:
+    return Hooks(
+        load_pretrained=lambda variables: weights.load(
+            source, variables, model=settings.backbone, sha256=settings.sha256
+        ),
+        pretrained_checksums=lambda: {source: weights.find(source, sha256=settings.sha256)[1]},
+    )
+
+
+def encoder_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    """Those of the part ``encoder``."""
+    return {collection: tree["encoder"] for collection, tree in variables.items()}
+
+
+def loaded_encoder(config: ConfigDict) -> Hooks:
+    """Those of `loaded_network` where the network is the encoder; none without weights."""
+    if not config.model.weights:
         return Hooks()
+    network = loaded_network(config)
 
     def load(variables):
-        encoder = {name: tree["encoder"] for name, tree in variables.items()}
-        encoder = weights.load(source, encoder, model=settings.backbone, sha256=settings.sha256)
-        return {name: tree | {"encoder": encoder[name]} for name, tree in variables.items()}
+        encoder = network.load_pretrained(encoder_variables(variables))
+        return {collection: tree | {"encoder": encoder[collection]} for collection, tree in variables.items()}
 
-    return Hooks(
-        load_pretrained=load, pretrained_checksums=lambda: {source: weights.find(source, sha256=settings.sha256)[1]}
-    )
+    return network._replace(load_pretrained=load)
 
 
 def trained_encoder(config: ConfigDict) -> Hooks:
