@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxad.models import cpu
 from jaxad.models.cpu import sums, winograd
+from jaxad.models.cpu.onednn import convolution, pooling
 
 
 def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -50,7 +51,15 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: tuple[int, int]) -> jax.Array:
-    """Cross-correlates x (b, h, w, in) with a kernel (kh, kw, in, out); the padding holds for both axes."""
+    """Cross-correlates x (b, h, w, in) with a kernel (kh, kw, in, out), in the dtype of x.
+
+    The padding, before and behind, holds for both axes.
+    """
+    if convolution.takes(x, kernel):
+        return convolution.conv(x, kernel, stride=stride, padding=(padding, padding))
+    kernel = kernel.astype(x.dtype)
+    if (*kernel.shape[:2], stride, *padding) == (3, 3, 1, 1, 1) and winograd.pays(x.shape, kernel.shape[-1], x.dtype):
+        return winograd.conv3x3(x, kernel)
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
     outputs = tuple((n + sum(padding) - k) // stride + 1 for n, k in sides)
     # Where the kernel is larger than the map, as on the crops of a patch model, XLA's CPU backend takes over a hundred
@@ -94,7 +103,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     k, _, c, out = kernel.shape
     r = k // 2
     if k == 1:  # three of four output pixels are zero
-        y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+        y = conv(x, kernel, padding=(0, 0))
         return depth_to_space(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, 3 * out))))
     taps, before = (k + 1) // 2, r // 2
     low = 1 - r % 2  # so that pairs of taps begin with the phase p = 1: with p the index in the kernel falls
@@ -104,12 +113,10 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return depth_to_space(conv(x, kernel, padding=(before, taps - 1 - before)))
 
 
-@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """Max pooling by 3x3 with stride 2 and padding 1: ``nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))``.
 
-    Only the gradient is computed in another way: each window hands its gradient to the first of its maxima in
-    row-major order, as there, but by shifted slices instead of a scatter.
+    Each window hands its gradient to the first of its maxima in row-major order.
 
     Args:
       x: (b, h, w, c)
@@ -117,11 +124,17 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       (b, ceil(h / 2), ceil(w / 2), c)
     """
+    return pooling.max_pool(x) if pooling.takes(x) else _max_pool(x)
+
+
+@jax.custom_vjp
+def _max_pool(x: jax.Array) -> jax.Array:
+    """`max_pool` whose gradient is computed by shifted slices, where XLA's own would scatter."""
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return max_pool(x), x
+    return _max_pool(x), x
 
 
 def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
@@ -150,7 +163,7 @@ def _max_pool_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     return (materialized(total),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _linear_upsampling(n: int) -> jax.Array:
@@ -181,10 +194,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, h, w, in) to (b, ceil(h / stride), ceil(w / stride), features)."""
         kernel = self.param("kernel", he_normal_fan_out, (self.size, self.size, x.shape[-1], self.features))
-        x, kernel = materialized(x.astype(self.dtype)), kernel.astype(self.dtype)
-        if self.size == 3 and self.stride == 1 and winograd.pays(x.shape, self.features, x.dtype):
-            return winograd.conv3x3(x, kernel)
-        return conv(x, kernel, stride=self.stride, padding=(self.size // 2,) * 2)
+        return conv(materialized(x.astype(self.dtype)), kernel, stride=self.stride, padding=(self.size // 2,) * 2)
 
 
 class ConvTranspose(nn.Module):
@@ -201,7 +211,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, h, w, in) to (b, 2h, 2w, features)."""
         kernel = self.param("kernel", uniform_fan_out, (self.size, self.size, x.shape[-1], self.features))
-        return conv_transpose(materialized(x.astype(self.dtype)), kernel.astype(self.dtype))
+        return conv_transpose(materialized(x.astype(self.dtype)), kernel)
 
 
 class BatchNorm(nn.Module):
