@@ -22,10 +22,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=["cpu", "accelerator"])
+@pytest.fixture(params=["onednn", "cpu", "accelerator"])
 def formulation(request, monkeypatch):
-    """Runs a test twice, both times on CPU: with what `jaxad.models.cpu` rewrites, then with the forms of XLA."""
-    monkeypatch.setattr("jaxad.models.cpu.preferred", lambda: request.param == "cpu")
+    """Runs a test on CPU by oneDNN, without it by what `jaxad.models.cpu` rewrites, and with the forms of XLA."""
+    from jaxad.models.cpu.onednn import library
+
+    if request.param == "onednn" and not library.has_avx512():
+        pytest.skip("oneDNN is not installed, or there is no AVX512")
+    if request.param == "cpu":
+        monkeypatch.setattr(library, "multiplies", lambda dtype: False)
+    if request.param == "accelerator":
+        monkeypatch.setattr("jaxad.models.cpu.preferred", lambda: False)
     return request.param
 
 _PROCESSES = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")

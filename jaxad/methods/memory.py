@@ -114,10 +114,10 @@ def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -
 
 
 def _largest(jaxpr: Any) -> int:
-    """The most bytes that a convolution or matrix product in a program returns; these are never fused away."""
+    """The most bytes that a convolution, matrix product or foreign call returns; these are never fused away."""
     most = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+        if equation.primitive.name in ("conv_general_dilated", "dot_general", "ffi_call"):
             most = max(most, *(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars))
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             if inner := getattr(value, "jaxpr", value if hasattr(value, "eqns") else None):

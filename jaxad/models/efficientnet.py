@@ -117,7 +117,7 @@ class Depthwise(nn.Module):
         """Maps (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c)."""
         init = nn.initializers.normal(math.sqrt(2) / self.size)  # He et al. 2015: one channel fans out to one
         kernel = self.param("kernel", init, (self.size, self.size, 1, x.shape[-1]))
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+        return depthwise_conv(x.astype(self.dtype), kernel, stride=self.stride)
 
 
 class Block(nn.Module):

@@ -35,6 +35,7 @@ def commit() -> str | None:
 def collect() -> dict:
     """Commit, date, device and versions, as they are now."""
     names = ("jaxad", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless")
+    names += ("onednn-cpu-gomp",)  # computes convolutions on CPU
     versions = {}
     for name in names:
         try:

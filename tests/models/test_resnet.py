@@ -380,7 +380,10 @@ def test_remat_computes_the_inside_of_each_block_again() -> None:
     """Seen in the program: one region for each of the two blocks, with convolutions that the plain one lacks."""
     plain, remat = (str(jax.make_jaxpr(objective(remat))(*arguments(variables()))) for remat in (False, True))
     assert plain.count("remat") == 0 and remat.count("remat") == 2
-    assert remat.count("conv_general_dilated[") >= plain.count("conv_general_dilated[") + 4
+    calls = [
+        max(program.count(name) for name in ("conv_general_dilated[", "ffi_call[")) for program in (plain, remat)
+    ]
+    assert calls[1] >= calls[0] + 4
 
 
 @pytest.mark.slow
