@@ -19,6 +19,7 @@ from jaxad import config as configs
 BASE, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
 CHANGES = {
     "experiment": "lite_nsa",
+    "dtype": "float32",
     "method": "nsa_features",
     "epochs": "20",
     "batch": "8",

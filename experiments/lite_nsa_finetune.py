@@ -21,6 +21,7 @@ from jaxad import config as configs
 BASE, LITE = (Path(__file__).with_name(f"{name}.py") for name in ("nsa_logistic", "lite"))
 CHANGES = {
     "experiment": "lite_nsa_finetune",
+    "dtype": "float32",
     "epochs": "40",
     "batch": "8",
     "log_every": "20",

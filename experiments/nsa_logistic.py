@@ -40,7 +40,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.epochs = row.epochs
     # The demo lasts minutes: small batches make more steps of them. Chosen on test parts of other demo seeds.
     config.batch = 8 if is_demo else 64
-    config.dtype = "float32"
+    config.dtype = "auto"
     config.log_every = 40 if is_demo else 10
     # Steps between two looks at synthetic defects in held-out images; 0 for one at the end alone.
     config.synthetic_every = 0 if reproduces else 100

@@ -315,7 +315,8 @@ def claim(
     """Writes config.json to a fresh workdir, or checks that an existing one was made with the same config.
 
     The keys that begin with one of `unfitted` may still be changed while no density was fitted: a training must not be
-    lost because its features suit another density better. `remedy` is what the user can do about another config.
+    lost because its features suit another density better. A dtype ``auto`` goes with every other: a training has taken
+    its place. `remedy` is what the user can do about another config.
 
     Raises:
       UserError: The workdir cannot be written, or was made with another config (the differing keys are named).
@@ -324,8 +325,11 @@ def claim(
     if path.exists():
         old, new = flatten(read(workdir)), flatten(config)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if new.get("dtype") == "auto" and "dtype" in differing:
+            differing.remove("dtype")
         if not differing:
             return
+        unfitted = (*unfitted, "dtype") if old.get("dtype") == "auto" else unfitted
         if (path.parent / "detector.json").exists() or not all(
             key.startswith(unfitted) for key in differing
         ):

@@ -9,10 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad.errors import UserError
-from jaxad.runtime import devices
+from jaxad.models import cpu
+from jaxad.models.cpu.onednn import library
+from jaxad.runtime import devices, processes
 
 Batch = dict[str, jax.Array]
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 REDUCTIONS = ("mean", "max", "top")
 
 
@@ -159,11 +161,17 @@ def check_choices(choices: dict[str, tuple[str, Sequence[str]]]) -> None:
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
     """What a network computes in, by ``config.dtype``; its parameters are float32.
 
+    ``auto`` is bfloat16 where the processor multiplies in it, and float32 elsewhere. Several processes, whose
+    processors may differ, take float32. A training replaces it by what it is, so that a detector keeps to that.
+
     Raises:
       UserError: There is no such type.
     """
     check_choices({"dtype": (config.dtype, DTYPES)})
-    return jnp.dtype(config.dtype)
+    if config.dtype != "auto":
+        return jnp.dtype(config.dtype)
+    fast = cpu.preferred() and library.multiplies(jnp.bfloat16) and processes.count() == 1
+    return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
 
 
 def normalizer(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:

@@ -14,7 +14,7 @@ from jaxad.data import binding, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods import memory
-from jaxad.methods.method import Method
+from jaxad.methods.method import Method, compute_dtype
 from jaxad.runtime import disk, processes
 from jaxad.training import step as training
 
@@ -43,6 +43,23 @@ def check_place(config: ConfigDict, workdir: Path) -> None:
     if root and place == Path(os.path.realpath(root)) / "train":
         what = f"would make {root} a folder in MVTec AD's layout"
         raise UserError(f"the workdir {workdir} {what}; choose another --workdir", about=workdir)
+
+
+def with_dtype(config: ConfigDict, workdir: Path, *, restart: bool) -> ConfigDict:
+    """The config with a dtype in place of ``auto``: that of a training which the workdir holds, else this machine's.
+
+    Raises:
+      UserError: The dtype is none, or the workdir's config cannot be read.
+    """
+    if config.get("dtype") != "auto":
+        return config
+    resumed = not restart and configs.is_workdir(workdir)
+    dtype = configs.read(workdir).get("dtype", "auto") if resumed else "auto"
+    if dtype == "auto":
+        dtype = str(compute_dtype(config))
+    if processes.is_main_process():
+        print(f"config.dtype=auto: the network computes in {dtype}", flush=True)
+    return configs.override(config, {"dtype": dtype}, rules_of=methods.rules_of)
 
 
 def take_in(config: ConfigDict, workdir: Path, source: Source, *, restart: bool) -> tuple[Source, int | None]:

@@ -312,6 +312,7 @@ def train(
     """
     workdir = Path(workdir)
     intake.check_place(config, workdir)
+    config = intake.with_dtype(config, workdir, restart=restart)
     method = methods.create(config)  # before the images are looked for
     intake.check_sizes(config, method)
     source = data.load(config).train if source is None else source

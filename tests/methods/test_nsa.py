@@ -94,7 +94,7 @@ def test_loss_by_hand(network, monkeypatch):
 
 
 def test_the_network_sees_normalised_images(network):
-    method, examples = create(), batch()
+    method, examples = create(dtype="float32"), batch()
     method.loss({}, {}, examples, None)
     np.testing.assert_allclose(network[0].seen, (examples["image"] / 255 - MEAN) / STD, rtol=1e-5, atol=1e-6)
     pixels = examples["image"].astype(np.float32) / 255
