@@ -254,7 +254,16 @@ NSA_CHANGES = {
 
 def test_every_file_that_derives_from_nsa_is_a_column():
     derived = {file.stem for file in FILES if "nsa_logistic" in file.read_text()} - {pathlib.Path(NSA).stem}
-    assert derived == {*NSA_CHANGES, "lite_nsa", "lite_nsa_finetune"}
+    assert derived == {*NSA_CHANGES, "lite_nsa", "lite_nsa_finetune", "nsa_fast"}
+
+
+def test_the_fast_nsa_is_a_shorter_one_with_smaller_batches():
+    for category, epochs, batch in (("demo", 13, 8), ("bottle", 64, 16), ("tile", 64, 16)):
+        ours, paper = (configs.flatten(configs.load(f"{ROOT}/experiments/{name}.py:{category}", {}))
+                       for name in ("nsa_fast", "nsa_logistic"))  # fmt: skip
+        changed = {key: value for key, value in ours.items() if paper[key] != value}
+        assert changed | {"batch": batch} == {"experiment": "nsa_fast", "epochs": epochs, "batch": batch}
+        assert ours["batch"] == batch
 
 
 @pytest.mark.medium
