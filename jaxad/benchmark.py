@@ -4,7 +4,8 @@ Every figure is in images/s, and as a fraction of the matrix-product peak of the
 product and the work are timed in turn, so a machine whose speed drifts gives an honest ratio. The operations of the
 work are those of its layers in their direct form (`jaxad.models.flops`), however they are computed: Winograd's form,
 or a border of zeros left out, takes fewer than are counted. The training step is timed alone, on examples that are made
-already; the loop is the whole of it as `jaxad.training.loop` runs it.
+already; the loop is the whole of it as `jaxad.training.loop` runs it. Where PyTorch is installed, NSA's network is
+timed in it too.
 """
 
 import argparse
@@ -25,10 +26,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, evaluate, methods, metrics, report
+from jaxad import data, detector, errors, evaluate, methods, metrics, pytorch_peer, report
 from jaxad.data import binding, levels, pipeline
 from jaxad.errors import UserError
-from jaxad.methods.method import Method
+from jaxad.methods.method import Method, compute_dtype
 from jaxad.models import flops
 from jaxad.runtime import devices, disk, provenance
 from jaxad.training import step as training
@@ -301,6 +302,21 @@ def _scoring(
     return {"inference": inference, "evaluation": evaluation}, compile_s
 
 
+def _pytorch(
+    config: ConfigDict, made: dict[str, Any], operations: dict[str, Any], dtype: jnp.dtype, yardstick: Yardstick
+) -> dict[str, Figure]:
+    """Figures of the same network in PyTorch, on CPU, where it is installed and the network is NSA's own."""
+    if not pytorch_peer.installed() or jax.default_backend() != "cpu" or config.method != "nsa" or "model" in config:
+        return {}
+    scored = {"scored": config.evaluate.crop or config.score.size, "scored_batch": config.evaluate.batch}
+    calls = pytorch_peer.calls(batch=config.batch, size=made["image"][0], dtype=str(dtype), **scored)
+    images = {"training step": config.batch, "inference": config.evaluate.batch}
+    return {
+        f"PyTorch: {name}": yardstick.measure(call, images=images[name], operations=operations[name])
+        for name, call in calls.items()
+    }
+
+
 def _relate(figures: dict[str, Figure]) -> None:
     """Adds to each figure of training its time as a share of the step's, both in matrix products of their own time."""
 
@@ -312,6 +328,8 @@ def _relate(figures: dict[str, Figure]) -> None:
     for name in ("device synthesis", "training loop"):
         own = products(name)
         figures[name]["of_step"] = own / step if own and step else None
+    for name in figures.keys() & {f"PyTorch: {name}" for name in figures}:
+        figures[name]["of_ours"] = products(name) / products(name.removeprefix("PyTorch: "))
 
 
 def peak_memory() -> dict[str, Any]:
@@ -349,7 +367,7 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     white_level = levels.choose(binding.fingerprints(dataset.train, {}), configs.white_level(config)).value
     dataset = data.load(config, white_level=white_level)
     fitted, _ = pipeline.split_holdout(len(dataset.train), holdout=config.data.holdout, seed=config.seed)
-    dtype = jnp.dtype(config.get("dtype", "float32"))
+    dtype = compute_dtype(config) if "dtype" in config else jnp.dtype(jnp.float32)
     yardstick = Yardstick(devices.make_mesh(), dtype, repeats)
     cache = {"cache_bytes": config.data.cache_gib * 2**30}
     if method.loss is None:
@@ -363,6 +381,8 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     found = detector.Detector(config, variables, density, white_level=white_level)
     figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)
     made["figures"] |= figures
+    operations = {name: figure.get("operations_per_image") for name, figure in made["figures"].items()}
+    made["figures"] |= _pytorch(config, made, operations, dtype, yardstick)
     _relate(made["figures"])
     return {
         "experiment": config.experiment,

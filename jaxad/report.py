@@ -270,6 +270,8 @@ def _speed(name: str, figure: dict) -> str:
         return f"n/a: {figure['reason']}"
     cell = "{} images/s ({} to {})".format(*(_three_digits(rate[key]) for key in ("median", "lower", "upper")))
     cell += f", {100 * figure['fraction']:.1f} % of the peak" if figure["fraction"] else ""
+    if share := figure.get("of_ours"):
+        cell += f", {_three_digits(share)} times jaxad's time"
     if share := figure.get("of_step"):
         loop = name == "training loop"
         cell += f", {100 / share:.1f} % of the step alone" if loop else f", {100 * share:.1f} % of the step's time"
@@ -305,7 +307,8 @@ def benchmark_table(runs: Sequence[dict]) -> tables.Table:
     """What `jaxad.benchmark` measured: a column for each run, a row for each figure."""
     columns = [_benchmark_rows(run) for run in runs]
     heads = ["", *(f"{run['experiment']}, {run['category']}" for run in runs)]
-    rows = [[title, *(column[title] for column in columns)] for title in columns[0]]
+    most = max(columns, key=len)  # figures of PyTorch are only where it was installed
+    rows = [[title, *(column.get(title, "–") for column in columns)] for title in most]
     return tables.Table(heads, rows, "l" * len(heads))
 
 

@@ -43,7 +43,7 @@ def root(tmp_path_factory):
 
 def arguments(root, **changes):
     given = {"method": "tiny", "data__root": f"{root}/nut", "data__size": SIZE, "score__size": SIZE, "batch": BATCH}
-    given |= {"view__crop": SIZE, "epochs": 20, "evaluate__batch": 8, "data__holdout": 0} | changes
+    given |= {"view__crop": SIZE, "epochs": 20, "evaluate__batch": 8, "data__holdout": 0, "dtype": "float32"} | changes
     flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in given.items()]
     return ["--config", f"{NSA}:texture", "--repeats", REPEATS, *flags]
 
@@ -159,6 +159,29 @@ def test_a_method_without_training_says_so(root, tmp_path):
     for name in FIGURES[4:]:  # its work has no layers
         assert results["figures"][name]["images_per_s"]["median"] > 0 and results["figures"][name]["fraction"] is None
     assert "| training step | n/a: baseline_mean is not trained |" in report.benchmarks([results])
+
+
+@pytest.mark.slow
+def test_pytorch_is_timed_beside_where_it_is_installed(root, tmp_path, monkeypatch):
+    """By a stand-in: the calls' arguments, their figures, and that two files, one of them without, make one table."""
+    asked = {}
+
+    def calls(**given):
+        asked.update(given)
+        return {"training step": lambda: None, "inference": lambda: None}
+
+    monkeypatch.setitem(methods.METHODS, "nsa", tiny.create)
+    monkeypatch.setattr(benchmark.pytorch_peer, "installed", lambda: True)
+    monkeypatch.setattr(benchmark.pytorch_peer, "calls", calls)
+    results = run(tmp_path / "made.json", arguments(root, method="nsa"))
+    assert asked == {"batch": BATCH, "size": SIZE, "scored": SIZE, "scored_batch": 8, "dtype": "float32"}
+    assert list(results["figures"]) == [*FIGURES, "PyTorch: training step", "PyTorch: inference"]
+    for name in ("training step", "inference"):
+        ours, theirs = (results["figures"][key] for key in (name, f"PyTorch: {name}"))
+        assert theirs["operations_per_image"] == ours["operations_per_image"] and theirs["of_ours"] > 0
+    without = results | {"figures": {name: results["figures"][name] for name in FIGURES}}
+    table = report.benchmarks([without, results])
+    assert "| PyTorch: inference | – | " in table and table.count(" times jaxad's time |") == 2
 
 
 @pytest.mark.slow
