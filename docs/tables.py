@@ -81,11 +81,15 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         "results": _measured(
             "jax_0.12",
             report.summary,
-            only=("baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_logistic"),
+            only=("baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_fast", "nsa_logistic"),
         )
     },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},
-    "docs/performance.md": {"benchmark": _benchmarks},
+    "docs/performance.md": {
+        "dtypes": _measured("jax_0.12", report.summary, only=("nsa_logistic",)),
+        "fast": _measured("jax_0.12", report.summary, only=("nsa_fast",)),
+        "benchmark": _benchmarks,
+    },
     "docs/configuration.md": {"configuration": _keys},
     "docs/nsa.md": {
         "published": _published(

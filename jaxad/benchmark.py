@@ -328,8 +328,9 @@ def _relate(figures: dict[str, Figure]) -> None:
     for name in ("device synthesis", "training loop"):
         own = products(name)
         figures[name]["of_step"] = own / step if own and step else None
-    for name in figures.keys() & {f"PyTorch: {name}" for name in figures}:
-        figures[name]["of_ours"] = products(name) / products(name.removeprefix("PyTorch: "))
+    for name in figures:
+        if name.startswith("PyTorch: "):
+            figures[name]["of_ours"] = products(name) / products(name.removeprefix("PyTorch: "))
 
 
 def peak_memory() -> dict[str, Any]:
@@ -381,6 +382,7 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     found = detector.Detector(config, variables, density, white_level=white_level)
     figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)
     made["figures"] |= figures
+    memory["peak"] = peak_memory()  # before PyTorch takes some
     operations = {name: figure.get("operations_per_image") for name, figure in made["figures"].items()}
     made["figures"] |= _pytorch(config, made, operations, dtype, yardstick)
     _relate(made["figures"])
@@ -392,7 +394,7 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
         "batch": config.get("batch"),
         "repeats": repeats,
         **made,
-        "memory": {"peak": peak_memory(), **memory},
+        "memory": memory,
         "config": json.loads(config.to_json()),
     }
 
