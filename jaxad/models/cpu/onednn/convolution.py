@@ -33,8 +33,8 @@ def takes(x: jax.Array, kernel: jax.Array, *, depthwise: bool = False) -> bool:
     With AVX2 alone XLA is as fast in all but depthwise convolutions, by Winograd's form: a training step of NSA takes
     1.2 times as long by oneDNN there. With AVX512 it takes 0.7 of the time.
     """
-    fast = depthwise or library.has_avx512()
-    return fast and cpu.preferred() and kernel.dtype in (x.dtype, jnp.float32) and library.multiplies(x.dtype)
+    known = cpu.preferred() and kernel.dtype in (x.dtype, jnp.float32) and library.multiplies(x.dtype)
+    return known and (depthwise or library.has_avx512())
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple, groups: int = 1) -> jax.Array:

@@ -26,8 +26,8 @@ def _load() -> ctypes.CDLL | None:
     path = next((str(file.locate()) for file in files if file.name == _FILE), None)
     if path is None:
         return None
-    # oneDNN's threads would go on spinning after each call, on the cores that XLA's then need. Its OpenMP reads the
-    # variable when it is loaded; other libraries shall not.
+    # oneDNN's threads would go on spinning after each call, on the cores that XLA's then need. OpenMP reads the
+    # variable when it is loaded; processes that are started later shall not.
     undecided = "OMP_WAIT_POLICY" not in os.environ
     if undecided:
         os.environ["OMP_WAIT_POLICY"] = "passive"

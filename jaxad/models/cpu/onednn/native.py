@@ -6,7 +6,8 @@ oneDNN's C interface. They run without Python's lock, in threads of XLA: they ne
 process may end while a program is under way.
 
 Objects of oneDNN are addresses. Each call makes its own; what oneDNN compiles for them it keeps. A session, an array,
-collects them and notes a failure, after which the functions go on with null objects, which oneDNN refuses, to the end.
+collects them and notes a failure, after which nothing is computed any more. The memory of an array ends with the last
+use of its name, so an address of it goes only to functions that get the array too, or while it is used later.
 
 All is in one file because Numba keeps compiled functions until their own file changes.
 """
@@ -318,10 +319,15 @@ def _asked(description: int, query: int) -> int:
 
 
 @njit
+def _size(description: int) -> int:
+    """How many bytes an array takes; 0 without a description."""
+    return _memory_desc_get_size(description) if description else 0
+
+
+@njit
 def _room(description: int) -> np.ndarray:
-    """Memory for an array, whose first aligned address is `aligned`."""
-    size = _memory_desc_get_size(description) if description else 0
-    return np.empty(size + _ALIGNMENT, np.uint8)
+    """Memory for an array, whose first aligned address is `_aligned`."""
+    return np.empty(_size(description) + _ALIGNMENT, np.uint8)
 
 
 @njit
@@ -423,13 +429,15 @@ def _convolution(
     """
     images, kernel, kernel_gradient, outputs = arrays
     attribute = _user_scratchpad(opened)
+    if opened[_FAILED] != 0:
+        return 0
     geometry = strides.ctypes.data, dilation.ctypes.data, before.ctypes.data, after.ctypes.data
     slot = np.zeros(1, np.int64)
     status = _convolution_create(
         slot.ctypes.data, processor, _FOR_TRAINING, _DIRECT, images, kernel, 0, outputs, *geometry, attribute
     )
     forward = _made(opened, status, slot, _PRIMITIVE_DESCRIPTION)
-    if kind == FORWARD:
+    if kind == FORWARD or opened[_FAILED] != 0:
         return forward
     if kind == INPUT_GRADIENT:
         status = _input_gradient_create(
@@ -442,10 +450,8 @@ def _convolution(
     return _made(opened, status, slot, _PRIMITIVE_DESCRIPTION)
 
 
-def convolve(call: int) -> int:
-    """Computes a convolution or gradient, for each index of the leading axes that `jax.vmap` adds."""
-    if _is_question(call):
-        return 0
+@njit
+def _convolve(call: int) -> int:
     given = _numbers(call)
     kind, groups = _word(given, 0), _word(given, 6)
     first, second, result = _argument(call, 0), _argument(call, 1), _result(call, 0)
@@ -483,6 +489,8 @@ def convolve(call: int) -> int:
     computing = _primitive(opened, description)
     packing = _packing(opened, processor, held, plain) if gradient else _packing(opened, processor, plain, held)
     room, scratch = _room(held), _room(scratchpad)
+    if opened[_FAILED] != 0:
+        count = 0
 
     source = _SOURCE + (_GRADIENT if kind == INPUT_GRADIENT else 0)
     weights = _WEIGHTS + (_GRADIENT if gradient else 0)
@@ -503,6 +511,14 @@ def convolve(call: int) -> int:
             _execute(own, packing, line, copied)
         _check(opened, int(_close(own)))
     return _answer(call, _close(opened))
+
+
+def convolve(call: int) -> int:
+    """Computes a convolution or gradient, for each index of the leading axes that `jax.vmap` adds."""
+    try:
+        return 0 if _is_question(call) else _convolve(call)
+    except Exception:  # memory is short
+        return _answer(call, True)
 
 
 _pooling_create = _external("pooling_forward_primitive_desc_create", *(_A, _A, _I, _I, _A, _A), *(_A,) * 6)
@@ -530,20 +546,20 @@ def _pooling(
         *(strides.ctypes.data, sizes.ctypes.data, dilation.ctypes.data),
         *(before.ctypes.data, after.ctypes.data),
     )
+    if opened[_FAILED] != 0:
+        return 0
     direction = _FOR_INFERENCE if kind == POOL else _FOR_TRAINING
     slot = np.zeros(1, np.int64)
     status = _pooling_create(slot.ctypes.data, processor, direction, _MAX, images, outputs, *geometry, 0)
     description = _made(opened, status, slot, _PRIMITIVE_DESCRIPTION)
-    if kind == POOL_GRADIENT:
+    if kind == POOL_GRADIENT and opened[_FAILED] == 0:
         status = _pooling_gradient_create(slot.ctypes.data, processor, _MAX, images, outputs, *geometry, description, 0)
         description = _made(opened, status, slot, _PRIMITIVE_DESCRIPTION)
     return description
 
 
-def pool(call: int) -> int:
-    """Computes a pooling or its gradient; axes that `jax.vmap` adds make a larger batch."""
-    if _is_question(call):
-        return 0
+@njit
+def _pool(call: int) -> int:
     kind = _word(_numbers(call), 0)
     x, y, places = _argument(call, 0), _result(call, 0), 0
     if kind == POOL_WITH_PLACES:
@@ -575,9 +591,19 @@ def pool(call: int) -> int:
     _hand(opened, given, _DESTINATION + added, processor, outputs, _data(y))
     if kind != POOL:
         workspace = _asked(description, _WORKSPACE_OF)
+        if _size(workspace) != _leading(places, 0):
+            opened[_FAILED] = 1
         _hand(opened, given, _WORKSPACE, processor, workspace, _data(places))
     _execute(opened, computing, line, given)
     return _answer(call, _close(opened))
+
+
+def pool(call: int) -> int:
+    """Computes a pooling or its gradient; axes that `jax.vmap` adds make a larger batch."""
+    try:
+        return 0 if _is_question(call) else _pool(call)
+    except Exception:  # memory is short
+        return _answer(call, True)
 
 
 def handler(function: Callable[[int], int]) -> Any:
@@ -585,5 +611,5 @@ def handler(function: Callable[[int], int]) -> Any:
     kept = functools.partial(cfunc, types.int64(types.int64), nopython=True)
     try:
         return kept(cache=True)(function)
-    except RuntimeError:  # no folder can be written to
+    except Exception:  # no folder can be written to, or what is kept there is damaged
         return kept()(function)
