@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In JAX 0.12.0.1, foreign calls (jax.ffi.ffi_call) and callbacks (jax.pure_callback) inside jax.shard_map forget that their
+# In JAX 0.10.2 (and 0.12.0.1), foreign calls (jax.ffi.ffi_call) and callbacks (jax.pure_callback) inside jax.shard_map forget that their
 # arguments differ between the devices: the type of the result says that it is the same on all. So shard_map, with its
 # check on, takes such a result for replicated and returns one device's part as the whole. Stating the axes with the
 # result's shape is refused by a bare AssertionError.
@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet jax==0.12.0.1 jaxlib==0.12.0.1 numpy==2.5.5
+"$folder/venv/bin/pip" install --quiet jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6
 cd "$folder"
 XLA_FLAGS=--xla_force_host_platform_device_count=2 JAX_PLATFORMS=cpu "$folder/venv/bin/python" - <<'PYTHON'
 import jax
