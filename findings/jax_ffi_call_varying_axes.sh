@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# In JAX 0.10.2 (and 0.12.0.1), foreign calls (jax.ffi.ffi_call) and callbacks (jax.pure_callback) inside jax.shard_map forget that their
-# arguments differ between the devices: the type of the result says that it is the same on all. So shard_map, with its
-# check on, takes such a result for replicated and returns one device's part as the whole. Stating the axes with the
-# result's shape is refused by a bare AssertionError.
+# In JAX 0.10.2 and 0.12.0.1, foreign calls (jax.ffi.ffi_call) and callbacks (jax.pure_callback) inside jax.shard_map
+# forget that their arguments differ between the devices: the type of the result says that it is the same on all. So
+# shard_map, with its check on, takes such a result for replicated and returns one device's part as the whole. Stating
+# the axes with the result's shape is refused by a bare AssertionError.
 # Seen: "varying: x frozenset({'i'}), callback frozenset(), foreign call frozenset()".
 set -euo pipefail
 folder=$(mktemp -d)
