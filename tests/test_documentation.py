@@ -60,7 +60,7 @@ def test_another_digit_in_a_file_is_found(file, tmp_path):
     copy = shutil.copytree(documentation.RESULTS, tmp_path / "results")
     changed = copy / file.relative_to(documentation.RESULTS)
     held = json.loads(changed.read_text())
-    held["pixel"]["auroc"] -= 0.001
+    held["pixel"]["auroc"] -= 0.01  # seen in the mean of several seeds too
     changed.write_text(json.dumps(held, indent=1) + "\n")
     assert documentation.rendered("docs/results.md", copy) != documentation.rendered("docs/results.md")
     assert documentation.checksums(copy) != documentation.checksums()
