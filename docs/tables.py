@@ -25,13 +25,14 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def _measured(
-    release: str, make: Callable = report.flat, *, only: Sequence[str] = ()
+    release: str, make: Callable = report.flat, *, only: Sequence[str] = (), category: str = ""
 ) -> Callable[[Path], list[tables.Table]]:
-    """A table of the runs with a release of JAX; of these experiments alone where some are named."""
+    """A table of the runs with a release of JAX; of these experiments or a category alone where they are named."""
 
     def those(results: Path) -> list[tables.Table]:
         runs = report.gather([results / release])
-        return [make([one for one in runs if not only or one["experiment"] in only])]
+        runs = [one for one in runs if not only or one["experiment"] in only]
+        return [make([one for one in runs if not category or one["category"] == category])]
 
     return those
 
@@ -86,7 +87,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},
     "docs/performance.md": {
-        "dtypes": _measured("jax_0.12", report.summary, only=("nsa_logistic",)),
+        "dtypes": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle"),
         "fast": _measured("jax_0.12", report.summary, only=("nsa_fast",)),
         "benchmark": _benchmarks,
     },

@@ -6,7 +6,7 @@
 
 Everything is as in nsa_logistic.py but for the length: a fifth of its epochs, in batches of at most 16 images. With the
 paper's batches of 64 that is 0.8 of its steps; on the demo, whose batches are small already, a fifth.
-docs/performance.md tells what is lost and how long it takes; nsa_logistic.py is the paper's row.
+docs/performance.md tells how long it takes; nsa_logistic.py is the paper's row.
 """
 
 from pathlib import Path

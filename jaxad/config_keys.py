@@ -56,8 +56,8 @@ method: A method of jaxad, or `package.module:create` for one outside.
 seed: Where all randomness comes from.
 epochs: Length of the training; 0 for a method that is not trained.
 batch: Images in a step. Batches are always full, so an epoch has ceil(images / batch) steps.
-dtype: Compute dtype. auto is bfloat16 on a CPU that multiplies in it (AVX512-BF16 or AMX) and float32 elsewhere.
-  Parameters and score maps stay float32, as does all of DLA's scoring. On recent NVIDIA GPUs XLA
+dtype: Compute dtype. auto is bfloat16 on a CPU with oneDNN that multiplies in it (AVX512-BF16 or AMX) and float32
+  elsewhere. Parameters and score maps stay float32, as does all of DLA's scoring. On recent NVIDIA GPUs XLA
   computes float32 networks in TF32, unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is set.
 log_every: Steps between two lines of the log.
 synthetic_every: Steps between two looks at synthetic defects on the held-out images; 0 for one at the end alone.

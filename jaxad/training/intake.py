@@ -55,10 +55,11 @@ def with_dtype(config: ConfigDict, workdir: Path, *, restart: bool) -> ConfigDic
         return config
     resumed = not restart and configs.is_workdir(workdir)
     dtype = configs.read(workdir).get("dtype", "auto") if resumed else "auto"
-    if dtype == "auto":
+    began = dtype != "auto"
+    if not began:
         dtype = str(compute_dtype(config))
     if processes.is_main_process():
-        print(f"config.dtype=auto: the network computes in {dtype}", flush=True)
+        print(f"config.dtype=auto: the network computes in {dtype}" + ", as it began" * began, flush=True)
     return configs.override(config, {"dtype": dtype}, rules_of=methods.rules_of)
 
 
