@@ -16,15 +16,15 @@ def installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def _branch(nn, first, outputs: int):
+    """A residual branch, by its first convolution."""
+    second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), second, nn.BatchNorm2d(outputs))
+
+
 def _block(nn, inputs: int, outputs: int, stride: int):
     """The residual branch of ResNet-18's block, and its shortcut."""
-    branch = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
+    branch = _branch(nn, nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), outputs)
     if stride == 1 and inputs == outputs:
         return branch, nn.Identity()
     return branch, nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -32,13 +32,7 @@ def _block(nn, inputs: int, outputs: int, stride: int):
 
 def _up_block(nn, inputs: int, outputs: int):
     """The residual branch of the decoder's block, and its shortcut."""
-    branch = nn.Sequential(
-        nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
+    branch = _branch(nn, nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1, bias=False), outputs)
     shortcut = nn.ConvTranspose2d(inputs, outputs, 1, 2, output_padding=1, bias=False)
     return branch, nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 

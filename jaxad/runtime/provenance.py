@@ -34,8 +34,8 @@ def commit() -> str | None:
 
 def collect() -> dict:
     """Commit, date, device and versions, as they are now."""
-    names = ("jaxad", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless")
-    names += ("onednn-cpu-gomp",)  # computes convolutions on CPU
+    names = ("jaxad", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless",
+             "onednn-cpu-gomp")  # fmt: skip
     versions = {}
     for name in names:
         try:

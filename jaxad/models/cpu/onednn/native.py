@@ -303,13 +303,20 @@ def _described(opened: np.ndarray, sides: np.ndarray, strides: np.ndarray, axes:
 
 
 @njit
-def _images(opened: np.ndarray, buffer: int, batch: int, dtype: int) -> int:
+def _images(opened: np.ndarray, buffer: int, batch: int) -> int:
     """A description of images (..., h, w, c) as one batch."""
     h, w, c = _side(buffer, -3), _side(buffer, -2), _side(buffer, -1)
     sides, strides = np.zeros(12, np.int64), np.zeros(12, np.int64)
     sides[0], sides[1], sides[2], sides[3] = batch, c, h, w
     strides[0], strides[1], strides[2], strides[3] = max(h * w * c, 1), 1, w * c, c
-    return _described(opened, sides, strides, 4, dtype)
+    return _described(opened, sides, strides, 4, _dtype_of(buffer))
+
+
+@njit
+def _begin(opened: np.ndarray, x: int, y: int, batch: int) -> tuple[int, int, int, int]:
+    """The processor, its stream, and descriptions of the images x and y."""
+    processor = _engine(opened)
+    return processor, _stream(opened, processor), _images(opened, x, batch), _images(opened, y, batch)
 
 
 @njit
@@ -464,13 +471,10 @@ def _convolve(call: int) -> int:
     merged = kind != KERNEL_GRADIENT and _leading(kernel, 4) == 1
     count = 1 if merged else _leading(result, 4)
     batch = _leading(x, 3) if merged else _side(x, -4)
-    dtype = _dtype_of(x)
 
     opened = _session()
-    processor = _engine(opened)
-    line = _stream(opened, processor)
-    images, outputs = _images(opened, x, batch, dtype), _images(opened, y, batch, dtype)
-    packed = _kernel(opened, kernel, groups, dtype, True)
+    processor, line, images, outputs = _begin(opened, x, y, batch)
+    packed = _kernel(opened, kernel, groups, _dtype_of(x), True)
     wide = _kernel(opened, kernel, groups, _FLOAT32, True)  # a gradient's sums over positions stay float32
     plain = _kernel(opened, kernel, groups, _dtype_of(kernel), False)
     description = _convolution(
@@ -566,14 +570,11 @@ def _pool(call: int) -> int:
         places = _result(call, 1)
     if kind == POOL_GRADIENT:
         x, y, places = y, x, _argument(call, 1)
-    dtype, batch = _dtype_of(x), _leading(x, 3)
     below = (_side(x, -3) - 1) // _STRIDE * _STRIDE + _SIZE - _BORDER - _side(x, -3)
     right = (_side(x, -2) - 1) // _STRIDE * _STRIDE + _SIZE - _BORDER - _side(x, -2)
 
     opened = _session()
-    processor = _engine(opened)
-    line = _stream(opened, processor)
-    images, outputs = _images(opened, x, batch, dtype), _images(opened, y, batch, dtype)
+    processor, line, images, outputs = _begin(opened, x, y, _leading(x, 3))
     description = _pooling(
         opened,
         processor,
