@@ -22,7 +22,6 @@ class Keys(NamedTuple):
       shares: The part of [0, 1] that a key's numbers lie in, with open or closed ends, such as ``[0, 1)``.
       used_with: What a key has no effect without: another key of one of these values, or neither 0, false nor none
         where there are none.
-      score_notes: What tables say of scores where a key has a value: that value, and the note.
       task: The key that names what a training teaches, where there are several tasks.
       unfitted: Beginnings of the keys that may be changed in a workdir until a density was fitted.
     """
@@ -32,7 +31,6 @@ class Keys(NamedTuple):
     below: Mapping[str, float] = {}
     shares: Mapping[str, str] = {}
     used_with: Mapping[str, tuple[str, Sequence[object] | None]] = {}
-    score_notes: Mapping[str, tuple[object, str]] = {}
     task: str = ""
     unfitted: tuple[str, ...] = ()
 

@@ -163,7 +163,10 @@ def _values(entry: dict) -> dict[str, str]:
 
 
 def _names(groups: Sequence[list[dict]]) -> list[str]:
-    """Each group's experiment, and in what it differs from the one whose commands change the fewest settings."""
+    """Each group's experiment, and in what it differs from the one whose commands change the fewest settings.
+
+    What makes its score another one than the paper's is always named (`published.other_score`).
+    """
     firsts, plain = [group[0] for group in groups], {}
     for first in sorted(firsts, key=lambda first: len(_values(first))):
         plain.setdefault((first["experiment"], first["category"]), recorded(first["config"]))
@@ -172,7 +175,8 @@ def _names(groups: Sequence[list[dict]]) -> list[str]:
         config, base = recorded(first["config"]), plain[first["experiment"], first["category"]]
         # A user's own experiment may have fewer keys, and nothing else that tells it apart.
         missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
-        return ", ".join([str(first["experiment"]), *(_changes(config, base) or missing)])
+        other = published.other_score(str(first["experiment"]), config)
+        return ", ".join(dict.fromkeys([str(first["experiment"]), *other, *(_changes(config, base) or missing)]))
 
     return [name(first) for first in firsts]
 
@@ -189,9 +193,11 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
     columns, configs = {}, {}
     for group in groups:
         first = group[0]
-        changed = [_setting(key, value) for key, value in _values(first).items()]
+        config, values = recorded(first["config"]), _values(first)
+        changed = [_setting(key, value) for key, value in values.items()]
+        other = published.other_score(str(first["experiment"]), config)
+        changed += [setting for setting in other if setting.partition("=")[0] not in values]
         title = ", ".join([str(first["experiment"]), *sorted(changed)])
-        config = recorded(first["config"])
         if base := configs.get((title, first["category"])):
             missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
             title = ", ".join([title, *_changes(config, base), *missing])
@@ -203,17 +209,6 @@ def by_column(groups: Sequence[list[dict]]) -> dict[str, list[list[dict]]]:
         configs[title, first["category"]] = config
         columns.setdefault(title, []).append(group)
     return columns
-
-
-def score_notes(config: dict) -> list[str]:
-    """What the method of a run says of scores that were made with its config (`Keys.score_notes`)."""
-    from jaxad import methods  # starts JAX, which no other table needs
-
-    values = recorded(config)
-    if (name := values.get("method")) is None:
-        return []
-    notes = methods.rules_of(name).score_notes
-    return [note for key, (value, note) in notes.items() if values.get(key) == value]
 
 
 def markdown(runs: Sequence[dict]) -> str:
@@ -255,7 +250,7 @@ def flat(runs: Sequence[dict]) -> tables.Table:
 def summary(runs: Sequence[dict]) -> tables.Table:
     """A table with a row for each experiment, category and config: each metric beside the published number."""
     groups = group_seeds(runs)
-    return tables.summary(list(zip(_names(groups), groups, strict=True)), score_notes=score_notes)
+    return tables.summary(list(zip(_names(groups), groups, strict=True)))
 
 
 def _three_digits(value: float) -> str:
@@ -367,7 +362,7 @@ def _make(paths: Sequence[str], layout: str) -> list[tables.Table]:
     if not all(path.endswith(".json") for path in paths):
         runs = gather(paths)
         if layout == "paper":
-            return tables.paper(by_column(group_seeds(runs)), score_notes=score_notes)
+            return tables.paper(by_column(group_seeds(runs)))
         return [flat(runs) if layout == "flat" else summary(runs)]
     if layout != "flat":
         raise UserError(f"{paths[0]} is no workdir; --layout is for workdirs, leave it out", about=paths[0])

@@ -194,7 +194,7 @@ def _turned(size: int) -> tuple[Callable, Callable]:
 def _distance(size: int) -> tuple[Callable, Callable]:
     def found(x):
         maps = x.reshape(1, -1, 1, size)
-        return dla.distance(maps, 0.5 * maps[0], maps[0], channels="sum").ravel()
+        return jnp.square(dla.deviation(maps, 0.5 * maps[0], maps[0])).sum(-1).ravel()
 
     return found, lambda x: ((0.5 * x) ** 2 / (x + dla.FLOOR * x.mean())).sum(1)
 

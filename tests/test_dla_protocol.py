@@ -5,12 +5,12 @@ import re
 import pytest
 
 from jaxad import config as configs
-from jaxad import methods
 from jaxad.augment.dla import local, views
 from jaxad.data import folder
 from jaxad.methods import dla
 from jaxad.methods.method import options_of
 from jaxad.models import siamese, siamese_loss
+from jaxad.reporting import published
 from tests.parts import ROOT
 
 SETUP = "Section IV, Setup"
@@ -62,8 +62,8 @@ PROTOCOL = {
     "optim.weight_decay": (5e-4, SETUP),
     "score.size": (224, "Section III-D1"),
     "score.stages": ("layer1,layer2,layer3", "Sections III-D1 and III-E1: C2, C3 and C4"),
-    "score.channels": ("mean", "departs from Equations 9 and 11, which print the sum"),
-    "score.standardize": (True, "departs from Equations 9 and 11, which divide by nothing"),
+    "score.channels": ("sum", "Equations 9 and 11: the squared norm"),
+    "score.standardize": (False, "Equations 9 and 11 divide by nothing"),
     "score.passes": (10, OPEN),
     "score.regression_weight": (1.0, f"{SETUP}: alpha_1 of Equation 12"),
     "score.uncertainty_weight": (0.1, f"{SETUP}: alpha_2 of Equation 12"),
@@ -89,6 +89,10 @@ CHANGES = {
     "dla_untrained": (
         {"method": "dla_untrained", "epochs": 0, "score.uncertainty_weight": 0.0},
         "no row of the paper but the floor of its rows.",
+    ),
+    "dla_standardized": (
+        {"score.standardize": True, "score.channels": "mean"},
+        "with a score of our own: no row of Yoa et al., IEEE Access 2021.",
     ),
 }
 DEMO = {"data.source": "demo", "data.size": 128, "score.size": 128, "data.holdout": 0.1, "epochs": 30, "batch": 16}
@@ -150,14 +154,21 @@ def test_the_options_of_the_docstring_begin_with_the_default():
     config = configs.flatten(load())
     text = docstring("dla").partition("the first value is the default")[2].partition("Not options")[0]
     options = re.findall(r"--config\.(\S+)=(\S+)", text)
-    assert len(options) == 9
+    assert len(options) == 10
     for key, value in options:
         assert configs.flatten(load(**{key.replace(".", "__"): value})) == config, key
 
 
-def test_the_papers_own_score_is_an_option():
-    assert "--config.score.standardize=false --config.score.channels=sum" in docstring("dla")
-    methods.create(load(score__standardize="false", score__channels="sum"))
+def test_the_published_numbers_are_of_the_score_of_the_files():
+    """What tables take for the paper's score is what its experiments compute, and dla_standardized is none of them."""
+    for name in ("dla", *CHANGES):
+        config = configs.flatten(load(name))
+        assert published.other_score(name, config) == [], name
+        is_papers = name.startswith("dla_standardized") or published.other_score(name, config | {"score.channels": "?"})
+        assert is_papers, name
+    ours = configs.flatten(load("dla_standardized"))
+    assert published.other_score("dla", ours) == ["score.channels=mean", "score.standardize=True"]
+    assert not any("dla_standardized" in column.experiments for column in published.columns())
 
 
 def test_the_local_augmentations_are_those_of_section_iii_c1():
@@ -175,4 +186,4 @@ def test_what_the_config_cannot_say_is_the_papers():
     # Which pairs and which indices there are to choose from, the default first.
     assert (siamese_loss.PAIRS, siamese_loss.REVERSE) == (("all", "same"), ("recomputed", "literal"))
     assert dla.FLOOR == 0.01  # with score.standardize alone; said in the docstring as 1 %
-    assert "plus 1 % of the stage's mean variance" in docstring("dla").replace("\n", " ")
+    assert "plus 1 % of the stage's mean variance" in docstring("dla_standardized").replace("\n", " ")

@@ -3,8 +3,9 @@
 
 A Siamese network learns that all good images are alike, as wholes and position by position, and that a locally
 augmented image is not. An image is scored by how far its feature maps lie from the mean maps of the good images
-(regression error), and how far the variance of these maps under dropout lies from its mean (uncertainty). Other than in
-the paper, both are divided by how much good images vary there, unless ``config.score.standardize`` is False.
+(regression error, Equation 9), and how far the variance of these maps under dropout lies from its mean (uncertainty,
+Equation 11). With ``config.score.standardize``, which is jaxad's and not the paper's, both are divided by how much good
+images vary there.
 """
 
 import functools
@@ -38,7 +39,7 @@ from jaxad.runtime import devices
 from jaxad.scoring import localization
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
-CHANNELS = ("mean", "sum")
+CHANNELS = ("sum", "mean")
 # What never varies in good images may not count without bound: this share of a stage's mean variance is added to each
 # variance. On synthetic defects in held-out bottles, shares from 0.001 to 0.1 differ by less than a point.
 FLOOR = 0.01
@@ -61,7 +62,7 @@ objective.pairs: Positive pairs: of all images of a batch, or of an image with i
 objective.reverse: Equation 14 recomputed, or as it is printed.
 optim.weight_decay: Weight decay.
 score.stages: Stages that are compared, with commas between.
-score.channels: Mean or sum of the squared differences over the channels; the sum is the paper's.
+score.channels: Sum, as printed, or mean of the squared differences over the channels.
 score.standardize: Squared differences are divided by their variance over good images; the paper's are not.
 score.passes: Dropout passes.
 score.regression_weight: Weight of the regression error.
@@ -87,11 +88,6 @@ score.uncertainty_weight: Weight of the uncertainty; 0 saves the passes.
         "objective.reverse": ("objective.dense_weight", None),
         "score.passes": ("score.uncertainty_weight", None),
         **{f"local.{name}": ("objective.negative_weight", None) for name in local.LocalOptions._fields},
-    },
-    score_notes={
-        "score.standardize": (
-            True, "not by the paper's score, which score.standardize=false with score.channels=sum is"
-        )
     },
 )
 
@@ -254,26 +250,67 @@ def dropout_variance(maps: jax.Array) -> jax.Array:
     return (maps - maps[:1]).var(axis=0)
 
 
-def distance(maps: jax.Array, mean: jax.Array, variance: jax.Array | None, *, channels: str) -> jax.Array:
-    """How far maps (b, h, w, c) lie from those of good images at every position: a stage's term of Equations 9 and 11.
+def deviation(maps: jax.Array, mean: jax.Array, variance: jax.Array | None) -> jax.Array:
+    """How far maps (b, h, w, c) lie from those of good images at every position, by channel.
 
     Args:
       maps: One stage, or its variances over the dropout passes.
       mean: Their mean over good images, (h, w, c).
-      variance: Their variance over good images, (h, w, c), by which, with `FLOOR`, each squared difference is divided:
+      variance: Their variance over good images, (h, w, c), by which, with `FLOOR`, each squared deviation is divided:
         what differs among good images too counts little. A stage that does not vary at all, as under the dropout of
-        blocks that are still silent, is not divided. None for squares as they are in the equations.
-      channels: ``sum``, the squared norm as it is printed, which counts a stage the more the more channels it has; or
-        ``mean`` over the channels, the mean difference of which the paper's text speaks.
+        blocks that are still silent, is not divided. None for deviations as they are in the equations.
 
     Returns:
-      (b, h, w)
+      (b, h, w, c)
     """
-    squares = jnp.square(maps - mean)
-    if variance is not None:
-        divisor = variance + FLOOR * variance.mean()
-        squares /= jnp.where(divisor > 0, divisor, 1)
+    deviations = maps - mean
+    if variance is None:
+        return deviations
+    divisor = variance + FLOOR * variance.mean()
+    return deviations * jax.lax.rsqrt(jnp.where(divisor > 0, divisor, 1))
+
+
+def _squared_norm(deviations: jax.Array, channels: str) -> jax.Array:
+    """Over the last axis: ``sum``, as printed, which counts a stage the more the more channels it has; or ``mean``, the
+    mean difference of which the paper's text speaks."""
+    squares = jnp.square(deviations)
     return squares.sum(axis=-1) if channels == "sum" else squares.mean(axis=-1)
+
+
+def regression_error(deviations: jax.Array, *, size: tuple[int, int], channels: str) -> jax.Array:
+    """A stage's term of Equation 9: squared norms of the deviations, then upsampled as Section III-D1 says.
+
+    Args:
+      deviations: (b, h, w, c), of a stage.
+      size: Height and width of the images.
+      channels: ``sum``, the squared norm as it is printed, or ``mean``.
+
+    Returns:
+      (b, *size)
+    """
+    return localization.upsample_stage(_squared_norm(deviations, channels), size=size)
+
+
+def uncertainty(deviations: jax.Array, *, size: tuple[int, int], channels: str) -> jax.Array:
+    """A stage's term of Equation 11: upsampled first, as Section III-D2 says, then the squared norm.
+
+    The maps are upsampled as deviations from their mean, which is the same, since upsampling is linear. They are large,
+    so images take turns.
+
+    Args:
+      deviations: (b, h, w, c), of the variances of a stage over the dropout passes.
+      size: Height and width of the images.
+      channels: ``sum``, the squared norm as it is printed, or ``mean``.
+
+    Returns:
+      (b, *size)
+    """
+
+    def one(image: jax.Array) -> jax.Array:
+        upsampled = localization.upsample_stage(jnp.moveaxis(image, -1, 0), size=size)
+        return _squared_norm(jnp.moveaxis(upsampled, 0, -1), channels)
+
+    return jax.lax.map(one, deviations)
 
 
 def _network(config: ConfigDict) -> SiameseNetwork:
@@ -394,10 +431,9 @@ def _check_density(config: ConfigDict, density: Any, names: list[str], *, passes
 def create(config: ConfigDict) -> Method:
     """DLA with the objective, the augmentations and the scoring of the config.
 
-    ``config.score``: ``stages``; ``channels`` and ``standardize``, see `distance`; the number of dropout ``passes`` T;
-    ``regression_weight`` and ``uncertainty_weight`` (Equation 12; an uncertainty without weight saves the passes). The
-    paper has no image score: here it is the map's, by ``reduction`` and ``top``. Maps are upsampled after they are
-    compared, also those of Equation 11.
+    ``config.score``: ``stages``; ``channels``, see `regression_error`; ``standardize``, see `deviation`; the number of
+    dropout ``passes`` T; ``regression_weight`` and ``uncertainty_weight`` (Equation 12; an uncertainty without weight
+    saves the passes). The paper has no image score: here it is the map's, by ``reduction`` and ``top``.
 
     Raises:
       UserError: A choice is unknown, or values do not fit together.
@@ -427,15 +463,15 @@ def create(config: ConfigDict) -> Method:
         _check_density(config, density, names, passes=passes)
         maps, variances = statistics(variables, density["keys"][: 1 + passes], images)
 
-        def compared(found, kind):
-            mean = density[kind]
+        def term(equation, found, kind):
+            mean, size = density[kind], images.shape[1:3]
             variance = density["variance_over_images"][kind] if scoring.standardize else dict.fromkeys(names)
-            errors = [distance(found[n], mean[n], variance[n], channels=scoring.channels) for n in names]
-            return sum(localization.upsample_stage(error, size=images.shape[1:3]) for error in errors) / len(names)
+            deviations = [deviation(found[name], mean[name], variance[name]) for name in names]
+            return sum(equation(each, size=size, channels=scoring.channels) for each in deviations) / len(names)
 
-        found = {"regression error": scoring.regression_weight * compared(maps, "maps")}
+        found = {"regression error": scoring.regression_weight * term(regression_error, maps, "maps")}
         if scoring.uncertainty_weight:
-            found["uncertainty"] = scoring.uncertainty_weight * compared(variances, "variances")
+            found["uncertainty"] = scoring.uncertainty_weight * term(uncertainty, variances, "variances")
         return found
 
     def score(variables, density, images):

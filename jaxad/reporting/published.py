@@ -74,13 +74,30 @@ def standard_error(printed: float | None, kind: str | None, runs: int | None) ->
     return printed / math.sqrt(runs) if kind == "sample standard deviation" else printed
 
 
+def other_score(experiment: str, values: Mapping[str, Any]) -> list[str]:
+    """In what the score of a run is not the one of the paper that its experiment is called after, as KEY=VALUE.
+
+    Args:
+      experiment: Its name in our results.
+      values: Of its config, by dotted key. A key that it lacks, as an older one may, makes no difference.
+    """
+    for row in _content()["scores"]:
+        if experiment in row["experiments"]:
+            return [f"{key}={values[key]}" for key, own in row["values"].items() if values.get(key, own) != own]
+    return []
+
+
 def name_of(experiment: str, values: Mapping[str, Any]) -> str:
     """What ``published.json`` calls a run: its experiment, with ``, KEY=VALUE`` of the config where that has a column.
+
+    Nothing is published of a run by another score, whose name says in what it differs.
 
     Args:
       experiment: Its name in our results.
       values: Of its config, by dotted key.
     """
+    if other := other_score(experiment, values):
+        return ", ".join([experiment, *other])
     names = {name for column in columns() for name in column.experiments if name.startswith(f"{experiment}, ")}
     return next((name for name in sorted(names) if _has(values, name.removeprefix(f"{experiment}, "))), experiment)
 

@@ -4,7 +4,7 @@ import csv
 import html
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ SCOPES = {  # the papers' averages: (title, categories) by the name that publish
     "all": ("average", TEXTURES + OBJECTS),
 }
 OTHER = " (another test set)"
-ScoreNotes = Callable[[dict], Sequence[str]]
 
 
 class Table(NamedTuple):
@@ -234,7 +233,7 @@ def row_of(entry: dict) -> str:
     return category if same else category + OTHER
 
 
-def paper(columns: Mapping[str, Sequence[list[dict]]], *, score_notes: ScoreNotes) -> list[Table]:
+def paper(columns: Mapping[str, Sequence[list[dict]]]) -> list[Table]:
     """A table for each metric in the papers' layout.
 
     A row for each category, textures first, then objects, then averages over these, then all other test sets; a
@@ -244,23 +243,22 @@ def paper(columns: Mapping[str, Sequence[list[dict]]], *, score_notes: ScoreNote
     Args:
       columns: By title, for each category a group of runs that differ in the seed alone, as results.json holds them
         and with their "path".
-      score_notes: What is to be said of the scores of a run by its config, beside published ones.
 
     Raises:
       UserError: A scores.csv does not belong to its results.json or cannot be read.
     """
     named = {title: {row_of(group[0]): group for group in groups} for title, groups in columns.items()}
     present = {row for groups in named.values() for row in groups}
-    return [_paper_table(named, present, metric, score_notes) for metric in METRICS]
+    return [_paper_table(named, present, metric) for metric in METRICS]
 
 
-def summary(named: Sequence[tuple[str, Sequence[dict]]], *, score_notes: ScoreNotes) -> Table:
+def summary(named: Sequence[tuple[str, Sequence[dict]]]) -> Table:
     """A row for each group of runs that differ in the seed alone, with its name: our metrics beside the published ones.
 
     Nothing is published of a test set that is not the paper's; without any published number there is no column for
-    them. `score_notes` is as in `paper`.
+    them.
     """
-    heads, rows, notes = ["experiment", "category", "epochs"], [], []
+    heads, rows = ["experiment", "category", "epochs"], []
     for metric in METRICS:
         heads += [METRICS[metric].removesuffix(", %"), "published"]
     for name, group in named:
@@ -270,11 +268,9 @@ def summary(named: Sequence[tuple[str, Sequence[dict]]], *, score_notes: ScoreNo
             cell = "n/a" if measured is None else ours(measured).split(" [")[0]
             row += [cell, compare(None, published.value(_published_name(group[0]), metric, row_of(group[0])))[0]]
         rows.append(row)
-        if any(cell != "–" for cell in row[4::2]):
-            notes += _notes_of_scores(name, [group], score_notes)
     if all(cell == "–" for row in rows for cell in row[4::2]):
         heads, *rows = ([*row[:3], *row[3::2]] for row in (heads, *rows))
-    return Table(heads, rows, "ll" + "r" * (len(heads) - 2), notes=notes)
+    return Table(heads, rows, "ll" + "r" * (len(heads) - 2))
 
 
 def published_table(experiments: Sequence[str], category: str) -> Table:
@@ -297,9 +293,7 @@ def published_table(experiments: Sequence[str], category: str) -> Table:
     return Table([heads[i] for i in kept], rows, "ll" + "r" * (len(kept) - 2), notes=[note])
 
 
-def _paper_table(
-    named: Mapping[str, Mapping[str, list[dict]]], present: set[str], metric: str, score_notes: ScoreNotes
-) -> Table:
+def _paper_table(named: Mapping[str, Mapping[str, list[dict]]], present: set[str], metric: str) -> Table:
     order = [category for category in TEXTURES + OBJECTS if category in present]
     scopes = [name for name, (_, all_) in SCOPES.items() if any(len(set(all_) & set(g)) > 1 for g in named.values())]
     others = sorted(present - set(order))
@@ -324,18 +318,11 @@ def _paper_table(
             sources += [
                 _source(title, column) for column in found if not column.values or groups.keys() & column.values
             ]
-            sources += _notes_of_scores(title, groups.values(), score_notes)
             width = 4
         own += [cell[0] for cell in cells]
         for row, cell in zip(rows, cells, strict=True):
             row += cell[:width]
     return Table(heads, rows, "l" + "r" * (len(heads) - 1), METRICS[metric], [*_notes(rows, own, metric), *sources])
-
-
-def _notes_of_scores(name: str, groups: Iterable[Sequence[dict]], score_notes: ScoreNotes) -> list[str]:
-    """What is to be said of the scores of runs beside published ones."""
-    notes = [note for group in groups for note in score_notes(group[0]["config"])]
-    return [f"{name}: {note}." for note in dict.fromkeys(notes)]
 
 
 def _published_name(entry: dict) -> str:

@@ -132,7 +132,7 @@ def write(folder, *, experiment="nsa_logistic", category="bottle", seed=0, auroc
 
 def paper(*folders):
     columns = report.by_column(report.group_seeds(report.gather(folders)))
-    return {table.title: table for table in tables.paper(columns, score_notes=report.score_notes)}
+    return {table.title: table for table in tables.paper(columns)}
 
 
 def rows(table):
@@ -161,8 +161,8 @@ def test_all_categories_and_averages_beside_the_papers(tmp_path):
 def test_a_summary_has_all_metrics_beside_the_papers(tmp_path):
     for seed, auroc in enumerate((0.94, 0.96, 0.98)):
         write(tmp_path / f"nsa{seed}", seed=seed, auroc=auroc, epochs=320)
-    write(tmp_path / "dla", experiment="dla", method="dla", score={"standardize": True})
-    write(tmp_path / "cap", experiment="dla", method="dla", category="cap", score={"standardize": True})
+    write(tmp_path / "dla", experiment="dla")
+    write(tmp_path / "cap", experiment="dla", category="cap")
     write(tmp_path / "other", category="cable", counts=(1, 2))
     table = report.summary(report.gather([tmp_path]))
     assert table.heads[3:] == ["Image AUROC", "published", "Pixel AUROC", "published", "AU-PRO", "published"]
@@ -172,7 +172,6 @@ def test_a_summary_has_all_metrics_beside_the_papers(tmp_path):
         ["nsa_logistic", "bottle", "320", "96.0 ± 1.2", "97.7 ± 0.1", "98.0 ± 0.0", "98.3 ± 0.0", "n/a", "92.9 ± 0.1"],
         ["nsa_logistic", "cable", "–", "97.0", "–", "98.0", "–", "n/a", "–"],  # another test set
     ]
-    assert len(table.notes) == 1 and table.notes[0].startswith("dla: not by the paper's score")
 
 
 def test_a_summary_without_a_published_number_has_no_column_for_them(tmp_path):
@@ -205,13 +204,31 @@ def test_features_of_another_level_have_a_published_column_of_their_own(tmp_path
     assert "Level-7, Pretrain" in "".join(image.notes) and "Pool, Pretrain" in "".join(image.notes)
 
 
-def test_a_score_that_is_not_the_papers_is_noted(tmp_path):
-    for standardize in (True, False):
-        flag = f"python -m jaxad.train --config.score.standardize={standardize}"
-        write(tmp_path / str(standardize), experiment="dla", command=flag, method="dla",
-              score={"standardize": standardize})
-    notes = [note for note in paper(tmp_path)["Pixel AUROC, %"].notes if "not by the paper's score" in note]
-    assert len(notes) == 1 and notes[0].startswith("dla, score.standardize=True: ")
+OTHER_SCORES = [{"standardize": True}, {"channels": "mean"}, {"uncertainty_weight": 0.0}, {"stages": "layer2"}]
+
+
+@pytest.mark.parametrize("score", OTHER_SCORES, ids=str)
+@pytest.mark.parametrize("typed", ["python -m jaxad.train", "python -m jaxad.evaluate --config.score.{}={}"])
+@pytest.mark.parametrize("name", ["dla", "dla_static", "dla_global_neg", "dla_global_dense", "dla_global_only"])
+def test_no_table_calls_another_score_dla(tmp_path, name, typed, score):
+    """Alone in its table, by a command or by a file of the user's own with the paper's name."""
+    [(key, value)] = score.items()
+    write(tmp_path / "run", experiment=name, score=score, command=typed.format(key, value))
+    full, path = f"{name}, score.{key}={value}", [tmp_path]
+    flat = report.flat(report.gather(path))
+    found = report.summary(report.gather(path))
+    assert flat.rows[0][0] == found.rows[0][0] == full and "published" not in found.heads
+    for table in paper(*path).values():
+        assert table.heads == ["category", f"{full} (1 run)"] and not any("Yoa" in note for note in table.notes)
+
+
+def test_the_papers_score_has_its_name_and_its_number(tmp_path):
+    printed = {"stages": "layer1,layer2,layer3", "channels": "sum", "standardize": False}
+    write(tmp_path / "dla", experiment="dla", score=printed | {"regression_weight": 1.0, "uncertainty_weight": 0.1})
+    write(tmp_path / "untrained", experiment="dla_untrained", score=printed | {"uncertainty_weight": 0.0})
+    write(tmp_path / "ours", experiment="dla_standardized", score={"channels": "mean", "standardize": True})
+    found = {row[0]: row[6] for row in report.summary(report.gather([tmp_path])).rows}
+    assert found == {"dla": "91.8 ± 0.2", "dla_standardized": "–", "dla_untrained": "–"}
 
 
 def test_columns_beside_each_other_and_averages_over_what_is_there(tmp_path):
