@@ -18,6 +18,9 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.objective.pairs=all              same: pair each image with itself only
     --config.objective.reverse=recomputed     literal: Equation 14 as printed
     --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
+    --config.model.head_init=lecun            torch: as PyTorch's linear layers, on which SimSiam's program relies
+    --config.model.batch_norm=shared          apart: views, images and augmentations have BatchNorm statistics of their
+                                              own, and images are scored by those of images
     --config.model.dropout=0.1                in training too
     --config.model.dropout_place=blocks       stages: behind each stage. Blocks start silent, and so does the dropout in
                                               them: the uncertainty grows with the training. Behind stages it is large
@@ -29,10 +32,9 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.local.parts=2                    parts of a side that the permutation exchanges
     --config.data.size=224                    256, which the paper mentions too, has maps of 64, 32 and 16 positions
 
-Not options, and not in the paper either: all batches of a step share their BatchNorm statistics, the dense heads have
-BatchNorm, dropout masks of the scoring are the same for all images, and the size of a local region refers to an image
-of 224. Other than in SimSiam's program, the projection's last BatchNorm
-has a scale and a bias, and the prediction's learning rate decays with all others.
+Not options, and not in the paper either: the dense heads have BatchNorm, dropout masks of the scoring are the same for
+all images, and the size of a local region refers to an image of 224. Other than in SimSiam's program, the projection's
+last BatchNorm has a scale and a bias, and the prediction's learning rate decays with all others.
 
 The views are milder than SimSiam's: parts lie still, so crops keep most of them, and colour and sharpness are what
 defects change, so the features had better not be made blind to them. See docs/dla.md.
@@ -109,6 +111,8 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.model.dense_hidden = 128
     config.model.dense_width = 128
     config.model.zero_init_residual = True
+    config.model.head_init = "lecun"
+    config.model.batch_norm = "shared"
     config.model.dropout = 0.1
     config.model.dropout_place = "blocks"
     config.model.remat = False

@@ -48,6 +48,8 @@ PROTOCOL = {
     "model.dense_hidden": (128, OPEN),
     "model.dense_width": (128, OPEN),
     "model.zero_init_residual": (True, OPEN),
+    "model.head_init": ("lecun", OPEN),
+    "model.batch_norm": ("shared", OPEN),
     "model.dropout": (0.1, OPEN),
     "model.dropout_place": ("blocks", OPEN),
     "objective.global_weight": (1.0, f"{SETUP}: lambda_1 of Equation 8"),
@@ -154,7 +156,7 @@ def test_the_options_of_the_docstring_begin_with_the_default():
     config = configs.flatten(load())
     text = docstring("dla").partition("the first value is the default")[2].partition("Not options")[0]
     options = re.findall(r"--config\.(\S+)=(\S+)", text)
-    assert len(options) == 10
+    assert len(options) == 12
     for key, value in options:
         assert configs.flatten(load(**{key.replace(".", "__"): value})) == config, key
 

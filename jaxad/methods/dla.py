@@ -33,13 +33,14 @@ from jaxad.methods.method import (
 )
 from jaxad.models import siamese_loss
 from jaxad.models.resnet import PLACES, DropoutSpec
-from jaxad.models.siamese import SiameseNetwork
+from jaxad.models.siamese import STARTS, SiameseNetwork
 from jaxad.reporting.augmentation_grid import local_grid
 from jaxad.runtime import devices
 from jaxad.scoring import localization
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of strides 4, 8, 16 and 32
 CHANNELS = ("sum", "mean")
+BATCH_NORM = ("shared", "apart")
 # What never varies in good images may not count without bound: this share of a stage's mean variance is added to each
 # variance. On synthetic defects in held-out bottles, shares from 0.001 to 0.1 differ by less than a point.
 FLOOR = 0.01
@@ -52,6 +53,8 @@ model.bottleneck: Channels between the two layers of the prediction.
 model.dense_hidden: Channels between the two layers of the dense heads.
 model.dense_width: Channels of the dense heads.
 model.zero_init_residual: Residual blocks start as their shortcuts, as in SimSiam's program.
+model.head_init: How the heads' layers start: as Flax's, or as PyTorch's.
+model.batch_norm: Whether the views, the images and their augmentations of a step share BatchNorm's statistics.
 model.dropout: Rate of the dropout, in training and in the passes of the scoring.
 model.dropout_place: Dropout inside the blocks or behind the stages.
 model.remat: Computes the blocks again in the gradient, so that the paper's batch needs less memory.
@@ -114,6 +117,8 @@ def _check(config: ConfigDict) -> None:
         "objective.pairs": (config.objective.pairs, siamese_loss.PAIRS),
         "objective.reverse": (config.objective.reverse, siamese_loss.REVERSE),
         "model.dropout_place": (config.model.dropout_place, PLACES),
+        "model.head_init": (config.model.head_init, STARTS),
+        "model.batch_norm": (config.model.batch_norm, BATCH_NORM),
         "score.channels": (config.score.channels, CHANNELS),
     }
     check_choices(choices)
@@ -324,32 +329,47 @@ def _network(config: ConfigDict) -> SiameseNetwork:
         dtype=compute_dtype(config),
         remat=settings.remat,
         zero_init_residual=settings.zero_init_residual,
+        head_init=settings.head_init,
     )
+
+
+def _joined(outputs: Sequence[dict[str, Any]], name: str) -> Any:
+    """What the network made of several batches, as if they were one."""
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *(made[name] for made in outputs if name in made))
 
 
 def _make_loss(config: ConfigDict, model: SiameseNetwork) -> Callable:
     """``Method.loss`` for batches of `augment`, ``image`` (k, b, h, w, 3).
 
-    All k b images share one set of BatchNorm statistics. With one for each of the k batches, the projection's last
-    BatchNorm would give good and augmented images the same mean, and of all pairs nothing could be learnt.
+    All k b images share one set of BatchNorm statistics, or each of the k batches has its own
+    (``config.model.batch_norm``). With its own, the projection's last BatchNorm gives good and augmented images the
+    same mean, and of all pairs (``config.objective.pairs``) nothing can be learnt.
     """
     normalized, settings = normalizer(config), config.model
+
+    def forward(params, batch_stats, images, numbers, key, dense):
+        thinning = DropoutSpec(settings.dropout, numbers, settings.dropout_place) if settings.dropout else None
+        variables = {"params": params, "batch_stats": batch_stats}
+        options = {"thinning": thinning, "mutable": ["batch_stats"], "rngs": {"dropout": key}}
+        return model.apply(variables, normalized(images), train=True, dense=dense, **options)
 
     def loss(params, batch_stats, batch, key):
         images = batch["image"]
         groups, count = images.shape[:2]
         numbers = batch["index"] * groups + jnp.arange(groups, dtype=jnp.int32)[:, None]
-        made, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            normalized(images.reshape(-1, *images.shape[2:])),
-            train=True,
-            thinning=DropoutSpec(settings.dropout, numbers.reshape(-1), settings.dropout_place)
-            if settings.dropout
-            else None,
-            dense=2 * count if config.objective.dense_weight else 0,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
+        views = 2 if config.objective.dense_weight else 0
+        if settings.batch_norm == "shared":
+            images, numbers = images.reshape(-1, *images.shape[2:]), numbers.reshape(-1)
+            made, updated = forward(params, batch_stats, images, numbers, key, views * count)
+        else:
+            parts = [
+                forward(params, batch_stats, images[k], numbers[k], key, count if k < views else 0)
+                for k in range(groups)
+            ]
+            outputs, updates = zip(*parts, strict=True)
+            # The first has all that there is. Running statistics, by which images are scored, are those of the images,
+            # or of a view where there are views alone.
+            made, updated = {name: _joined(outputs, name) for name in outputs[0]}, updates[-2]
         projections = {"projection_spread": made["global"][1]}
         if "dense" in made:
             projections["dense_spread"] = made["dense"][1].reshape(-1, settings.dense_width)

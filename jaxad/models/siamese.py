@@ -1,5 +1,7 @@
 """The network of DLA (Yoa et al., Sections III-B and III-E): ResNet-18 with the heads of a Siamese network."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,23 @@ from jaxad.models.resnet import DropoutSpec, ResNet18
 DENSE_STAGE = "layer2"  # the paper's C3, of stride 8: its dense features are those of this stage
 
 
+# How fully connected layers start: as Flax's, or as PyTorch's, on which SimSiam's program relies: uniform, with a third
+# of the variance, and biases alike.
+STARTS = {
+    "lecun": nn.initializers.lecun_normal(),
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
+
+
+def _linear(x: jax.Array, units: int, name: str, *, start: str, bias: bool = False) -> jax.Array:
+    """A fully connected layer of the last axis."""
+    limit = x.shape[-1] ** -0.5
+    biases = nn.initializers.zeros
+    if start == "torch":
+        biases = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
+    return nn.Dense(units, use_bias=bias, kernel_init=STARTS[start], bias_init=biases, name=name)(x)
+
+
 class GlobalHeads(nn.Module):
     """Projection and prediction of a whole image (SimSiam, Section 3), in float32.
 
@@ -21,11 +40,13 @@ class GlobalHeads(nn.Module):
     Attributes:
       width: Units of the projection and of the prediction.
       bottleneck: Units inside the prediction.
+      start: How the layers start: a name of `STARTS`.
       axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
     """
 
     width: int
     bottleneck: int
+    start: str = "lecun"
     axis_name: str | None = None
 
     @nn.compact
@@ -33,12 +54,12 @@ class GlobalHeads(nn.Module):
         """Maps features (b, d) to prediction and projection, (b, width) each."""
         z = features
         for i in range(1, 4):
-            z = nn.Dense(self.width, use_bias=False, name=f"project{i}")(z)
+            z = _linear(z, self.width, f"project{i}", start=self.start)
             z = BatchNorm(self.axis_name, name=f"bn{i}")(z, train=train)
             z = nn.relu(z) if i < 3 else z
-        p = nn.Dense(self.bottleneck, use_bias=False, name="predict1")(z)
+        p = _linear(z, self.bottleneck, "predict1", start=self.start)
         p = nn.relu(BatchNorm(self.axis_name, name="bn_predict")(p, train=train))
-        return nn.Dense(self.width, name="predict2")(p), z
+        return _linear(p, self.width, "predict2", start=self.start, bias=True), z
 
 
 class DenseHeads(nn.Module):
@@ -51,23 +72,25 @@ class DenseHeads(nn.Module):
     Attributes:
       hidden: Channels between the two convolutions of each head.
       width: Channels of projection and prediction.
+      start: How the layers start: a name of `STARTS`.
       axis_name: Mapped axis over which BatchNorm takes the statistics of the global batch in training, if any.
     """
 
     hidden: int
     width: int
+    start: str = "lecun"
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps features (b, s, c) to prediction and projection, (b, s, width) each."""
-        z = nn.Dense(self.hidden, use_bias=False, name="project1")(features)
+        z = _linear(features, self.hidden, "project1", start=self.start)
         z = nn.relu(BatchNorm(self.axis_name, name="bn1")(z, train=train))
-        z = nn.Dense(self.width, use_bias=False, name="project2")(z)
+        z = _linear(z, self.width, "project2", start=self.start)
         z = BatchNorm(self.axis_name, name="bn2")(z, train=train)
-        p = nn.Dense(self.hidden, use_bias=False, name="predict1")(z)
+        p = _linear(z, self.hidden, "predict1", start=self.start)
         p = nn.relu(BatchNorm(self.axis_name, name="bn_predict")(p, train=train))
-        return nn.Dense(self.width, name="predict2")(p), z
+        return _linear(p, self.width, "predict2", start=self.start, bias=True), z
 
 
 class SiameseNetwork(nn.Module):
@@ -82,6 +105,7 @@ class SiameseNetwork(nn.Module):
       dtype: Dtype of the backbone's computation; parameters and heads are float32.
       remat: See `ResNet`.
       zero_init_residual: See `ResNet`.
+      head_init: How the heads' layers start: a name of `STARTS`.
     """
 
     width: int
@@ -92,13 +116,14 @@ class SiameseNetwork(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     zero_init_residual: bool = False
+    head_init: str = "lecun"
 
     def setup(self):
         """Names the three parts."""
         options = {"remat": self.remat, "zero_init_residual": self.zero_init_residual}
         self.backbone = ResNet18(axis_name=self.axis_name, dtype=self.dtype, **options)
-        self.heads = GlobalHeads(self.width, self.bottleneck, self.axis_name)
-        self.dense_heads = DenseHeads(self.dense_hidden, self.dense_width, self.axis_name)
+        self.heads = GlobalHeads(self.width, self.bottleneck, self.head_init, self.axis_name)
+        self.dense_heads = DenseHeads(self.dense_hidden, self.dense_width, self.head_init, self.axis_name)
 
     def __call__(
         self, x: jax.Array, *, train: bool, thinning: DropoutSpec | None = None, dense: int = 1

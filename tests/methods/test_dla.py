@@ -199,25 +199,43 @@ def test_without_a_term_its_weight_changes_nothing(small):
     assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradient["heads"]["project3"]))
 
 
-@pytest.mark.slow
-def test_all_images_of_a_step_share_the_statistics(small):
-    """Two views, the images and their augmentations: BatchNorm of the first layer sees the 12 of them together."""
-    brightness = np.float32([0.2, 0.5, 0.8, 1])[:, None, None, None, None]
-    images = brightness * np.float32(pictures(12).reshape(4, 3, 64, 64, 3) / 255)
+def stepped(brightness, **overrides):
+    """Metrics and running statistics after a step with two views, 3 images and their augmentations, as bright as said,
+    and these images (4, 3, 64, 64, 3)."""
+    images = np.float32(brightness)[:, None, None, None, None] * np.float32(pictures(12).reshape(4, 3, 64, 64, 3) / 255)
     batch = {"image": images, "index": np.arange(3, dtype=np.int32)}
-    method = methods.create(config_of())
-    variables = drawn()
+    method, variables = methods.create(config_of(**overrides)), drawn()
 
     def call(batch):
         return method.loss(variables["params"], variables["batch_stats"], batch, jax.random.key(0))
 
-    _, (updated, _) = quick_jit(functools.partial(in_axis, call))(batch)
-    kernel, old = variables["params"]["backbone"]["conv1"]["kernel"], variables["batch_stats"]["backbone"]["bn1"]
-    inputs = (images.reshape(12, 64, 64, 3) - MEAN) / STD
+    _, (updated, metrics) = quick_jit(functools.partial(in_axis, call))(batch)
+    return metrics, updated, images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm, seen", [("shared", slice(0, 12)), ("apart", slice(6, 9))])
+def test_whose_statistics_run_is_the_configs(small, batch_norm, seen):
+    """BatchNorm of the first layer sees the 12 together, or its running statistics are those of the 3 images."""
+    _, updated, images = stepped([0.2, 0.5, 0.8, 1], model__batch_norm=batch_norm)
+    kernel, old = drawn()["params"]["backbone"]["conv1"]["kernel"], drawn()["batch_stats"]["backbone"]["bn1"]
+    inputs = (images.reshape(12, 64, 64, 3)[seen] - MEAN) / STD
     first = np.asarray(Conv(3, 5, 4).apply({"params": {"kernel": kernel}}, inputs)).reshape(-1, 3)
     new = updated["backbone"]["bn1"]
     np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * first.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * first.var(0, ddof=1), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_statistics_of_batches_apart_do_not_touch_each_other(small):
+    """How bright the images and their augmentations are changes the views' losses where statistics are shared alone."""
+    for batch_norm, changes in (("shared", True), ("apart", False)):
+        (dark, *_), (bright, *_) = (
+            stepped([1, 1, level, level], model__batch_norm=batch_norm, objective__pairs="same") for level in (0.3, 0.9)
+        )
+        for name in ("loss_global", "loss_dense"):
+            assert np.isclose(dark[name], bright[name], rtol=1e-5) != changes, (batch_norm, name)
+        assert not np.isclose(dark["loss_negative"], bright["loss_negative"], rtol=1e-5)
 
 
 @pytest.mark.slow

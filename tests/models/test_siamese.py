@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxad.models.resnet import DropoutSpec, ResNet18
-from jaxad.models.siamese import DenseHeads, GlobalHeads, SiameseNetwork
+from jaxad.models.siamese import STARTS, DenseHeads, GlobalHeads, SiameseNetwork
 
 WIDTH, BOTTLENECK, HIDDEN, DENSE = 6, 3, 5, 4
 BACKBONE = 11_689_512 - 513_000  # torchvision's count, without its classifier of 1,000 classes
@@ -139,6 +139,23 @@ def test_projections_are_centred_in_training() -> None:
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(z.std(axis=0), 1, atol=1e-3)
     assert (z.min(axis=0) < 0).all() and (z.max(axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("heads", [functools.partial(GlobalHeads, 300, 200), functools.partial(DenseHeads, 300, 200)])
+def test_how_the_heads_start(heads: Callable, start: str) -> None:
+    """PyTorch draws weights and biases uniformly within 1 / sqrt(inputs), Flax weights of variance 1 / inputs."""
+    made = heads(start=start).init(jax.random.key(3), normal(1, 4, 5, 256), train=False)["params"]
+    layers = {name: layer for name, layer in made.items() if not name.startswith("bn")}
+    assert len(layers) == (5 if heads.func is GlobalHeads else 4)
+    for layer in layers.values():
+        kernel = np.asarray(layer["kernel"])
+        limit = kernel.shape[0] ** -0.5
+        deviation = limit / math.sqrt(3) if start == "torch" else limit
+        np.testing.assert_allclose(kernel.std(), deviation, rtol=0.02)
+        assert (np.abs(kernel).max() <= limit) == (start == "torch")
+    bias = np.abs(layers["predict2"]["bias"])
+    assert 0.95 * limit < bias.max() <= limit if start == "torch" else (bias == 0).all()
 
 
 def test_dense_heads_equal_numpy() -> None:
