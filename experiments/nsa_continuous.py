@@ -3,9 +3,10 @@
     python -m jaxad.train --config experiments/nsa_continuous.py
     python -m jaxad.train --config experiments/nsa_continuous.py:bottle --config.data.root=DIR
 
-The label is the change in grey levels, learnt by the squared error of a rectified output, as the paper says. (In the
-authors' program four of the five runs have a sigmoid before the squared error.) Everything else, every category with
-its settings and the chest X-rays' command included, is written out in nsa_logistic.py. See docs/nsa.md.
+The label is the change in grey levels, learnt by the squared error of a rectified output, as the paper says. In the
+authors' program four of the five runs have a sigmoid in the rectifier's place, `--config.label=continuous_sigmoid`.
+Everything else, every category with its settings and the chest X-rays' command included, is written out in
+nsa_logistic.py. See docs/nsa.md.
 """
 
 from pathlib import Path

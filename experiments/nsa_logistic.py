@@ -10,6 +10,12 @@ for a category of MVTec AD below DIR, where objects are tested on the central cr
 own (`:object` or `:texture`): the whole image is tested and a threshold is fitted on held-out good images. The fourth
 (or `:chest_xray_female`) reads the images of the authors' lists from the NIH release of chest X-rays below NIH, in one
 channel (see jaxad/data/chest_xray.py). See docs/results.md.
+
+Where the paper's text differs from the authors' program, which made its tables (the first value is the default):
+
+    --config.synthesis.size_bounds=half       full: a resized patch is bounded by full sizes, as Equation 9 is printed
+    --config.synthesis.object_test=source     destination: whose share of object is asked for, as Equation 11 is printed
+    --config.synthesis.tolerance=1.0          0: every change of a pixel counts, as Equation 13 is printed
 """
 
 from ml_collections import ConfigDict

@@ -27,7 +27,11 @@ from jaxad.runtime import disk
 _REQUIRED = dict.fromkeys(("experiment", "category", "method"), str) | dict.fromkeys(("seed", "epochs"), int)
 _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDict)
 # What a section of an experiment, such as a user's own, need not say.
-_OPTIONAL = {"data": {"white_level": 0, "max_megapixels": 1000}, "evaluate": {"heatmap_sigma": 0.0}}
+_OPTIONAL = {
+    "data": {"white_level": 0, "max_megapixels": 1000},
+    "evaluate": {"heatmap_sigma": 0.0},
+    "synthesis": {"size_bounds": "half", "object_test": "source", "tolerance": 1.0},
+}
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 

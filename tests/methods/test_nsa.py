@@ -78,6 +78,7 @@ def cross_entropy(logits, labels):
     ("binary", cross_entropy(LOGITS, LABELS)),
     ("factor", cross_entropy(LOGITS, LABELS)),
     ("continuous", np.square(np.maximum(LOGITS, 0) - LABELS).mean()),
+    ("continuous_sigmoid", np.square(1 / (1 + np.exp(-LOGITS)) - LABELS).mean()),
 ])  # fmt: skip
 def test_loss(network, label, expected):
     value, (batch_stats, metrics) = create(label=label, synthesis__factor="(0.05, 0.95)").loss({}, {}, batch(), None)
@@ -106,7 +107,7 @@ def test_the_network_sees_normalised_images(network):
     np.testing.assert_array_equal(network[1].seen, pixels)
 
 
-@pytest.mark.parametrize("label", ["logistic", "binary", "continuous", "factor"])
+@pytest.mark.parametrize("label", ["logistic", "binary", "continuous", "continuous_sigmoid", "factor"])
 def test_scores(network, label):
     scores = create(label=label, synthesis__factor="(0.05, 0.95)").score({}, {}, np.zeros((2, 2, 2, 3), np.float32))
     expected = np.maximum(LOGITS, 0) if label == "continuous" else 1 / (1 + np.exp(-LOGITS))
@@ -396,7 +397,13 @@ def test_from_a_quarter_on_the_user_is_told():
     ({"synthesis.source": "mine"}, "synthesis.source", "other, same"),
     ({"synthesis.shape": "round"}, "synthesis.shape", "rectangle, cutpaste, ellipses"),
     ({"synthesis.blending": "mix"}, "synthesis.blending", "source, mixed, paste, interpolate"),
-    ({"label": "logstic"}, "label", "binary, continuous, logistic, factor"),
+    ({"synthesis.size_bounds": "whole"}, "synthesis.size_bounds", "half, full"),
+    ({"synthesis.object_test": "both"}, "synthesis.object_test", "source, destination"),
+    ({"synthesis.tolerance": "-1"}, "synthesis.tolerance", "grey levels"),
+    ({"synthesis.tolerance": "0", "data.synthesis": "host"}, "synthesis.tolerance", "device"),
+    ({"synthesis.size_bounds": "full", "data.synthesis": "host"}, "synthesis.size_bounds", "device"),
+    ({"synthesis.object_test": "destination", "data.synthesis": "host"}, "synthesis.object_test", "device"),
+    ({"label": "logstic"}, "label", "binary, continuous, continuous_sigmoid, logistic, factor"),
     ({"data.synthesis": "gpu"}, "data.synthesis", "device, host"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(overrides, about, word):

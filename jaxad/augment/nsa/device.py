@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxad.augment.boxes import Box, box_mask
 from jaxad.augment.nsa import host, labels, median_filters, poisson, sampling
-from jaxad.augment.nsa.settings import BLENDINGS, LABELS, SHAPES, SOURCES, Synthesis
+from jaxad.augment.nsa.settings import BLENDINGS, LABELS, OBJECT_TESTS, SHAPES, SIZE_BOUNDS, SOURCES, Synthesis
 from jaxad.errors import UserError
 
 _POISSON = ("source", "mixed")
@@ -83,12 +83,14 @@ class _Objects(NamedTuple):
       table: Its `sampling.area_table`.
       under: bool (h + n, w + m), of the destination, padded by the window.
       windows: Its `sampling.bit_windows`.
+      under_table: Its `sampling.area_table`.
     """
 
     source: jax.Array
     table: jax.Array
     under: jax.Array
     windows: jax.Array
+    under_table: jax.Array
 
 
 def sample_defects(key: jax.Array, image: jax.Array, partner: jax.Array, *, settings: Synthesis) -> Defects:
@@ -128,7 +130,7 @@ def synthesize(image: jax.Array, defects: Defects, *, settings: Synthesis, label
       image: uint8 (h, w, c) with c = 3 or 1, the destination.
       defects: What `sample_defects` returned for it.
       settings: The category's settings (static).
-      label: "binary", "continuous", "logistic", or "factor": the factor of the blending where ``binary`` is 1.
+      label: A name of `settings.LABELS`; "factor" is the factor of the blending where the binary label is 1.
 
     Returns:
       The example; its label is zero everywhere when every patch was skipped.
@@ -179,6 +181,8 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str = "logistic
     """
     named = {"synthesis.source": (settings.source, SOURCES), "synthesis.shape": (settings.shape, SHAPES)}
     named |= {"synthesis.blending": (settings.blending, BLENDINGS), "label": (label, LABELS)}
+    named |= {"synthesis.size_bounds": (settings.size_bounds, SIZE_BOUNDS)}
+    named |= {"synthesis.object_test": (settings.object_test, OBJECT_TESTS)}
     for name, (value, known) in named.items():
         if value not in known:
             raise UserError(f"config.{name} must be one of {', '.join(known)}, not {value!r}", about=name)
@@ -301,7 +305,8 @@ def _find_objects(image: jax.Array, source: jax.Array, window: tuple[int, int], 
     if settings.background is None:
         return None
     cut, under = (object_mask(x, background=settings.background) for x in (source, image))
-    return _Objects(cut, sampling.area_table(cut), _pad(under, window), sampling.bit_windows(under, window))
+    tables = sampling.area_table(cut), sampling.area_table(under)
+    return _Objects(cut, tables[0], _pad(under, window), sampling.bit_windows(under, window), tables[1])
 
 
 def _draw_patch(
@@ -321,8 +326,8 @@ def _draw_patch(
     patch_object = None if objects is None else (patch[-1] > 0) & inside
     box, placed = cut, True
     if settings.moved:
-        bits = objects and objects.windows
-        box, placed = sampling.sample_destination(places, size, shape, patch_object, bits, settings=settings)
+        tests = (None, None) if objects is None else (objects.windows, objects.under_table)
+        box, placed = sampling.sample_destination(places, size, shape, patch_object, *tests, settings=settings)
     shown = inside  # without a background, everything is object
     if objects is not None:
         shown = patch_object | jax.lax.dynamic_slice(objects.under, (box.top, box.left), window)
@@ -394,9 +399,11 @@ def _cut(planes: jax.Array, box: Box, window: tuple[int, int]) -> jax.Array:
 def _label(
     kind: str, image: jax.Array, blended: jax.Array, mask: jax.Array, factor: jax.Array, settings: Synthesis
 ) -> jax.Array:
-    if kind == "continuous":
-        return labels.continuous(image, blended, mask)
+    change = {"tolerance": settings.tolerance}
+    if kind in ("continuous", "continuous_sigmoid"):
+        return labels.continuous(image, blended, mask, **change)
     if kind == "logistic":
-        return labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
-    binary = labels.binary(image, blended, mask)
+        sigmoid = {"steepness": settings.steepness, "midpoint": settings.midpoint}
+        return labels.logistic(image, blended, mask, **sigmoid, **change)
+    binary = labels.binary(image, blended, mask, **change)
     return factor * binary if kind == "factor" else binary

@@ -69,7 +69,7 @@ def random_synthesize(
       image: uint8 (h, w, c) with c = 3 or 1, the destination; unchanged.
       partner: uint8 (h, w, c), another training image, the source of the patches.
       settings: The category's settings.
-      label: "binary", "continuous" or "logistic".
+      label: A name of `settings.LABELS`, but not "factor".
 
     Returns:
       The example; its label is zero everywhere when every patch was skipped.
@@ -99,9 +99,10 @@ def random_synthesize(
 
 
 def refuse_unsupported(settings: Synthesis) -> None:
-    """Raises UserError for settings of the baselines and ablations, which only the device supports."""
+    """Raises UserError for settings of the baselines, the ablations and the paper's text, which only the device has."""
     only = {"source": ("other",), "shape": ("rectangle",), "resized": (True,), "moved": (True,)}
-    only |= {"blending": tuple(_CLONE_FLAGS), "factor": ((1.0, 1.0),)}
+    only |= {"blending": tuple(_CLONE_FLAGS), "factor": ((1.0, 1.0),), "tolerance": (1.0,)}
+    only |= {"size_bounds": ("half",), "object_test": ("source",)}
     for name, values in only.items():
         value = getattr(settings, name)
         if value not in values:
@@ -116,11 +117,13 @@ def refuse_unsupported(settings: Synthesis) -> None:
 def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, settings: Synthesis) -> np.ndarray:
     if kind == "binary":
         return host_labels.binary(image, blended, mask).astype(np.float32)
-    if kind == "continuous":
+    if kind in ("continuous", "continuous_sigmoid"):
         return host_labels.continuous(image, blended, mask)
     if kind == "logistic":
         return host_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)
-    raise UserError(f"config.label {kind!r} is not known; choose binary, continuous or logistic", about="label")
+    raise UserError(
+        f"config.label {kind!r} is not known; choose binary, continuous, continuous_sigmoid or logistic", about="label"
+    )
 
 
 def _add_patch(

@@ -24,7 +24,7 @@ def window(shape: tuple[int, ...], *, settings: Synthesis) -> tuple[int, int]:
     """Height and width in pixels of the tallest and the widest patch in the destination, of an image of `shape`."""
     bounds = settings.half_height, settings.half_width
     limits = [pixel_bounds(fractions, side)[1] for fractions, side in zip(bounds, shape[:2], strict=True)]
-    if settings.resized:  # the full sizes are clipped with the bounds of the half-sizes
+    if settings.resized and settings.size_bounds == "half":
         return tuple(limits)
     if settings.shape == "cutpaste":
         return box_limit(shape, options=CutPasteOptions())
@@ -108,12 +108,18 @@ def sample_source(
 def sample_size(
     key: jax.Array, box: Box, shape: tuple[int, int], *, settings: Synthesis
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws height and width of a patch after resizing (equation 9), clipped as the program does: see `host`."""
+    """Draws height and width of a patch after resizing: by equation 9, or clipped as the program does (`host`)."""
     scale = jnp.clip(1 + 0.5 * jax.random.normal(key), *settings.scale)
     rows, columns = (
         pixel_bounds(fractions, side)
         for fractions, side in zip((settings.half_height, settings.half_width), shape, strict=True)
     )
+    if settings.size_bounds == "full":
+        # The box was drawn within the bounds, so both can be kept by one factor.
+        least = jnp.maximum(2 * rows[0] / box.height, 2 * columns[0] / box.width)
+        most = jnp.minimum(2 * rows[1] / box.height, 2 * columns[1] / box.width)
+        scale = jnp.maximum(least, jnp.minimum(scale, most))
+        return tuple(jnp.round(scale * length).astype(jnp.int32) for length in (box.height, box.width))
     height = jnp.clip(scale * box.height, *rows)
     width = jnp.clip((height / box.height * box.width).astype(jnp.int32), *columns)
     return jnp.clip((width / box.width * box.height).astype(jnp.int32), *rows), width
@@ -125,12 +131,14 @@ def sample_destination(
     shape: tuple[int, int],
     patch_object: jax.Array | None,
     windows: jax.Array | None,
+    table: jax.Array | None,
     *,
     settings: Synthesis,
 ) -> tuple[Box, jax.Array]:
     """Draws where the patch goes (equations 10 to 12): wholly inside the image, one pixel from its border.
 
-    As on the host it is the patch itself that must show enough object, where equation 11 has the destination.
+    As on the host it is the patch itself that must show enough object, unless ``settings.object_test`` says that it is
+    the destination below it, as in equation 11.
 
     Args:
       key: PRNG key.
@@ -138,6 +146,7 @@ def sample_destination(
       shape: Height and width of the image.
       patch_object: bool (n, m), object of the patch in a static window, or None to accept any place.
       windows: `bit_windows` of the destination's object, or None as well.
+      table: `area_table` of the destination's object, or None as well.
       settings: The category's settings.
 
     Returns:
@@ -152,8 +161,8 @@ def sample_destination(
     total = patch_object.sum()
     words = pack(patch_object)
     overlap = jax.vmap(lambda top, left: overlap_count(words, windows, top, left))(top, left) / total
-    shown = total / (size[0] * size[1]) > settings.object_fraction
-    return _first(boxes, (overlap > settings.overlap) & shown)
+    share = object_share(table, boxes) if settings.object_test == "destination" else total / (size[0] * size[1])
+    return _first(boxes, (overlap > settings.overlap) & (share > settings.object_fraction))
 
 
 def _first(boxes: Box, accepted: jax.Array) -> tuple[Box, jax.Array]:

@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 from jaxad.errors import UserError
 
-# What the choices below, and that of the label, may be. "factor" is the label of FPI and PII.
+# What the choices below, and that of the label, may be. "factor" is the label of FPI and PII; "continuous_sigmoid" is
+# the continuous label, learnt otherwise.
 SOURCES = ("other", "same")
 SHAPES = ("rectangle", "cutpaste", "ellipses")
 BLENDINGS = ("source", "mixed", "paste", "interpolate")
-LABELS = ("binary", "continuous", "logistic", "factor")
+LABELS = ("binary", "continuous", "continuous_sigmoid", "logistic", "factor")
+# Where the paper's text differs from the authors' program, which comes first.
+SIZE_BOUNDS = ("half", "full")
+OBJECT_TESTS = ("source", "destination")
 
 
 class Synthesis(NamedTuple):
@@ -30,6 +34,10 @@ class Synthesis(NamedTuple):
       overlap: Smallest share of the patch's object that lands on the destination's object (exclusive).
       patches: Most patches in an image.
       scale: Bounds of the factor by which a patch is resized.
+      size_bounds: What a resized patch's full height and width are bounded by: "half", the bounds of the half-sizes, as
+        in the authors' program; or "full", twice these, with one factor for both sides, as Equation 9 is printed.
+      object_test: Where ``object_fraction`` is asked for again at the destination: of the "source", the resized patch,
+        as in the authors' program; or of the "destination" below it, as Equation 11 is printed.
       source: "other" for patches of another image, "same" for patches of the image itself (CutPaste end-to-end).
       shape: "rectangle" for boxes with Gamma-distributed sides, "cutpaste" for CutPaste's boxes (ablation C), or
         "ellipses" for the union of 5 random ellipses in such a rectangle (ablation D).
@@ -39,6 +47,8 @@ class Synthesis(NamedTuple):
         end-to-end); "interpolate" for the mean of image and patch, weighted by the factor (FPI).
       factor: Bounds of the uniform factor by which a patch is blended, one for all patches of an image. Poisson
         blending weights the patch's gradients by it (PII).
+      tolerance: The change in grey levels, as a mean over the channels, from which on (exclusive) a pixel counts as
+        changed: 1 in the authors' program, 0 as Equation 13 is printed.
       steepness: k of the logistic label, per grey level.
       midpoint: y0 of the logistic label, in grey levels.
     """
@@ -51,12 +61,15 @@ class Synthesis(NamedTuple):
     overlap: float = 0.25
     patches: int = 3
     scale: tuple[float, float] = (0.7, 1.3)
+    size_bounds: str = "half"
+    object_test: str = "source"
     source: str = "other"
     shape: str = "rectangle"
     resized: bool = True
     moved: bool = True
     blending: str = "source"
     factor: tuple[float, float] = (1.0, 1.0)
+    tolerance: float = 1.0
     steepness: float = 1 / 12
     midpoint: float = 24.0
 

@@ -375,7 +375,7 @@ def test_the_device_refuses_what_it_cannot_draw(changes, about, word):
 
 
 def test_unknown_labels_and_other_shapes_are_refused():
-    with refuses("label", "binary, continuous, logistic, factor"):
+    with refuses("label", "binary, continuous, continuous_sigmoid, logistic, factor"):
         device.random_synthesize(key(), small(0), small(1), settings=OBJECT, label="logit")
     with pytest.raises(ValueError, match="shape"):
         device.random_synthesize(key(), small(0), small(1)[:50], settings=OBJECT)

@@ -1,5 +1,6 @@
 import functools
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -75,6 +76,27 @@ def test_labels_of_slight_changes_equal_the_host(kind, channels):
     mask = (rng.random((6, 60, 72)) < 0.9).astype(np.uint8)
     found = check_against_host(kind, (original, (original + change).astype(np.uint8), mask), **LOGISTIC)
     assert 0.1 < (found > 0).mean() <= 1
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, 2.5])
+def test_what_counts_as_a_change_is_equation_13(channels, tolerance):
+    """Against OpenCV's median of what NumPy compares; at 0, as the equation is printed, every difference counts."""
+    rng = np.random.default_rng(channels)
+    original = rng.integers(9, 240, (60, 72, channels), dtype=np.uint8)
+    blended = (original + rng.integers(-6, 7, original.shape) * (rng.random((60, 72, 1)) < 0.8)).astype(np.uint8)
+    mask = (rng.random((60, 72)) < 0.95).astype(np.uint8)
+    difference = np.abs(np.int32(original) - blended).mean(-1)
+    expected = cv2.medianBlur(((difference > tolerance) & (mask > 0)).astype(np.uint8), 5)
+    changed = (original != blended).any(-1)
+    assert tolerance or (expected == cv2.medianBlur((changed & (mask > 0)).astype(np.uint8), 5)).all()
+    np.testing.assert_array_equal(labels.binary(original, blended, mask, tolerance=tolerance), expected)
+    for label in (
+        labels.continuous(original, blended, mask, tolerance=tolerance),
+        labels.logistic(original, blended, mask, tolerance=tolerance, **LOGISTIC),
+    ):
+        assert np.asarray(label).any()
 
 
 @pytest.mark.medium

@@ -101,21 +101,68 @@ def test_the_first_of_199_proposals_counts_and_no_place_is_none():
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("category", ["bottle", "tile", "screw"])
+def test_full_size_bounds_are_equation_9(category):
+    """Sizes of many patches against the equation in float64, with the factor that the program's clipping has drawn."""
+    chosen = settings(category).synthesis._replace(size_bounds="full")
+    shape, keys = (200, 300), jax.random.split(jax.random.key(5), 3000)
+    boxes, found = jax.vmap(lambda key: sampling.sample_source(key, shape, None, settings=chosen))(keys)
+    assert found.all()
+    sizes = jax.vmap(lambda key, box: sampling.sample_size(key, box, shape, settings=chosen))(keys, boxes)
+    drawn = np.clip(1 + 0.5 * np.float64(jax.vmap(jax.random.normal)(keys)), *chosen.scale)
+    h, w = (np.float64(side) for side in boxes[2:])
+    (h_min, h_max), (w_min, w_max) = (
+        2 * np.round(np.multiply(bounds, side))
+        for bounds, side in zip((chosen.half_height, chosen.half_width), shape, strict=True)
+    )
+    s = np.maximum(np.maximum(w_min / w, h_min / h), np.minimum(np.minimum(drawn, w_max / w), h_max / h))
+    for size, side, least, most in zip(sizes, (h, w), (h_min, w_min), (h_max, w_max), strict=True):
+        assert np.abs(size - s * side).max() <= 0.5 + 1e-3
+        assert size.min() >= least and size.max() <= most
+    half = jax.vmap(lambda key, box: sampling.sample_size(key, box, shape, settings=settings(category).synthesis))
+    assert sizes[0].max() > half(keys, boxes)[0].max()
+    assert (np.array(sampling.window(shape, settings=chosen)) == [h_max, w_max]).all()
+
+
+@pytest.mark.medium
+def test_the_destination_is_tested_as_in_equation_11():
+    """A patch with little object of its own may go to where the destination shows enough of it, and only there."""
+    chosen = OBJECT._replace(object_test="destination", overlap=0.0)
+    under = np.zeros(SHAPE, bool)
+    under[:, 70:] = True
+    patch = np.zeros((20, 20), bool)
+    patch[:3] = True
+    size, window = (jnp.int32(20), jnp.int32(20)), (20, 20)
+    tests = sampling.bit_windows(jnp.asarray(under), window), sampling.area_table(jnp.asarray(under))
+
+    def place(key, chosen):
+        return sampling.sample_destination(key, size, SHAPE, jnp.asarray(patch), *tests, settings=chosen)
+
+    keys = jax.random.split(jax.random.key(0), 300)
+    boxes, found = jax.vmap(lambda key: place(key, chosen))(keys)
+    shares = [under[t : t + 20, x : x + 20].mean() for t, x in zip(boxes.top, boxes.left, strict=True)]
+    assert found.all() and min(shares) > chosen.object_fraction
+    assert min(boxes.left) == 65  # 15 of its 20 columns are object: 0.75 of the patch
+    assert not jax.vmap(lambda key: place(key, OBJECT._replace(overlap=0.0)))(keys)[1].any()  # its own share is 0.15
+
+
+@pytest.mark.medium
 def test_the_only_place_is_found():
     """An image one pixel larger than twice the half-size has one centre; a patch as large as it may be, one place."""
     chosen = Synthesis(half_height=(0.48, 0.48), half_width=(0.48, 0.48), resized=False)
     box, _ = sampling.sample_source(jax.random.key(1), (33, 33), None, settings=chosen)
     assert tuple(map(int, box)) == (0, 0, 32, 32)
     box, _ = sampling.sample_destination(
-        jax.random.key(2), (jnp.int32(31), jnp.int32(30)), (33, 33), None, None, settings=chosen
+        jax.random.key(2), (jnp.int32(31), jnp.int32(30)), (33, 33), None, None, None, settings=chosen
     )
     assert tuple(map(int, box)) == (1, 1, 31, 30)
 
 
 @pytest.mark.medium
 def test_destinations_keep_a_margin_of_one_pixel():
+    anywhere = (None, None, None)
     place = jax.vmap(
-        lambda k, size: sampling.sample_destination(k, size, (224, 224), None, None, settings=OBJECT)[0], (0, None)
+        lambda k, size: sampling.sample_destination(k, size, (224, 224), *anywhere, settings=OBJECT)[0], (0, None)
     )
     odd = place(jax.random.split(jax.random.key(0), 4000), (151, 91))
     even = place(jax.random.split(jax.random.key(0), 4000), (150, 90))
