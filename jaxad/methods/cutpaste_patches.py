@@ -1,11 +1,15 @@
 """CutPaste on patches: trained on crops, scored on a dense grid of patches (Li et al., CVPR 2021, Section 2.4,
 Appendix A.5)."""
 
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad.augment.boxes import sample_place
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
 from jaxad.methods.cutpaste_training import (
@@ -17,20 +21,15 @@ from jaxad.methods.cutpaste_training import (
 )
 from jaxad.methods.method import Method, Scores, options_of
 from jaxad.methods.pretrained import backbone_of
+from jaxad.runtime import devices
 from jaxad.scoring import density as densities
 from jaxad.scoring import localization
 
 
-class RandomCrop:
-    """``(rng, image, partner) -> example``: a random square of the image, on the host (Section 2.4)."""
-
-    def __init__(self, side: int):
-        self._side = side
-
-    def __call__(self, rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns ``image`` uint8 (side, side, 3)."""
-        top, left = (int(rng.integers(length - self._side + 1)) for length in image.shape[:2])
-        return {"image": image[top : top + self._side, left : left + self._side]}
+def random_crop(key: jax.Array, image: jax.Array, *, side: int) -> jax.Array:
+    """A square of `side` pixels of an image (h, w, c), uniform over all places (Section 2.4)."""
+    top, left = sample_place(key, image.shape, side, side)
+    return jax.lax.dynamic_slice(image, (top, left, np.int32(0)), (side, side, image.shape[2]))
 
 
 def patch_model(config: ConfigDict) -> Method:
@@ -48,6 +47,18 @@ def patch_model(config: ConfigDict) -> Method:
     training = proxy_training(config)
     model, normalized = training.model, training.normalized
     fit_density, density_score, min_images = density_functions(config, backbone.stages[backbone.last].channels)
+
+    def cropped(keys, batch):
+        crop = functools.partial(random_crop, side=settings.crop)
+        return batch | {"image": jax.vmap(crop)(keys, batch["image"])}
+
+    def device_augment(keys, batch):
+        crops, augmentations = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        return training.hooks.device_augment(augmentations, cropped(crops, batch))
+
+    def samples(batch):
+        keys = jax.random.split(jax.random.key(config.seed), len(batch["image"]))
+        return training.hooks.samples(devices.to_host(devices.jit(cropped)(keys, batch)))
 
     def features(variables, images):
         def apply(patches):
@@ -70,8 +81,8 @@ def patch_model(config: ConfigDict) -> Method:
 
     if not settings.per_location:  # every image gives a feature for each place
         min_images = -(-min_images // places)
-    hooks, host_augment = training.hooks._replace(min_images=min_images), RandomCrop(settings.crop)
-    return Method(**training.functions, fit=fit, score=score, host_augment=host_augment, hooks=hooks)
+    hooks = training.hooks._replace(min_images=min_images, device_augment=device_augment, samples=samples)
+    return Method(**training.functions, fit=fit, score=score, hooks=hooks)
 
 
 def _check_patches(config: ConfigDict) -> tuple[int, int]:

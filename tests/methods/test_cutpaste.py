@@ -312,15 +312,38 @@ def test_embedded_are_the_classes_of_the_task(fitted):
 # Patches
 
 
-def test_crops_are_parts_of_the_image_everywhere():
+def test_crops_are_parts_of_the_image_everywhere_alike():
+    """Each of six places, as often as the host's generator drew it: uniform by a chi-square test at 0.001."""
     image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
-    make, places = cutpaste_patches.RandomCrop(4), set()
-    for seed in range(60):
-        crop = make(np.random.default_rng(seed), image, None)["image"]
-        top, left = divmod(int(crop[0, 0, 0]) // 3, 5)
-        np.testing.assert_array_equal(crop, image[top : top + 4, left : left + 4])
-        places.add((top, left))
-    assert places == {(top, left) for top in range(3) for left in range(2)}
+    crop = functools.partial(cutpaste_patches.random_crop, image=jnp.asarray(image), side=4)
+    made = np.asarray(quick_jit(jax.vmap(crop))(jax.random.split(jax.random.key(0), 3000)))
+    top, left = np.divmod(made[:, 0, 0, 0] // 3, 5)
+    for one, row, column in zip(made, top, left, strict=True):
+        np.testing.assert_array_equal(one, image[row : row + 4, column : column + 4])
+    counts = np.zeros((3, 2), int)
+    np.add.at(counts, (top, left), 1)
+    assert (np.square(counts - 500) / 500).sum() < 20.5  # 5 degrees of freedom
+
+
+@pytest.mark.medium
+def test_the_proxy_task_is_made_of_crops_on_the_device():
+    """A normal example is a crop of its image, the other classes of it are changed in a part."""
+    plain = {"proxy__translation": 0, "proxy__image_jitter": 0}
+    method, images = methods.create(config_of(PATCH, **plain)), pictures(4)
+    assert method.host_augment is None  # which keeps the images on the devices
+    batch = {"image": images, "partner": images, "index": np.arange(4, dtype=np.int32)}
+    made = quick_jit(method.augment)(jax.random.split(jax.random.key(7), 4), batch)
+    assert made["image"].shape == (12, 32, 32, 3) and made["label"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    normal, *others = np.rint(255 * np.asarray(made["image"])).reshape(3, 4, 32, 32, 3)
+    places = []
+    for image, crop in zip(images, normal, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(image, crop.shape)[:, :, 0]
+        [place] = np.argwhere((windows == crop).all(axis=(2, 3, 4)))
+        places.append(tuple(place))
+    assert len(set(places)) > 1
+    for other in others:
+        changed = (other != normal).any(-1).mean((1, 2))
+        assert (changed > 0).all() and (changed < 0.5).all()
 
 
 @pytest.mark.slow
