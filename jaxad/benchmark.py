@@ -194,7 +194,8 @@ def _device_synthesis(
         return made(np.int32(next(numbers)), rows)
 
     found = yardstick.measure(call, images=config.batch, operations=None)
-    return found, devices.to_host(call()) | {"index": batch["index"]}
+    # A method may number its examples itself, as CutPaste does, which makes several of an image.
+    return found, {"index": batch["index"]} | devices.to_host(call())
 
 
 def _memory_of(compiled: jax.stages.Compiled) -> dict[str, int] | None:

@@ -10,12 +10,16 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxad import benchmark, methods, report
+from jaxad import config as configs
 from jaxad.models import flops
+from jaxad.runtime import devices
+from jaxad.training import step as training
 from tests import tiny
 from tests.parts import BASELINE, NSA, ROOT, SIZE, command, refusal, write_parts
 
 FIGURES = ["host synthesis", "device synthesis", "training step", "training loop", "inference", "evaluation"]
 BATCH, REPEATS = 8, 3
+SIZES = {"nsa_logistic": {"view.crop": "128", "score.size": "128"}}
 # Of the tiny network's two 3x3 convolutions, from 3 to 8 channels and from 8 to 1.
 FORWARD = 2 * SIZE**2 * 9 * (3 * 8 + 8 * 1)
 TRAINING = 2 * SIZE**2 * 9 * (2 * 3 * 8 + 3 * 8 * 1)
@@ -94,6 +98,34 @@ def test_operations_and_images_are_those_of_the_work(made):
     images = {"training step": BATCH, "training loop": BATCH, "inference": 32, "evaluation": 5}
     for name, count in operations.items():
         assert (figures[name]["operations_per_image"], figures[name]["images"]) == (count, images[name]), name
+
+
+class NoYardstick:
+    """Measures nothing."""
+
+    def measure(self, call, **_):
+        call()
+        return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment, rows", [("nsa_logistic", 8), ("cutpaste_3way", 24), ("cutpaste_patch", 24)])
+def test_the_step_alone_takes_the_examples_that_were_made(experiment, rows):
+    """Also where a method makes several of an image: the loss of what is made can be computed."""
+    sizes = {"data.size": "128", "batch": "8"}
+    config = configs.load(f"{ROOT}/experiments/{experiment}.py:texture", sizes | SIZES.get(experiment, {}))
+    method, images = methods.create(config), np.zeros((8, 128, 128, 3), np.uint8)
+    batch = {"image": images, "partner": images, "index": np.arange(8, dtype=np.int32)}
+    _, made = benchmark._device_synthesis(config, method, batch, devices.make_mesh(), NoYardstick())
+    assert len(made["image"]) == len(made["index"]) == rows
+    plan, key = training.plan(config, method, images=8), jax.random.key(0)
+    state = training.init_state(method, plan.optimizer, images[0], seed=0)
+
+    def loss(batch):
+        return method.loss(state.params, state.batch_stats, batch, key)[0]
+
+    part = jax.tree.map(lambda leaf: leaf[None], made)
+    jax.eval_shape(jax.vmap(loss, axis_name=devices.AXIS), part)
 
 
 @pytest.mark.medium
