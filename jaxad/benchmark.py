@@ -315,6 +315,7 @@ def _pytorch(
     return {
         f"PyTorch: {name}": yardstick.measure(call, images=images[name], operations=operations[name])
         for name, call in calls.items()
+        if name in made["figures"]
     }
 
 
@@ -351,20 +352,23 @@ def _peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
+def measure(config: ConfigDict, *, repeats: int, scoring: bool = True) -> dict[str, Any]:
     """Measures a config's method on its data.
 
     Args:
       config: A locked config as experiments make it.
       repeats: Samples of each figure; fewer where they take long.
+      scoring: Whether a density is fitted, and inference and evaluation are measured.
 
     Returns:
       ``figures`` by name (see `figure` and `missing`), and under what conditions they were found.
 
     Raises:
-      UserError: The config or the data cannot be used.
+      UserError: The config or the data cannot be used, or nothing is left to be measured.
     """
     method = methods.create(config)
+    if method.loss is None and not scoring:
+        raise UserError(f"{config.method} is not trained; leave --training out", about="--training")
     dataset = data.load(config)
     white_level = levels.choose(binding.fingerprints(dataset.train, {}), configs.white_level(config)).value
     dataset = data.load(config, white_level=white_level)
@@ -378,11 +382,12 @@ def measure(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
         images = pipeline.Images(dataset.train, fitted, size=config.data.size, **cache)
         made = _training(config, method, images, yardstick)
     variables, memory = made.pop("variables"), {"training step": made.pop("step_memory", None)}
-    good = pipeline.Images(dataset.train, fitted, size=config.score.size, **cache)
-    density = method.fit(variables, good, jax.random.key(config.seed))
-    found = detector.Detector(config, variables, density, white_level=white_level)
-    figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)
-    made["figures"] |= figures
+    if scoring:
+        good = pipeline.Images(dataset.train, fitted, size=config.score.size, **cache)
+        density = method.fit(variables, good, jax.random.key(config.seed))
+        found = detector.Detector(config, variables, density, white_level=white_level)
+        figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)
+        made["figures"] |= figures
     memory["peak"] = peak_memory()  # before PyTorch takes some
     operations = {name: figure.get("operations_per_image") for name, figure in made["figures"].items()}
     made["figures"] |= _pytorch(config, made, operations, dtype, yardstick)
@@ -410,6 +415,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", required=True, metavar="FILE[:CATEGORY]", help="an experiment or its name")
     parser.add_argument("--output", metavar="FILE.json", help="write the figures there, for jaxad.report")
     parser.add_argument("--repeats", default="7", metavar="N", help="samples of each figure, 7 by default")
+    parser.add_argument("--training", action="store_true", help="leave out inference and evaluation")
     flags, overrides = configs.arguments(parser, argv)
     if not flags.repeats.isdecimal() or int(flags.repeats) < 1:
         raise UserError(f"--repeats must be a whole number from 1 on, not {flags.repeats!r}", about="--repeats")
@@ -420,8 +426,9 @@ def main(argv: list[str] | None = None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.open("a").close()  # a place that cannot be written to must not cost the measurement
     typed = ["--config", flags.config, *(f"--config.{key}={value}" for key, value in overrides.items())]
-    command = provenance.command("jaxad.benchmark", [*typed, f"--repeats={flags.repeats}"])
-    results = {"command": command, **measure(config, repeats=int(flags.repeats))}
+    typed += [f"--repeats={flags.repeats}", *(["--training"] if flags.training else [])]
+    command = provenance.command("jaxad.benchmark", typed)
+    results = {"command": command, **measure(config, repeats=int(flags.repeats), scoring=not flags.training)}
     if output:
         disk.write_json(output, results)
     print(report.benchmarks([results]), end="")

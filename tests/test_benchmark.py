@@ -100,6 +100,15 @@ def test_operations_and_images_are_those_of_the_work(made):
         assert (figures[name]["operations_per_image"], figures[name]["images"]) == (count, images[name]), name
 
 
+@pytest.mark.slow
+def test_training_alone(root, tmp_path, capsys):
+    results = run(tmp_path / "tiny.json", [*arguments(root), "--training"])
+    assert list(results["figures"]) == FIGURES[:4] and list(results["compile_s"]) == ["training step"]
+    assert results["command"].endswith(" --training") and "| training loop |" in report.benchmarks([results])
+    untrained = ["--config", f"{BASELINE}:texture", f"--config.data.root={root}/nut", "--training"]
+    assert "not trained" in refusal(capsys, benchmark.main, *untrained)
+
+
 class NoYardstick:
     """Measures nothing."""
 
