@@ -1,20 +1,38 @@
-"""Draws the pictures of docs/augmentations.md from the embedded demo images: ``python3 -m docs.pictures``."""
+"""Draws the pictures of the documentation: ``python3 -m docs.pictures``.
 
+Those of docs/augmentations.md are made from the embedded demo images, the curves of docs/dla.md from result files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import jax
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxad.augment import nsa
 from jaxad.augment.cutpaste import CutPasteOptions
 from jaxad.augment.dla import LocalOptions, ViewOptions
 from jaxad.data.demo import source
+from jaxad.reporting import charts
 from jaxad.reporting.augmentation_grid import augmentation_grid, local_grid
 from jaxad.reporting.sample_grid import label_grid
 from jaxad.runtime import devices
 
 FOLDER = Path(__file__).parent / "images"
+RESULTS = Path(__file__).parents[1] / "results" / "jax_0.12"
+# The panels of the curves: the key of a row in history.json, and what it is called.
+PANELS = {
+    "loss_global": "global loss",
+    "loss_dense": "dense loss",
+    "loss_negative": "negative loss",
+    "projection_spread": "spread of projections",
+    "synthetic_image_auroc": "image AUROC, synthetic",
+    "synthetic_pixel_auroc": "pixel AUROC, synthetic",
+}
 SIDE = 96
 # The rows of nsa.jpg, each with its label.
 SYNTHESES = (
@@ -55,6 +73,30 @@ def view_rows(key: jax.Array, images: np.ndarray) -> np.ndarray:
     return np.hstack(devices.to_host(make(jax.random.split(key, len(images)), images)))
 
 
+def training_curves(histories: Mapping[str, Sequence[dict[str, float]]]) -> Figure:
+    """A panel for each of `PANELS`, over the steps, with a line for each of some trainings.
+
+    Args:
+      histories: The rows of history.json by the name of the training.
+    """
+    figure = Figure(figsize=(9, 4.8))
+    for panel, (key, title) in zip(figure.subplots(2, 3, sharex=True).T.ravel(), PANELS.items(), strict=True):
+        for name, rows in histories.items():
+            points = np.array([(row["step"], row[key]) for row in rows if key in row]).reshape(-1, 2)
+            marker = "o" if key.startswith("synthetic") else ""
+            panel.plot(*points.T, marker=marker, markersize=3, linewidth=1.2, label=name)
+        panel.set(ylabel=title, xlabel="step")
+    figure.axes[0].legend()
+    return figure
+
+
+def _write_curves() -> None:
+    files = sorted(RESULTS.glob("dla*/bottle/*/history.json"))
+    histories = {f"{file.parts[-4]}, {file.parts[-2]}": json.loads(file.read_text()) for file in files}
+    with matplotlib.rc_context(charts.STYLE):
+        training_curves(histories).savefig(FOLDER / "dla_training.png", dpi=110)
+
+
 def main() -> None:
     """Writes the pictures."""
     trains = [source.load(category, size=SIDE, train=8).train for category in ("cap", "fabric")]
@@ -69,6 +111,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         cv2.imwrite(str(FOLDER / f"{name}.jpg"), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    _write_curves()
 
 
 if __name__ == "__main__":

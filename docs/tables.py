@@ -1,10 +1,10 @@
 """Writes every table of the documentation again, from result files and from the definitions in the code.
 
-    python3 -m docs.tables                            after a change of a file or of a definition
-    python3 -m docs.tables [--name NAME] WORKDIR...   takes in the results of trained workdirs first
+    python3 -m docs.tables                                        after a change of a file or of a definition
+    python3 -m docs.tables [--name NAME] [--history] WORKDIR...   takes in the results of trained workdirs first
 
 A workdir's results are kept as results/jax_RELEASE/EXPERIMENT/CATEGORY/NAME/results.json, without what belongs to a
-machine. NAME is seed0, seed1, ... where it is not given.
+machine. NAME is seed0, seed1, ... where it is not given. With --history its log of the training lies beside them.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from docs import keys
 from jaxad import report
+from jaxad.config import recorded
 from jaxad.errors import UserError, run
 from jaxad.reporting import tables
+from jaxad.training.log import read_history
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -25,21 +27,42 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def _measured(
-    release: str, make: Callable = report.flat, *, only: Sequence[str] = (), category: str = ""
+    release: str, make: Callable = report.flat, *, only: Sequence[str] = (), **values: object
 ) -> Callable[[Path], list[tables.Table]]:
-    """A table of the runs with a release of JAX; of these experiments or a category alone where they are named."""
+    """A table of the runs with a release of JAX: of these experiments alone where they are named, and of those whose
+    configs have these values (``data__size`` for ``data.size``); a function tells which values are meant."""
 
-    def those(results: Path) -> list[tables.Table]:
-        runs = report.gather([results / release])
-        runs = [one for one in runs if not only or one["experiment"] in only]
-        return [make([one for one in runs if not category or one["category"] == category])]
+    def meant(run: dict) -> bool:
+        config = recorded(run["config"])
+        for name, value in values.items():
+            own = config.get(name.replace("__", "."))
+            if not (value(own) if callable(value) else own == value):
+                return False
+        return not only or run["experiment"] in only
 
-    return those
+    return lambda results: [make([run for run in report.gather([results / release]) if meant(run)])]
+
+
+SHORT = 40  # epochs of NSA's rows at one budget, docs/nsa.md
+PROGRAM = {"synthesis__size_bounds": "half", "synthesis__object_test": "source", "synthesis__tolerance": 1.0}
 
 
 def _benchmarks(results: Path) -> list[tables.Table]:
     files = sorted(results.glob("benchmark_*.json"))
     return [report.benchmark_table([json.loads(file.read_text()) for file in files])]
+
+
+def _trainings(results: Path) -> list[tables.Table]:
+    """The training of methods before and after a change: a row for each file of ``jaxad.benchmark --training``."""
+    rows = []
+    for file in sorted(results.glob("methods_*.json")):
+        run = json.loads(file.read_text())
+        rates = [run["figures"][name]["images_per_s"]["median"] for name in ("training step", "training loop")]
+        peak, compiled = run["memory"]["peak"]["bytes"] / 2**30, run["compile_s"]["training step"]
+        kept = [f"{rate:.1f}" for rate in rates] + [f"{compiled:.0f}", f"{peak:.1f}"]
+        rows.append([run["experiment"], run["commit"], run["dtype"], str(run["batch"]), *kept, run["device"], run["date"]])
+    heads = ["experiment", "commit", "dtype", "batch", "step, images/s", "loop, images/s", "compilation, s"]
+    return [tables.Table([*heads, "peak memory, GiB", "device", "date"], rows, "lllrrrrrll")]
 
 
 def _levels(runs: Sequence[dict]) -> tables.Table:
@@ -68,6 +91,17 @@ def _levels(runs: Sequence[dict]) -> tables.Table:
     return tables.Table(heads, body, "ll" + "r" * (len(heads) - 2), notes=[f"Measured on {note}."])
 
 
+def _synthetic(runs: Sequence[dict]) -> tables.Table:
+    """What runs find of synthetic defects in held-out good images, and below which name and of how many epochs."""
+    rows = []
+    for row, group in zip(report.flat(runs).rows, report.group_seeds(runs), strict=True):
+        found = [group[0]["synthetic"][f"synthetic_{level}_auroc"] for level in ("image", "pixel")]
+        if None not in found:
+            rows.append([row[0], row[1], str(group[0]["config"]["epochs"]), *(f"{100 * value:.1f}" for value in found)])
+    heads = ["experiment", "category", "epochs", "image AUROC, synthetic", "pixel AUROC, synthetic"]
+    return tables.Table(heads, rows, "llrrr")
+
+
 def _published(*experiments: str) -> Callable[[Path], list[tables.Table]]:
     return lambda results: [tables.published_table(experiments, "bottle")]
 
@@ -83,16 +117,25 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
             "jax_0.12",
             report.summary,
             only=("baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_fast", "nsa_logistic"),
+            epochs=lambda epochs: epochs != SHORT,
         )
     },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},
     "docs/performance.md": {
-        "dtypes": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle"),
+        "dtypes": _measured(
+            "jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=SHORT, **PROGRAM
+        ),
         "fast": _measured("jax_0.12", report.summary, only=("nsa_fast",)),
         "benchmark": _benchmarks,
+        "methods": _trainings,
     },
     "docs/configuration.md": {"configuration": _keys},
     "docs/nsa.md": {
+        "full": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=320),
+        "text": _measured(
+            "jax_0.12", report.summary, only=("nsa_logistic", "nsa_continuous"), category="bottle", epochs=SHORT,
+            dtype="bfloat16",
+        ),
         "published": _published(
             "nsa_logistic", "nsa_binary", "nsa_continuous", "cutpaste_end_to_end", "fpi", "pii",
             "nsa_no_constraints", "nsa_one_patch", "nsa_cutpaste_shapes", "nsa_ellipses",
@@ -133,8 +176,10 @@ def checksums(results: Path = RESULTS) -> str:
     return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results)}\n" for path in files)
 
 
-def keep(workdir: str | Path, name: str | None = None, *, results: Path = RESULTS) -> None:
+def keep(workdir: str | Path, name: str | None = None, *, history: bool = False, results: Path = RESULTS) -> None:
     """Copies the results of a workdir into the results' folder, without what belongs to a machine.
+
+    With `history` the rows of its metrics.jsonl are kept too, as `docs.pictures` needs them.
 
     Raises:
       UserError: The workdir holds no results or those of several runs, or other results have this name.
@@ -157,6 +202,9 @@ def keep(workdir: str | Path, name: str | None = None, *, results: Path = RESULT
         raise UserError(f"{file} holds other results; choose another --name, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
+    if history:
+        rows = [{key: float(f"{value:.5g}") for key, value in row.items()} for row in read_history(Path(workdir))]
+        (folder / "history.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -164,9 +212,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python3 -m docs.tables", description="Writes the documentation's tables again.")
     parser.add_argument("workdirs", nargs="*", metavar="W", help="a workdir whose results are taken in")
     parser.add_argument("--name", help="the folder of the results in results/, seed0, seed1, ... by default")
+    parser.add_argument("--history", action="store_true", help="keep the log of the training too")
     flags = parser.parse_args(argv)
     for workdir in flags.workdirs:
-        keep(workdir, flags.name)
+        keep(workdir, flags.name, history=flags.history)
     for page in SECTIONS:
         (ROOT / page).write_text(rendered(page))
     (RESULTS / CHECKSUMS).write_text(checksums())

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from docs import keys
+from docs import keys, pictures
 from docs import tables as documentation
 from jaxad import config_keys
 from jaxad.errors import UserError
@@ -99,6 +99,23 @@ def test_results_are_taken_in_without_what_belongs_to_a_machine(tmp_path):
     command = "python -m jaxad.train --config experiments/e.py:bottle --config.data.root=DIR"
     assert held["command"] == held["trained"][0]["command"] == command and held["config"]["data"]["root"] == "DIR"
     assert not re.search(r"[\" =]/\w", files[0].read_text())
+
+
+def test_the_log_of_a_training_is_kept_and_drawn(tmp_path):
+    rows = [
+        {"step": 10, "loss_global": -0.123456789, "projection_spread": 0.5, "seconds": 1.0},
+        {"step": 20, "synthetic_pixel_auroc": 0.75, "seconds": 2.0},
+    ]
+    workdir = write_workdir(tmp_path / "w")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documentation.keep(workdir, history=True, results=tmp_path / "kept")
+    [file] = (tmp_path / "kept").rglob("history.json")
+    found = json.loads(file.read_text())
+    assert found == [rows[0] | {"loss_global": -0.12346}, rows[1]] and (file.parent / "results.json").is_file()
+    panels = {axes.get_ylabel(): axes.lines for axes in pictures.training_curves({"one": found, "two": []}).axes}
+    assert [len(lines) for lines in panels.values()] == [2] * 6
+    assert panels["global loss"][0].get_xydata().tolist() == [[10, -0.12346]]
+    assert panels["pixel AUROC, synthetic"][0].get_xydata().tolist() == [[20, 0.75]]
 
 
 def test_other_results_of_the_same_name_and_several_runs_are_refused(tmp_path):

@@ -310,3 +310,78 @@ def test_eight_devices_equal_one() -> None:
         actual = jax.jit(on_eight)(variables["params"], x, target)
         expected = jax.jit(loss_and_gradient(None))(variables["params"], x, target)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), actual, expected)
+
+
+def centered(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """BatchNorm in training, as its paper writes it."""
+    mean = x.mean((0, 1, 2))
+    return (x - mean) / jnp.sqrt(jnp.square(x - mean).mean((0, 1, 2)) + 1e-5) * scale + bias
+
+
+def with_scale(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": bias, "var": bias}}
+    return BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+
+def interpolated(x: jax.Array) -> jax.Array:
+    for axis in (1, 2):
+        position = jnp.linspace(0, x.shape[axis] - 1, 2 * x.shape[axis])
+        first = jnp.minimum(position.astype(int), x.shape[axis] - 2)
+        share = (position - first).reshape([-1 if i == axis else 1 for i in range(4)])
+        x = (1 - share) * jnp.take(x, first, axis) + share * jnp.take(x, first + 1, axis)
+    return x
+
+
+def transposed(features: int, kernel: int) -> tuple:
+    padding = ((kernel // 2, kernel // 2 + 1),) * 2
+    plain = nn.ConvTranspose(features, (kernel, kernel), (2, 2), padding=padding, use_bias=False)
+    return ConvTranspose(features, kernel), plain, [(kernel, kernel, 24, features)], 0
+
+
+# Each layer of the networks with parameters, the plain function that it is, and the shapes of both one's arguments; and
+# how often bfloat16 rounds on the way, beside the result.
+LAYERS = {
+    "3x3 convolution": (Conv(16, 3), nn.Conv(16, (3, 3), use_bias=False), [(3, 3, 24, 16)], 0),
+    "7x7 convolution of stride 2": (
+        Conv(16, 7, 2), nn.Conv(16, (7, 7), (2, 2), padding=((3, 3), (3, 3)), use_bias=False), [(7, 7, 24, 16)], 0,
+    ),
+    "1x1 convolution": (Conv(16, 1), nn.Conv(16, (1, 1), use_bias=False), [(1, 1, 24, 16)], 0),
+    "3x3 transposed convolution": transposed(8, 3),
+    "1x1 transposed convolution": transposed(8, 1),
+    "7x7 transposed convolution": transposed(1, 7),
+    "batch normalization": (with_scale, centered, [(24,), (24,)], 0),
+    "max pooling": (max_pool, plain_pool, [], 0),
+    "bilinear upsampling": (upsample_bilinear, interpolated, [], 3),  # both weights, and what is between them
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_values_and_gradients_of_every_layer_equal_float64(formulation: str, name: str, dtype: jnp.dtype) -> None:
+    """To the rounding of what is returned in bfloat16, of what is between, and of float32 sums; parameters are float32.
+
+    XLA's own convolutions return the gradient of a kernel in the dtype of the images, so there it is rounded too.
+    """
+    ours, plain, shapes, roundings = LAYERS[name]
+    ours, plain = (with_kernel(each) if isinstance(each, nn.Module) else each for each in (ours, plain))
+    x = normal(0, (4, 12, 10, 24)).astype(dtype)
+    given = [normal(1 + i, shape).astype(dtype).astype(jnp.float32) for i, shape in enumerate(shapes)]
+    cotangent = normal(9, jax.eval_shape(ours, x, *given).shape).astype(dtype)
+
+    @jax.jit
+    def value_and_gradients(*arguments: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(ours, *arguments)
+        return y, *pull(cotangent)
+
+    found = value_and_gradients(x, *given)
+    assert [array.dtype for array in found] == [dtype, dtype, *[jnp.float32] * len(given)]
+    with jax.enable_x64(True):
+        y, pull = jax.vjp(plain, *(jnp.asarray(np.float64(array)) for array in (x, *given)))
+        expected = [np.asarray(array) for array in (y, *pull(jnp.asarray(np.float64(cotangent))))]
+    for number, (array, exact) in enumerate(zip(found, expected, strict=True)):
+        of_kernel = number >= 2 and formulation != "onednn" and "normalization" not in name
+        rounded = 2.0**-8 if array.dtype == jnp.bfloat16 or (dtype == jnp.bfloat16 and of_kernel) else 0
+        between = roundings * 2.0**-8 if dtype == jnp.bfloat16 else 0
+        bound = rounded * np.abs(exact) + (between + 1e-5) * np.abs(exact).max()
+        assert (np.abs(np.float64(array) - exact) <= bound).all(), number
