@@ -80,4 +80,5 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.evaluate.heatmap_sigma = 0.0
     config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
+    config.evaluate.mask_rule = "any"
     return config

@@ -109,6 +109,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.evaluate.heatmap_sigma = 1.0
     config.evaluate.batch = 8
     config.evaluate.pro_limit = 0.3
+    config.evaluate.mask_rule = "any"
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 100

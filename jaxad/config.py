@@ -29,7 +29,7 @@ _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDic
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {
     "data": {"white_level": 0, "max_megapixels": 1000},
-    "evaluate": {"heatmap_sigma": 0.0},
+    "evaluate": {"heatmap_sigma": 0.0, "mask_rule": "any"},
     "synthesis": {"size_bounds": "half", "object_test": "source", "tolerance": 1.0},
 }
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"

@@ -91,6 +91,8 @@ evaluate.crop: Side in pixels of the central square that is judged, 0 for the wh
   trained one there is no threshold.
 evaluate.heatmap_sigma: Standard deviation, in pixels of the scored map, by which drawn heatmaps alone are smoothed.
 evaluate.pro_limit: False-positive rate up to which AU-PRO integrates.
+evaluate.mask_rule: Which pixels of a mask that was made smaller are anomalous, by the share of their area that was:
+  `any`, above 0; `half`, above 0.5; `all`, 1. Published programs differ in this.
 checkpoint.every_steps: Steps between two checkpoints. SIGTERM and ctrl-C save one before the training stops.
 checkpoint.keep: Checkpoints that are kept.
 """),

@@ -50,7 +50,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     memory.check_test_set(config, len(source))
     if source.others and processes.is_main_process():
         print(passed_over(source.others, NO_IMAGES), flush=True)
-    records = pipeline.read_all(source, config.score.size)
+    records = pipeline.read_all(source, config.score.size, mask_rule=config.evaluate.mask_rule)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
         print(sentence, flush=True)
     return records
@@ -281,7 +281,7 @@ def _common_test_set(workdirs: list[Path], settings: list[ConfigDict]) -> list[R
     records = read_test_set(settings[0], detector.read_fitted(workdirs[0])["white_level"])
     for workdir, config, values in zip(workdirs[1:], settings[1:], flat[1:], strict=True):
         pair = f"{workdirs[0]} and {workdir} cannot be one ensemble"
-        for key in ("score.size", "evaluate.crop", "evaluate.pro_limit"):
+        for key in ("score.size", "evaluate.crop", "evaluate.pro_limit", "evaluate.mask_rule"):
             if flat[0][key] != values[key]:
                 raise UserError(
                     f"{pair}: config.{key} is {flat[0][key]} in the one and {values[key]} in the other", about=key

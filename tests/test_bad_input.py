@@ -320,6 +320,7 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.evaluate.crop=512", "config.evaluate.crop 512 is no central square of config.score.size 128; "),
     ("--config.evaluate.crop=100", "config.evaluate.crop is 100, but the network takes multiples of 32 pixels only"),
     ("--config.evaluate.pro_limit=2", "config.evaluate.pro_limit must lie in (0, 1], not 2.0"),
+    ("--config.evaluate.mask_rule=most", "config.evaluate.mask_rule must be one of any, half, all, not 'most'"),
     ("--config.threshold.false_alarm_rate=5", "config.threshold.false_alarm_rate must lie in [0, 1), not 5.0"),
     # Sizes that the network or the crops cannot take.
     ("--config.view.crop=100", "config.view.crop is 100, but the network takes multiples of 32 pixels only"),

@@ -428,7 +428,7 @@ def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
     """A user's own file without the newest keys trains, and its detector takes them in predict."""
     lines = f"from jaxad import config\ndef get_config():\n    c = config.load({str(ROOT / BASELINE)!r} + ':nut')\n"
     lines += "    c.unlock()\n    del c.data.white_level, c.data.max_megapixels, c.evaluate.heatmap_sigma\n"
-    lines += "    return c\n"
+    lines += "    del c.evaluate.mask_rule\n    return c\n"
     (tmp_path / "mine.py").write_text(lines)
     root = write_parts(tmp_path / "sets")
     arguments = baseline(root, tmp_path / "work")
@@ -437,12 +437,14 @@ def test_an_experiment_need_not_say_what_is_optional(tmp_path, capsys):
     image = root / "nut" / "test" / "good" / "000.png"
     assert command(predict.main, image, "--workdir", tmp_path / "work", "--max-megapixels", "1") == 0
     values = json.loads((tmp_path / "work" / "config.json").read_text())
-    del values["data"]["white_level"], values["data"]["max_megapixels"], values["evaluate"]["heatmap_sigma"]
+    del values["data"]["white_level"], values["data"]["max_megapixels"]
+    del values["evaluate"]["heatmap_sigma"], values["evaluate"]["mask_rule"]
     (tmp_path / "work" / "config.json").write_text(json.dumps(values))
     assert command(predict.main, image, "--workdir", tmp_path / "work") == 0
     assert command(train.main, *arguments) == 0 and command(evaluate.main, "--workdir", tmp_path / "work") == 0
     config = configs.load(str(tmp_path / "mine.py"), {"evaluate.heatmap_sigma": 2.5})
     assert (config.data.white_level, config.data.max_megapixels, config.evaluate.heatmap_sigma) == (0, 1000, 2.5)
+    assert config.evaluate.mask_rule == "any"
     assert list(json.loads(config.to_json())["data"])[-2:] == ["white_level", "max_megapixels"]  # in every process
 
 

@@ -75,6 +75,7 @@ PROTOCOL = {
     "evaluate.crop": (0, "Section III-D1: every pixel of the image is judged"),
     "evaluate.heatmap_sigma": (0.0, "Equation 12 is not smoothed"),
     "evaluate.pro_limit": (0.3, "the paper has no AU-PRO"),
+    "evaluate.mask_rule": ("any", OPEN),
 }
 # Names, places, logs and memory, which change no number.
 NO_PROTOCOL = {

@@ -170,6 +170,22 @@ def test_the_limit_of_aupro_can_be_changed(run, tmp_path):
     assert 0 < aupro[0.05] < aupro[0.3] < 1
 
 
+@pytest.mark.medium
+def test_the_rule_of_masks_can_be_changed_and_stands_in_the_results(run, tmp_path):
+    # The spot is 6 of 48 rows and 6 of 40 columns. It covers 4 of 32 rows, 4 of 32 columns and 0.8 of a fifth.
+    shutil.copytree(run / "work", tmp_path / "work")
+    seen = {}
+    for rule, marked in (("any", 20), ("half", 20), ("all", 16)):
+        found = jaxad.load(tmp_path / "work", {"evaluate.mask_rule": rule})
+        masks = evaluate.score_test_set(found).masks
+        assert [mask.sum() for mask in masks if mask.any()] == [marked] * 3
+        assert command(evaluate.main, "--workdir", tmp_path / "work", f"--config.evaluate.mask_rule={rule}") == 0
+        seen[rule] = results(tmp_path / "work")
+        assert seen[rule]["config"]["evaluate"]["mask_rule"] == rule
+        assert seen[rule]["threshold"] == results(run / "work")["threshold"]  # no image's score depends on it
+    assert seen["any"]["pixel"] == seen["half"]["pixel"] != seen["all"]["pixel"]
+
+
 def trained(folder):
     """Fits and evaluates the baseline to what is left of the parts in a folder; returns results."""
     assert command(train.main, *baseline(folder / "sets", folder / "work")) == 0
@@ -470,7 +486,9 @@ def test_what_is_no_ensemble(members, ensemble, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("key, value", [("score.size", 48), ("evaluate.crop", 16), ("evaluate.pro_limit", 0.1)])
+@pytest.mark.parametrize("key, value", [
+    ("score.size", 48), ("evaluate.crop", 16), ("evaluate.pro_limit", 0.1), ("evaluate.mask_rule", "all"),
+])  # fmt: skip
 def test_members_that_are_scored_differently(members, tmp_path, capsys, key, value):
     other = shutil.copytree(members[1], tmp_path / "other")
     config = json.loads((other / "config.json").read_text())

@@ -7,8 +7,11 @@ import cv2
 import numpy as np
 
 from jaxad.data.codec import MAX_PIXELS, Pixels, decode_pixels, inverted, turn
-from jaxad.data.image import Decoded, covered_maximum, read_bytes
+from jaxad.data.image import Decoded, read_bytes
 from jaxad.errors import UserError
+
+# Which share of a smaller mask's pixel must have been marked: some, more than half, or all.
+MASK_RULES = ("any", "half", "all")
 
 # Shares of the brightest value, between which an approximate mask of two values has pixels at its edges alone.
 _DARK, _BRIGHT = 0.25, 0.75
@@ -83,27 +86,53 @@ def read_mask_of(
     return mask
 
 
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Makes a mask smaller, where a new pixel is marked if it covers any marked one, or larger by the nearest pixel.
+def resize_mask(mask: np.ndarray, size: tuple[int, int], *, rule: str = "any") -> np.ndarray:
+    """Makes a mask smaller, where a new pixel is marked by its share of marked area, or larger by the nearest pixel.
 
-    So no defect vanishes or falls apart. Height and width are treated apart.
+    By the rule ``any``, no defect vanishes or falls apart. By the others, small ones do. Height and width are treated
+    apart.
 
     Args:
       mask: uint8 (h, w) of 0 and 1.
       size: The new (height, width).
+      rule: Of the area that a new pixel covers, the share that must be marked: above 0 (``any``), above 0.5 (``half``),
+        or 1 (``all``). Shares are exact, so there is no rounding at 0.5 and 1.
 
     Returns:
       uint8 (*size,) of 0 and 1; the argument itself when it already has this size.
+
+    Raises:
+      ValueError: There is no such rule.
     """
+    if rule not in MASK_RULES:
+        raise ValueError(f"the rule must be one of {', '.join(MASK_RULES)}, not {rule!r}")
     if mask.shape == tuple(size):
         return mask
+    marked, area = mask, 1  # of the new pixels, in the same unit
     for axis, length in enumerate(size):
         old = mask.shape[axis]
         if length < old:
-            mask = covered_maximum(mask, length, axis)
+            marked, area = _covered_area(marked, length, axis), area * old
         elif length > old:
-            mask = mask.take((2 * np.arange(length) + 1) * old // (2 * length), axis=axis)
-    return np.ascontiguousarray(mask)
+            marked = marked.take((2 * np.arange(length) + 1) * old // (2 * length), axis=axis)
+    least = {"any": 1, "half": area // 2 + 1, "all": area}[rule]
+    return np.ascontiguousarray(marked >= least).astype(np.uint8)
+
+
+def _covered_area(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Shrinks one axis of whole numbers to `length`; each new element is the sum of those that it covers, by share.
+
+    The unit is 1 / length of an old element, which makes all shares whole: a new element covers as many of these as
+    there were old elements.
+
+    Returns:
+      int64, the array's shape with `length` in place of the axis.
+    """
+    edges = np.arange(length + 1, dtype=np.int64) * array.shape[axis]
+    first, left = np.divmod(edges, length)  # an edge cuts the old element `first`: `left` units lie to its left
+    # `reduceat` counts a cut element whole on the right of its edge. What lies to the left is moved there.
+    cut = array.take(first.clip(max=array.shape[axis] - 1), axis=axis) * np.expand_dims(left, 1 - axis)
+    return length * np.add.reduceat(array, first[:-1], axis=axis, dtype=np.int64) + np.diff(cut, axis=axis)
 
 
 def _read(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, int]:

@@ -27,16 +27,20 @@ HostExample = Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, 
 Pool = Sequence[np.ndarray | np.integer]  # what examples are drawn from: images, or numbers of images
 
 
-def resized(record: Record, size: int) -> Record:
+def resized(record: Record, size: int, *, mask_rule: str = "any") -> Record:
     """The record with image (Lanczos) and mask (see `resize_mask`) squeezed to ``size`` x ``size``."""
-    mask = None if record.mask is None else resize_mask(record.mask, (size, size))
+    mask = None if record.mask is None else resize_mask(record.mask, (size, size), rule=mask_rule)
     return record._replace(image=resize_image(record.image, (size, size)), mask=mask)
 
 
-def read_all(source: Source, size: int) -> list[Record]:
-    """Decodes and resizes every record of `source`, in order, on two threads (decoding releases the GIL)."""
+def read_all(source: Source, size: int, *, mask_rule: str = "any") -> list[Record]:
+    """Decodes every record of `source` and makes it `resized`, in order, on two threads (decoding releases the GIL)."""
+
+    def read(index: int) -> Record:
+        return resized(source[index], size, mask_rule=mask_rule)
+
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda index: resized(source[index], size), range(len(source))))
+        return list(pool.map(read, range(len(source))))
 
 
 class Images:

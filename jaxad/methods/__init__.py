@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad.config_keys import GENERAL, Keys
+from jaxad.data.mask import MASK_RULES
 from jaxad.errors import UserError, first_line
 from jaxad.methods import baseline, cutpaste, dla, features, nsa, nsa_features
-from jaxad.methods.method import REDUCTIONS, Method, untrained
+from jaxad.methods.method import REDUCTIONS, Method, check_choices, untrained
 
 
 def _untrained(create: Callable[[ConfigDict], Method]) -> Callable[[ConfigDict], Method]:
@@ -66,6 +67,7 @@ def create(config: ConfigDict) -> Method:
         raise UserError(
             f"config.score.reduction must be mean, max or top, not {config.score.reduction!r}", about="score.reduction"
         )
+    check_choices({"evaluate.mask_rule": (config.evaluate.mask_rule, MASK_RULES)})
     size, crop = config.score.size, config.evaluate.crop
     if crop > size or (crop and (size - crop) % 2):
         raise UserError(

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from jaxad import evaluate
 from jaxad.data import folder
-from jaxad.data.mask import read_mask, resize_mask
+from jaxad.data.mask import MASK_RULES, read_mask, resize_mask
 from tests.commands import train
 from tests.data.test_image import encoded, message, smooth, write
 from tests.parts import baseline, command, refusal, write_parts
@@ -386,10 +386,36 @@ def test_what_is_connected_stays_connected(seed):
     assert regions(mask) == 1 == regions(resize_mask(mask, tuple(map(int, rng.integers(20, 330, 2)))))
 
 
-def test_larger_masks_take_the_nearest_pixel_and_equal_ones_are_free():
+@pytest.mark.parametrize("size", [(7, 9), (10, 5), (1, 1), (18, 22), (19, 8), (38, 10), (3, 46)])
+def test_rules_ask_for_a_share_of_the_area(size):
+    """Repeated as often as the new mask has rows and columns, each new pixel is a block of whole pixels."""
+    for seed in range(5):
+        mask = (np.random.default_rng(seed).random((19, 23)) < 0.7).astype(np.uint8)
+        share = mask.repeat(size[0], 0).repeat(size[1], 1).reshape(size[0], 19, size[1], 23).mean((1, 3))
+        for rule, expected in (("any", share > 0), ("half", share > 0.5), ("all", share > 1 - 1e-9)):
+            made = resize_mask(mask, size, rule=rule)
+            assert made.dtype == np.uint8 and made.flags.c_contiguous
+            np.testing.assert_array_equal(made, expected, err_msg=rule)
+
+
+def test_rules_by_hand():
+    # Four blocks of four pixels, of which 1, 2, 3 and 4 are marked; a half is not more than a half.
+    mask = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 1]], np.uint8)
+    assert resize_mask(mask, (2, 2), rule="any").tolist() == [[1, 1], [1, 1]]
+    assert resize_mask(mask, (2, 2), rule="half").tolist() == [[0, 0], [1, 1]]
+    assert resize_mask(mask, (2, 2), rule="all").tolist() == [[0, 0], [0, 1]]
+    # Of three pixels in two, the middle one is cut: 1 of 1.5 pixels is more than a half, 0.5 of 1.5 is not.
+    assert resize_mask(np.array([[1, 0, 0]], np.uint8), (1, 2), rule="half").tolist() == [[1, 0]]
+    assert resize_mask(np.array([[0, 1, 0]], np.uint8), (1, 2), rule="half").tolist() == [[0, 0]]
+    with pytest.raises(ValueError, match="any, half, all, not 'most'"):
+        resize_mask(mask, (2, 2), rule="most")
+
+
+@pytest.mark.parametrize("rule", MASK_RULES)
+def test_larger_masks_take_the_nearest_pixel_and_equal_ones_are_free(rule):
     mask = np.array([[0, 1, 0], [1, 0, 0]], np.uint8)
-    assert resize_mask(mask, (2, 3)) is mask
-    np.testing.assert_array_equal(resize_mask(mask, (4, 6)), mask.repeat(2, 0).repeat(2, 1))
+    assert resize_mask(mask, (2, 3), rule=rule) is mask
+    np.testing.assert_array_equal(resize_mask(mask, (4, 6), rule=rule), mask.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(resize_mask(mask.repeat(3, 0).repeat(3, 1), (2, 3)), mask)
 
 
