@@ -3,7 +3,10 @@
 Several workdirs are one ensemble: the mean of their members' scores and maps, each normalised by what the member gave
 good images at the end of its training (CutPaste, Table 1, last column; the paper does not say how it normalises).
 
-scores.csv is UTF-8. In its names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `Record`).
+scores.csv has a row for each image. Its column ``aupimo`` is empty for images without an anomalous pixel, and where
+AUPIMO is n/a.
+
+The file is UTF-8. In its names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `Record`).
 """
 
 import argparse
@@ -135,12 +138,13 @@ def _evaluate(found: detector.Detector, workdir: Path, command: str | None) -> d
     start = time.perf_counter()
     scores = score_test_set(found)
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
+    by_image = results.pop("by_image")  # for scores.csv
     results["threshold"] = threshold_results(found, scores)
     results["synthetic"] = synthetic_validation.read(workdir, found.config)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     results |= origin([workdir], found.config, command=command) | _wall_time([workdir], start=start)
-    _write(workdir, results, scores, read_history(workdir), found)
+    _write(workdir, results, scores, by_image, read_history(workdir), found)
     print(f"{summary(results)}\nreport: {workdir / 'report.html'}")
     return results
 
@@ -225,6 +229,7 @@ def evaluate_ensemble(
         image, maps = image + scores.image_scores, maps + scores.maps
     scores = scores._replace(image_scores=image / len(members), maps=maps / np.float32(len(members)))
     results = metrics.evaluate(scores, pro_limit=settings[0].evaluate.pro_limit)
+    by_image = results.pop("by_image")  # for scores.csv
     results["threshold"] = {"value": None, "reason": "members' thresholds hold for their own scores, not for the mean"}
     results["synthetic"] = synthetic_validation.unknown("measured of each member alone, at the end of its training")
     typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
@@ -235,7 +240,7 @@ def evaluate_ensemble(
     results["seed"] = ", ".join(str(row["seed"]) for row in members)
     results |= {"config": _shared([row["config"] for row in members]), "members": members}
     with disk.locked(output, option="--output") if processes.is_main_process() else contextlib.nullcontext():
-        _write(output, results, scores, [])
+        _write(output, results, scores, by_image, [])
     print(f"ensemble of {len(members)}: {summary(results)}\nreport: {output / 'report.html'}")
     return results
 
@@ -338,6 +343,7 @@ def _write(
     folder: Path,
     results: dict,
     scores: metrics.TestScores,
+    by_image: dict[str, list[float | None]],
     history: list[dict],
     found: detector.Detector | None = None,
 ) -> None:
@@ -350,8 +356,9 @@ def _write(
     try:
         with disk.replacing(folder / "scores.csv", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "label", "defect", "score"])
-            writer.writerows(zip(scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), strict=True))
+            writer.writerow(["id", "label", "defect", "score", *by_image])
+            columns = scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), *by_image.values()
+            writer.writerows(zip(*columns, strict=True))  # a value that there is none of is written as nothing
         samples = folder / "samples.png"
         html_report.write_html(
             folder / "report.html",

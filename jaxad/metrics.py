@@ -1,4 +1,4 @@
-"""Image-level and pixel-level AUROC, AP and F1-max, and AU-PRO: exact, with ties, from one sort.
+"""Image-level and pixel-level AUROC, AP and F1-max, AU-PRO and AUPIMO: exact, with ties, from one sort.
 
 Everything follows from the same few numbers: at each threshold, how many good and how many anomalous samples score at
 least as much. Only thresholds that admit an anomalous sample matter (between them the true positive rate is flat), so
@@ -8,9 +8,11 @@ defect type; every metric is then a short sum.
     ranking = rank_pixels(masks, maps)
     thresholds = select(ranking, np.ones(len(maps), bool))
     auroc(thresholds), aupro(thresholds, limit=0.3)
+    aupimo(ranking, labels == 0)
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +21,8 @@ import numpy as np
 from jaxad.errors import UserError
 
 IMAGE_METRICS = ("auroc", "ap", "f1_max")
-PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro")
+PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo")
+PIMO_BOUNDS = (1e-5, 1e-4)  # the false positive rates between which AUPIMO integrates, as published
 
 
 class TestScores(NamedTuple):
@@ -205,7 +208,10 @@ def average_precision(thresholds: Thresholds) -> float:
 
 
 def f1_max(thresholds: Thresholds) -> float:
-    """The largest F1 over all thresholds; always at one that admits an anomalous sample."""
+    """The largest F1 over all thresholds; always at one that admits an anomalous sample.
+
+    The labels choose this threshold, so it is an upper bound of what a threshold reaches that is chosen without them.
+    """
     _need_both(thresholds)
     return float(np.max(2 * thresholds.tp / (thresholds.tp + thresholds.fp + thresholds.anomalous)))
 
@@ -214,6 +220,54 @@ def aupro(thresholds: Thresholds, *, limit: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to the false positive rate `limit`, divided by it, in [0, 1]."""
     area = float(np.trapezoid(*pro_curve(thresholds, limit=limit)[::-1]) / limit)
     return min(area, 1.0)  # the sum of a perfect curve may exceed 1 by its rounding
+
+
+def aupimo(ranking: Ranking, good: np.ndarray, *, bounds: tuple[float, float] = PIMO_BOUNDS) -> np.ndarray:
+    """Area under the per-image overlap curve of each image (AUPIMO: Bertoldo et al., BMVC 2024).
+
+    The curve is an image's overlap, the share of its anomalous pixels that score at least a threshold, over the
+    logarithm of the false positive rate at that threshold. The rate is the same for all images: the mean of those of
+    the good images, which is the rate of all their pixels, since images are equally large. The area between the bounds
+    is divided by the width of their logarithms.
+
+    All scores are thresholds. The curve is straight between two neighboring ones, as in the authors' program, which
+    takes thresholds at equal distances. This matters only where anomalous and good pixels have the same score. Below
+    the smallest rate above 0, the overlap is the one that is reached without a false positive.
+
+    Args:
+      ranking: The pixels of n images.
+      good: bool (n,), which images have no defect.
+      bounds: The lowest and the highest false positive rate, in (0, 1].
+
+    Returns:
+      float64 (n,), in [0, 1]; NaN for images without an anomalous pixel.
+
+    Raises:
+      ValueError: The bounds are no ascending rates, or the lower one is less than one pixel of the good images.
+    """
+    if not 0 < bounds[0] < bounds[1] <= 1:
+        raise ValueError(f"the bounds of the false positive rate must ascend in (0, 1], not {bounds}")
+    is_component = np.zeros(len(ranking.component_image), bool)
+    good_scores = ranking.scores[np.concatenate([good, is_component])[ranking.codes]]
+    if len(good_scores) * bounds[0] < 1:
+        raise ValueError(f"{len(good_scores)} pixels of good images resolve no false positive rate of {bounds[0]:g}")
+
+    at = np.flatnonzero(ranking.codes >= ranking.images)
+    ranks = [np.searchsorted(good_scores, ranking.scores[at], side) for side in ("right", "left")]
+    low, high = np.log(bounds)
+    with np.errstate(divide="ignore"):  # log(0) is minus infinity, below every bound
+        above, reached = (np.log((len(good_scores) - rank) / len(good_scores)) for rank in ranks)
+    # A pixel is covered from the rate `reached` on. Good pixels of the same score make it rise to that from `above` on.
+    area = high - np.clip(reached, low, high)
+    tied = (above < reached) & np.isfinite(above)
+    above, reached = above[tied], reached[tied]
+    start, end = np.clip(above, low, high), np.clip(reached, low, high)
+    area[tied] += (end - start) * ((start + end) / 2 - above) / (reached - above)
+
+    image = ranking.component_image[ranking.codes[at] - ranking.images]
+    sizes = np.bincount(image, minlength=ranking.images)
+    areas = np.bincount(image, area / (high - low), minlength=ranking.images)
+    return np.divide(areas, sizes, out=np.full(ranking.images, np.nan), where=sizes > 0)
 
 
 def known_masks(scores: TestScores) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -235,10 +289,14 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     A defect type's metrics compare its own images with all good images. Pixel-level metrics take all pixels of
     these images. A metric that can't be computed is None, and `reasons` says why under its dotted key.
 
+    AU-PRO goes up to `pro_limit`, "aupro_005" up to 0.05. AUPIMO is the mean over the images with an anomalous pixel.
+
     Returns:
-      {"image": {"auroc", "ap", "f1_max"}, "pixel": {"auroc", "ap", "f1_max", "aupro"}, "pro_limit": float,
-      "counts": {"good", "defective", "with_mask"}, "reasons": {"image.auroc": "no anomalous test images", ...},
-      "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}}}
+      {"image": {"auroc", "ap", "f1_max"}, "pixel": {"auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo"},
+      "pro_limit": float, "counts": {"good", "defective", "with_mask"},
+      "reasons": {"image.auroc": "no anomalous test images", ...},
+      "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}},
+      "by_image": {"aupimo": [float or None for each image]}}
 
     Raises:
       UserError: A score or a map is not finite.
@@ -251,6 +309,10 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     images = rank_images(labels, scores.image_scores)
     maps = scores.maps if known.all() else scores.maps[known]
     pixels = rank_pixels(masks, maps)
+    unresolved = _unresolved(int((labels == 0).sum()), math.prod(maps.shape[1:]))
+    overlaps = np.full(len(labels), np.nan)
+    if not unresolved:
+        overlaps[known] = aupimo(pixels, labels[known] == 0)
 
     result = {
         "counts": {
@@ -271,14 +333,19 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
             "ap": average_precision,
             "f1_max": f1_max,
             "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit),
+            "aupro_005": lambda thresholds: aupro(thresholds, limit=0.05),
+            "aupimo": lambda _: float(np.nanmean(overlaps[chosen])),
         }
-        measured = {}
-        for level, names, thresholds, reason in (
+        measured = {"image": {}, "pixel": {}}
+        for level, names, thresholds, missing in (
             ("image", IMAGE_METRICS, image, image_reason),
             ("pixel", PIXEL_METRICS, pixel, pixel_reason),
         ):
-            measured[level] = _apply({name: functions[name] for name in names}, thresholds, reason)
-            result["reasons"] |= {f"{prefix}{level}.{name}": reason for name in names if reason}
+            for name in names:
+                reason = missing or (unresolved if name == "aupimo" else "")
+                measured[level][name] = None if reason else functions[name](thresholds)
+                if reason:
+                    result["reasons"][f"{prefix}{level}.{name}"] = reason
         return measured
 
     result |= measure(np.ones(len(labels), bool), "")
@@ -286,11 +353,8 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     for defect in sorted(set(defects[labels == 1].tolist())):
         own = (defects == defect) & (labels == 1)
         result["by_defect"][defect] = {"images": int(own.sum()), **measure(own | (labels == 0), f"by_defect.{defect}.")}
+    result["by_image"] = {"aupimo": [None if np.isnan(value) else value for value in overlaps.tolist()]}
     return result
-
-
-def _apply(functions: dict[str, Callable], thresholds: Thresholds, reason: str) -> dict[str, float | None]:
-    return {name: None if reason else function(thresholds) for name, function in functions.items()}
 
 
 def _missing(thresholds: Thresholds) -> str:
@@ -313,6 +377,15 @@ def _missing_pixels(thresholds: Thresholds, labels: np.ndarray, known_labels: np
     if not thresholds.anomalous:
         return "the ground-truth masks mark no anomalous pixel"
     return "" if thresholds.good else "no good pixels"
+
+
+def _unresolved(good: int, pixels: int) -> str:
+    """Why AUPIMO can't be computed with so many good images, each of so many pixels; empty if it can."""
+    if not good:
+        return "no good test images"
+    if good * pixels * PIMO_BOUNDS[0] < 1:
+        return f"{PIMO_BOUNDS[0]:g} of the {good * pixels:,} pixels of the good test images is less than one pixel"
+    return ""
 
 
 def _check(scores: TestScores) -> None:

@@ -39,8 +39,11 @@ def results(workdir):
 def test_results_hold_every_metric_and_where_they_come_from(run):
     found = results(run / "work")
     assert set(found["image"]) == {"auroc", "ap", "f1_max"}
-    assert set(found["pixel"]) == {"auroc", "ap", "f1_max", "aupro"}
-    assert all(0 < value < 1 + 1e-9 for level in ("image", "pixel") for value in found[level].values())
+    assert set(found["pixel"]) == {"auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo"}
+    assert found["pixel"]["aupimo"] is None  # two good images of 32 x 32 pixels
+    assert found["reasons"]["pixel.aupimo"].startswith("1e-05 of the 2,048 pixels")
+    values = [value for level in ("image", "pixel") for name, value in found[level].items() if name != "aupimo"]
+    assert all(0 < value < 1 + 1e-9 for value in values)
     assert set(found["by_defect"]) == {"spot"} and set(found["by_defect"]["spot"]["pixel"]) == set(found["pixel"])
     assert (found["experiment"], found["category"], found["seed"]) == ("baseline_mean", "nut", 0)
     assert found["config"]["data"]["size"] == SIZE and found["config"]["evaluate"]["pro_limit"] == 0.3
@@ -67,7 +70,8 @@ def test_metrics_are_those_of_the_scores(run):
     expected = metrics.evaluate(scores, pro_limit=0.3)
     found = results(run / "work")
     for level in ("image", "pixel"):
-        assert found[level] == pytest.approx(expected[level], rel=1e-6)
+        computed = {name: value for name, value in expected[level].items() if value is not None}
+        assert {name: found[level][name] for name in computed} == pytest.approx(computed, rel=1e-6)
     flat = np.stack(scores.masks).ravel(), scores.maps.ravel()
     assert found["pixel"]["auroc"] == pytest.approx(roc_auc_score(*flat), rel=1e-6)
 
@@ -78,8 +82,27 @@ def test_scores_csv(run):
     assert [row["id"] for row in rows] == ["test/good/000", "test/good/001", *(f"test/spot/00{i}" for i in range(3))]
     assert [row["label"] for row in rows] == ["0", "0", "1", "1", "1"]
     assert [row["defect"] for row in rows] == ["good", "good", "spot", "spot", "spot"]
+    assert [row["aupimo"] for row in rows] == [""] * 5  # n/a
     scores = evaluate.score_test_set(jaxad.load(run / "work")).image_scores
     np.testing.assert_allclose([float(row["score"]) for row in rows], scores, rtol=1e-6)
+
+
+def test_aupimo_of_each_image_is_in_scores_csv(run, tmp_path):
+    shutil.copytree(run / "sets", tmp_path / "sets")
+    for path in (tmp_path / "sets" / "nut" / "ground_truth" / "spot").iterdir():
+        write(path, np.roll(read_mask(path) * 255, 4, axis=1))  # half beside the spot, so that not all is found
+    assert command(train.main, *baseline(tmp_path / "sets", tmp_path / "work", data__size=256)) == 0
+    with open(tmp_path / "work" / "scores.csv", newline="") as file:
+        values = [row["aupimo"] for row in csv.DictReader(file)]
+    assert values[:2] == ["", ""]
+    overlaps = [float(value) for value in values[2:]]
+    scores = evaluate.score_test_set(jaxad.load(tmp_path / "work"))
+    ranking = metrics.rank_pixels(scores.masks, scores.maps)
+    np.testing.assert_allclose(overlaps, metrics.aupimo(ranking, scores.labels == 0)[2:], rtol=1e-6)
+    found = results(tmp_path / "work")
+    assert found["pixel"]["aupimo"] == pytest.approx(np.mean(overlaps)) and 0 < min(overlaps) < 1
+    assert "by_image" not in found and "pixel.aupimo" not in found["reasons"]
+    assert ">AUPIMO</th>" in (tmp_path / "work" / "report.html").read_text()
 
 
 def test_the_threshold_and_what_it_does(run):

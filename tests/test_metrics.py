@@ -1,5 +1,6 @@
-"""Metrics against scikit-learn, a brute-force AU-PRO, golden values and numbers worked out by hand."""
+"""Metrics against scikit-learn, brute-force AU-PRO and AUPIMO, golden values and numbers worked out by hand."""
 
+import itertools
 import time
 
 import cv2
@@ -35,6 +36,28 @@ def brute_force_aupro(masks, maps, limit):
     end = np.interp(limit, fpr, pro)
     inside = fpr <= limit
     return np.trapezoid(np.append(pro[inside], end), np.append(fpr[inside], limit)) / limit
+
+
+def brute_force_aupimo(masks, maps, good, bounds):
+    """Walks through every distinct score and integrates the curve of each image step by step."""
+    points = [(0.0, np.zeros(len(maps)))]
+    for threshold in np.unique(maps)[::-1]:
+        above = maps >= threshold
+        rate = np.mean([above[i].mean() for i in np.flatnonzero(good)])
+        points.append((rate, np.array([found[mask > 0].mean() if mask.any() else np.nan
+                                       for found, mask in zip(above, masks, strict=True)])))
+    area = np.zeros(len(maps))
+    for (rate, overlap), (next_rate, next_overlap) in itertools.pairwise(points):
+        start, end = np.clip([rate, next_rate], *bounds)
+        if rate == 0:  # nothing between no false positive and the first one
+            at_start = at_end = overlap
+        elif rate == next_rate:
+            continue
+        else:
+            slope = (next_overlap - overlap) / np.log(next_rate / rate)
+            at_start, at_end = overlap + slope * np.log(start / rate), overlap + slope * np.log(end / rate)
+        area += (at_start + at_end) / 2 * np.log(end / start)
+    return area / np.log(bounds[1] / bounds[0])
 
 
 def f1_max_reference(labels, scores):
@@ -86,6 +109,53 @@ def test_pixel_metrics_agree_with_references(seed, levels):
     for limit in (0.05, 0.3, 1.0):
         np.testing.assert_allclose(metrics.aupro(thresholds, limit=limit), brute_force_aupro(masks, maps, limit),
                                    atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3, 10])
+@pytest.mark.parametrize("bounds", [(1e-2, 1e-1), (2e-3, 1.0), (0.03, 0.031)])
+def test_aupimo_agrees_with_a_reference(levels, bounds):
+    masks, maps = random_case(levels, size=20, levels=levels)  # images 0 and 3 are good
+    masks[4] = 0  # of a defective image: neither a good one, nor one that has an overlap
+    good = np.isin(np.arange(6), (0, 3))
+    found = metrics.aupimo(metrics.rank_pixels(masks, maps), good, bounds=bounds)
+    assert np.isnan(found).tolist() == [True, False, False, True, True, False]
+    np.testing.assert_allclose(found, brute_force_aupimo(masks, maps, good, bounds), atol=1e-12)
+
+
+@pytest.mark.parametrize("bounds, expected", [
+    ((1e-2, 1e-1), [(0.01 + 0.1) / 2, (0.1 + 1) / 2]),
+    ((1e-1, 1.0), [(0.1 + 1) / 2, 1.0]),
+    ((1e-3, 1e-1), [(0.001 + 2 * 0.01 + 0.1) / 4, (0.01 + 2 * 0.1 + 1) / 4]),
+])  # fmt: skip
+def test_aupimo_by_hand(bounds, expected):
+    # Of 10,000 pixels 1 scores 4, 10 at least 3, 100 at least 2 and so on: the rates are powers of ten, and between
+    # them an overlap is straight in the logarithm. In the second image all pixels are anomalous, in the third the
+    # highest tenth, so that its overlap is ten times as large, at most 1.
+    order = np.arange(10_000).reshape(100, 100)
+    scores = 4 - np.searchsorted([1, 10, 100, 1000], order, "right").astype(np.float32)
+    masks = np.stack([order < 0, order >= 0, order < 1000]).astype(np.uint8)
+    found = metrics.aupimo(metrics.rank_pixels(masks, np.stack([scores] * 3)), np.array([1, 0, 0], bool), bounds=bounds)
+    np.testing.assert_allclose(found, [np.nan, *expected], atol=1e-12)
+
+
+def test_aupimo_at_its_ends():
+    masks, maps = np.zeros((2, 2, 10, 10))
+    masks[1, :5] = 1
+    good = np.array([True, False])
+
+    def area(maps):
+        return metrics.aupimo(metrics.rank_pixels(masks, maps.astype(np.float32)), good, bounds=(0.1, 0.5))[1]
+
+    assert area(maps) == 0.0  # constant scores: whatever finds the defect calls every good pixel defective
+    assert area(masks) == 1.0
+    assert area(-masks) == 0.0
+    # A good pixel in five scores highest, so no threshold above 0.2 has a smaller rate than that, but for 0.
+    maps[0, :2] = 2
+    assert area(maps + masks) == pytest.approx(np.log(0.5 / 0.2) / np.log(0.5 / 0.1))
+    # Pixels beside the defect are no false positives of a good image.
+    maps = masks.copy()
+    maps[1, 5:] = 2
+    assert area(maps) == 1.0
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
@@ -157,7 +227,8 @@ def test_evaluate_by_defect_takes_good_images_and_that_type_alone():
     masks, maps = random_case(4, n=9)
     defects = ["good", "crack", "hole"] * 3
     result = metrics.evaluate(make_scores(masks, maps, defects=defects), pro_limit=0.2)
-    assert set(result["by_defect"]) == {"crack", "hole"} and result["reasons"] == {}
+    assert set(result["by_defect"]) == {"crack", "hole"}
+    assert all(name.endswith("pixel.aupimo") for name in result["reasons"])
     assert result["counts"] == {"good": 3, "defective": 6, "with_mask": 6}
     for defect in ("crack", "hole"):
         chosen = [d in ("good", defect) for d in defects]
@@ -166,9 +237,48 @@ def test_evaluate_by_defect_takes_good_images_and_that_type_alone():
         assert own["pixel"]["auroc"] == pytest.approx(roc_auc_score(masks[chosen].ravel(), maps[chosen].ravel()))
         assert own["pixel"]["ap"] == pytest.approx(metrics.average_precision(thresholds))
         assert own["pixel"]["aupro"] == pytest.approx(brute_force_aupro(masks[chosen], maps[chosen], 0.2))
+        assert own["pixel"]["aupro_005"] == pytest.approx(brute_force_aupro(masks[chosen], maps[chosen], 0.05))
         assert own["image"]["auroc"] == pytest.approx(
             roc_auc_score(masks[chosen].any((1, 2)), maps[chosen].max((1, 2))))
     assert result["pixel"]["aupro"] == pytest.approx(brute_force_aupro(masks, maps, 0.2))
+
+
+def test_evaluate_gives_aupimo_of_images_and_its_means():
+    masks, maps = random_case(10, n=7, size=256)  # images 0, 3 and 6 are good
+    maps += 2 * masks  # found at the false positive rates that it looks at
+    defects = ["good", "crack", "crack", "good", "hole", "hole", "good"]
+    scores = make_scores(masks, maps, defects=defects)
+    labels = scores.labels.copy()
+    masks[5] = 0
+    unknown = [masks[0], masks[1], None, None, *masks[4:]]  # 2 is defective, 3 good
+    result = metrics.evaluate(scores._replace(masks=unknown, labels=labels))
+    known = np.arange(7) != 2
+    expected = metrics.aupimo(metrics.rank_pixels(masks[known], maps[known]), labels[known] == 0)[[1, 3]]
+    assert (expected > 0.1).all() and (expected < 0.9).all()
+    assert result["by_image"]["aupimo"] == [None, expected[0], None, None, expected[1], None, None]
+    assert result["pixel"]["aupimo"] == pytest.approx(expected.mean())
+    for defect, value in zip(("crack", "hole"), expected, strict=True):
+        assert result["by_defect"][defect]["pixel"]["aupimo"] == pytest.approx(value)
+    assert result["reasons"] == {}
+
+
+def test_aupimo_needs_a_good_pixel_at_its_lowest_rate():
+    masks, maps = np.zeros((3, 250, 200), np.uint8), np.zeros((3, 250, 200), np.float32)
+    masks[2, :9, :9] = 1
+    defects = ["good", "good", "crack"]
+    assert metrics.evaluate(make_scores(masks, maps, defects=defects))["pixel"]["aupimo"] == 0  # of 100,000 pixels
+    fewer = metrics.evaluate(make_scores(masks[:, 1:], maps[:, 1:], defects=defects))
+    reason = "1e-05 of the 99,600 pixels of the good test images is less than one pixel"
+    assert fewer["pixel"]["aupimo"] is None and fewer["by_image"] == {"aupimo": [None] * 3}
+    assert fewer["reasons"] == {"pixel.aupimo": reason, "by_defect.crack.pixel.aupimo": reason}
+    alone = metrics.evaluate(make_scores(masks[2:], maps[2:], defects=["crack"]))
+    assert alone["pixel"]["aupro"] is not None and alone["reasons"]["pixel.aupimo"] == "no good test images"
+    ranking = metrics.rank_pixels(masks[:, 1:], maps[:, 1:])
+    with pytest.raises(ValueError, match="99600 pixels"):
+        metrics.aupimo(ranking, np.array([1, 1, 0], bool))
+    for bounds in ((0.0, 0.1), (0.1, 0.1), (0.1, 1.1)):
+        with pytest.raises(ValueError, match="ascend in"):
+            metrics.aupimo(ranking, np.array([1, 1, 0], bool), bounds=bounds)
 
 
 def test_image_without_mask_is_left_out_of_pixel_metrics_only():
@@ -199,6 +309,8 @@ def test_what_cannot_be_computed_says_why(chosen, masks_known, image_reason, pix
     for level, names, reason in (("image", metrics.IMAGE_METRICS, image_reason),
                                  ("pixel", metrics.PIXEL_METRICS, pixel_reason)):
         for name in names:
+            if name == "aupimo" and not reason:  # these images are too small for it
+                continue
             assert (result[level][name] is None) == bool(reason)
             assert result["reasons"].get(f"{level}.{name}", "") == reason
     if not masks_known:
@@ -260,3 +372,4 @@ def test_150_images_take_less_than_8_cpu_seconds():
         seconds.append(time.process_time() - start)
     assert min(seconds) < 8
     assert len(result["by_defect"]) == 8 and result["pixel"]["aupro"] > 0.8
+    assert result["reasons"] == {}  # all metrics were computed

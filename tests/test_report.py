@@ -107,7 +107,9 @@ def test_report_shows_every_metric_and_where_it_comes_from(tmp_path):
     written, results = write(tmp_path, small_test_set())
     for values in (results, *results["by_defect"].values()):
         for number in (*values["image"].values(), *values["pixel"].values()):
-            assert f"{100 * number:.2f}" in written.texts
+            assert ("n/a" if number is None else f"{100 * number:.2f}") in written.texts
+    assert results["pixel"]["aupimo"] is None  # of so few good pixels
+    assert {"AU-PRO(0.3)", "AU-PRO(0.05)", "AUPIMO"} <= set(written.texts)
     wall_time = "train 1,234 s, evaluate 8 s"
     for fact in ("abc123", "2 CPU cores", "2026-11-22", results["command"], "jax 0.10.2", wall_time):
         assert fact in written.texts
@@ -117,7 +119,7 @@ def test_report_shows_every_metric_and_where_it_comes_from(tmp_path):
 
 def test_report_says_why_a_metric_is_missing(tmp_path):
     written, _ = write(tmp_path, small_test_set(masks=False))
-    assert written.texts.count("n/a") == 2 + 3 * 4  # two cards; three rows of four pixel-level metrics
+    assert written.texts.count("n/a") == 2 + 3 * 6  # two cards; three rows of six pixel-level metrics
     assert " n/a: no ground-truth masks for the anomalous test images" in written.texts
     assert "Per-region overlap" not in written.texts and "ROC curves" in written.texts
     written, _ = write(tmp_path, small_test_set(crack=0, hole=0))

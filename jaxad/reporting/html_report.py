@@ -19,7 +19,7 @@ from jaxad.runtime import disk
 from jaxad.scoring.region import Region
 
 COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
-HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AU-PRO"}
+HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro_005": "AU-PRO(0.05)", "aupimo": "AUPIMO"}
 TILE = 320  # pixels of the longer side of an example; larger images are reduced so that the report stays small
 
 CSS = """
@@ -190,14 +190,17 @@ def _metric_table(results: dict) -> str:
         f"<tr><td>{html.escape(name)}</td><td>{images}</td>{''.join(cell(values, prefix, *c) for c in COLUMNS)}</tr>"
         for name, images, values, prefix in rows
     )
-    heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{HEADINGS[name]}</th>" for _, name in COLUMNS)
+    headings = HEADINGS | {"aupro": f"AU-PRO({results['pro_limit']:g})"}
+    heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{headings[name]}</th>" for _, name in COLUMNS)
     notes = "".join(f"<br><sup>{i}</sup> n/a: {html.escape(reason)}" for i, reason in enumerate(reasons, 1))
     return (
         "<h2>Metrics, in %</h2><div class=scroll><table class=metrics><thead><tr><th></th><th></th>"
-        "<th class='group first' colspan=3>image level</th><th class='group first' colspan=4>pixel level</th></tr>"
+        f"<th class='group first' colspan={len(metrics.IMAGE_METRICS)}>image level</th>"
+        f"<th class='group first' colspan={len(metrics.PIXEL_METRICS)}>pixel level</th></tr>"
         f"<tr><th>defect type</th><th>images</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"<p class=soft><small>A defect type is measured against all good images. AU-PRO up to a false positive rate "
-        f"of {results['pro_limit']:g}.{notes}</small></p>"
+        "<p class=soft><small>A defect type is measured against all good images. F1-max is the F1 at the threshold "
+        "that is best for these labels. AU-PRO up to the false positive rate in brackets. AUPIMO at rates from "
+        f"{metrics.PIMO_BOUNDS[0]:g} to {metrics.PIMO_BOUNDS[1]:g} in good images.{notes}</small></p>"
     )
 
 
