@@ -44,6 +44,8 @@ def _measured(
 
 
 SHORT = 40  # epochs of NSA's rows at one budget, docs/nsa.md
+DLA_ROWS = ("dla", "dla_static", "dla_global_neg", "dla_global_dense", "dla_global_only")
+DLA = (*DLA_ROWS, "dla_untrained", "dla_standardized")
 PROGRAM = {"synthesis__size_bounds": "half", "synthesis__object_test": "source", "synthesis__tolerance": 1.0}
 
 
@@ -59,10 +61,26 @@ def _trainings(results: Path) -> list[tables.Table]:
         run = json.loads(file.read_text())
         rates = [run["figures"][name]["images_per_s"]["median"] for name in ("training step", "training loop")]
         peak, compiled = run["memory"]["peak"]["bytes"] / 2**30, run["compile_s"]["training step"]
-        kept = [f"{rate:.1f}" for rate in rates] + [f"{compiled:.0f}", f"{peak:.1f}"]
-        rows.append([run["experiment"], run["commit"], run["dtype"], str(run["batch"]), *kept, run["device"], run["date"]])
+        what = [run["experiment"], run["commit"], run["dtype"], str(run["batch"])]
+        figures = [*(f"{rate:.1f}" for rate in rates), f"{compiled:.0f}", f"{peak:.1f}"]
+        rows.append([*what, *figures, run["device"], run["date"]])
     heads = ["experiment", "commit", "dtype", "batch", "step, images/s", "loop, images/s", "compilation, s"]
     return [tables.Table([*heads, "peak memory, GiB", "device", "date"], rows, "lllrrrrrll")]
+
+
+def _dla_scores(results: Path) -> list[tables.Table]:
+    """What scores of DLA find of synthetic defects: three figures for each detector of `docs.dla_scores`."""
+    rows: dict[tuple, list[str]] = {}
+    heads, keys_of = [], ("score.standardize", "score.channels", "score.stages", "score.uncertainty_weight")
+    for file in sorted(results.glob("dla_scores_*.json")):
+        name = file.stem.removeprefix("dla_scores_")
+        heads += [f"{name}: {title}" for title in ("image AUROC", "pixel AUROC", "AU-PRO")]
+        for row in json.loads(file.read_text())["rows"]:
+            cells = rows.setdefault(tuple(str(row[key]) for key in keys_of), [])
+            cells += ["–"] * (len(heads) - 3 - len(cells))
+            cells += [f"{100 * row[key]:.1f}" for key in ("image.auroc", "pixel.auroc", "pixel.aupro")]
+    body = [[*settings, *cells, *["–"] * (len(heads) - len(cells))] for settings, cells in rows.items()]
+    return [tables.Table([*keys_of, *heads], body, "llll" + "r" * len(heads))]
 
 
 def _levels(runs: Sequence[dict]) -> tables.Table:
@@ -148,7 +166,11 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         )
     },
     "docs/dla.md": {
-        "published": _published("dla", "dla_static", "dla_global_neg", "dla_global_dense", "dla_global_only")
+        "untrained": _measured("jax_0.12", report.summary, only=("dla_untrained",), data__size=224),
+        "measured": _measured("jax_0.12", report.summary, only=DLA, category="bottle", data__size=128),
+        "synthetic": _measured("jax_0.12", _synthetic, only=DLA, category="bottle", data__size=128),
+        "scores": _dla_scores,
+        "published": _published(*DLA_ROWS),
     },
     "docs/pretrained_weights.md": {
         "levels": _measured("jax_0.12", _levels, only=("lite_levels",)),

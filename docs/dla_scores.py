@@ -1,0 +1,75 @@
+"""Compares scores of a trained DLA detector on synthetic defects in its held-out good images, and on nothing else.
+
+    python3 -m docs.dla_scores WORKDIR FILE.json
+
+docs/dla.md shows the file as a table. Test images are not read.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxad import data, detector, metrics, report
+from jaxad.augment import synthetic_defects
+from jaxad.data import pipeline
+from jaxad.errors import UserError, run
+from jaxad.methods.method import reduce_map
+from jaxad.runtime import provenance
+
+SCORES = {
+    "score.standardize": (False, True),
+    "score.channels": ("sum", "mean"),
+    "score.stages": ("layer1,layer2,layer3", "layer1,layer2", "layer2,layer3"),
+}
+WEIGHTS = (0.0, 0.1)  # of the uncertainty; that of the regression error is 1
+
+
+def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
+    """The synthetic set that the training measured its detector by.
+
+    Raises:
+      UserError: The training held no images out.
+    """
+    config = found.config
+    source = data.load(config, white_level=found.white_level).train
+    fitted, held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+    if not len(held):
+        raise UserError("the training held no good images out; train with config.data.holdout=0.1")
+    images = (pipeline.Images(source, part, size=config.score.size, cache_bytes=0) for part in (held, fitted))
+    return synthetic_defects.make(next(images).stack(), next(images), crop=config.evaluate.crop)
+
+
+def compare(workdir: Path) -> Iterator[dict]:
+    """A row for each score of `SCORES` and `WEIGHTS`: its values, and what it reaches, in [0, 1]."""
+    made = held_out(detector.load(workdir))
+    for values in itertools.product(*SCORES.values()):
+        settings = dict(zip(SCORES, values, strict=True))
+        found = detector.load(workdir, {key: str(value) for key, value in settings.items()})
+        terms, config = found.map_terms(made.images), found.config.score
+        for weight in WEIGHTS if "uncertainty" in terms else (0.0,):
+            maps = terms["regression error"] / config.regression_weight
+            if weight:
+                maps = maps + weight / config.uncertainty_weight * terms["uncertainty"]
+            scores = np.asarray(reduce_map(maps, reduction=config.reduction, top=config.top))
+            named = [f"{kind} {number}" for number, kind in enumerate(made.kinds)]
+            rows = (named, made.labels, made.kinds, made.images, list(made.masks), scores, np.float32(maps))
+            reached = metrics.evaluate(metrics.TestScores(*rows))
+            figures = {"image.auroc": reached["image"]["auroc"]}
+            figures |= {f"pixel.{name}": reached["pixel"][name] for name in ("auroc", "aupro")}
+            yield settings | {"score.uncertainty_weight": weight} | figures
+
+
+def main(workdir: str, output: str) -> None:
+    """Writes the file."""
+    trained = json.loads((Path(workdir) / "provenance.json").read_text())[-1]
+    command = {"command": report.portable(trained["command"]), "commit": trained["commit"]}
+    content = {"trained": command, **provenance.collect(), "rows": list(compare(Path(workdir)))}
+    Path(output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(lambda: main(*sys.argv[1:]))
