@@ -7,14 +7,14 @@ Sex, view and age follow from the table, but not the curated subset, whose image
 lists cannot be derived. The authors' own are in ``chest_xray_lists``, under their licence.
 """
 
-import csv
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxad.data.folder import GOOD, FolderSource
 from jaxad.data.image import MAX_PIXELS, list_folder
 from jaxad.data.record import Dataset
+from jaxad.data.text import read_table, read_text
 from jaxad.errors import UserError
 from jaxad.runtime import disk
 
@@ -106,24 +106,9 @@ def load(
     return Dataset(source("train", good, [GOOD] * len(good)), source("test", tested + abnormal, defects))
 
 
-def _read_text(path: pathlib.Path, read: Callable, remedy: str):
-    """What `read` makes of an open text file."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return read(file)
-    except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist; {remedy}", about=path) from None
-    except IsADirectoryError:
-        raise UserError(f"'{path}' is a folder where a text file should be; {remedy}", about=path) from None
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); check its permissions", about=path) from error
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"'{path}' is damaged or no text file; {remedy}", about=path) from None
-
-
 def _read_list(path: pathlib.Path) -> list[str]:
     remedy = "name the folder of the lists with config.data.lists, and the lists in it with config.data.*_list"
-    names = [name for line in _read_text(path, list, remedy) if (name := line.strip())]
+    names = [name for line in read_text(path, list, remedy) if (name := line.strip())]
     if not names:
         raise UserError(f"the list '{path}' is empty; write the name of one image into each line", about=path)
     return names
@@ -157,12 +142,7 @@ def _findings(root: pathlib.Path, files: Sequence[str]) -> list[str]:
     tables = sorted(root.glob(_TABLE))
     if not tables:
         return [ABNORMAL] * len(files)
-    rows = _read_text(tables[-1], lambda file: list(csv.DictReader(file)), "download it again or move it away")
-    for column in (_IMAGE, _FINDINGS):
-        if not rows or column not in rows[0]:
-            raise UserError(
-                f"'{tables[-1]}' has no column '{column}'; download it again or move it away", about=tables[-1]
-            )
+    rows = read_table(tables[-1], (_IMAGE, _FINDINGS), "download it again or move it away")
     found = {row[_IMAGE]: row[_FINDINGS] for row in rows}
     if unknown := next((file for file in files if not found.get(file)), None):
         raise UserError(

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import difflib
+import functools
 import hashlib
 import os
 import pathlib
@@ -42,7 +43,8 @@ class FolderSource:
 
     Attributes:
       paths: The image files.
-      masks: The mask files; None for good images and where the pixel truth is unknown.
+      masks: The mask files of each image, of which a pixel is defective that any marks; None for good images and where
+        the pixel truth is unknown.
       ids: ``train/good/<stem>`` or ``test/<defect>/<stem>``.
       labels: 0 good, 1 defective.
       defects: ``good`` or the defect type.
@@ -58,7 +60,7 @@ class FolderSource:
     """
 
     paths: list[pathlib.Path] = dataclasses.field(repr=False)
-    masks: list[pathlib.Path | None] = dataclasses.field(repr=False)
+    masks: list[tuple[pathlib.Path, ...] | None] = dataclasses.field(repr=False)
     ids: list[str] = dataclasses.field(repr=False)
     labels: list[int] = dataclasses.field(repr=False)
     defects: list[str] = dataclasses.field(repr=False)
@@ -132,8 +134,11 @@ class FolderSource:
     def _mask(self, index: int, image: Decoded) -> np.ndarray | None:
         if not self.labels[index]:
             return np.zeros(image.image.shape[:2], np.uint8)
-        mask = self.masks[index]
-        return None if mask is None else read_mask_of(mask, image, self.paths[index], max_pixels=self.max_pixels)
+        masks = self.masks[index]
+        if masks is None:
+            return None
+        path, options = self.paths[index], {"max_pixels": self.max_pixels}
+        return functools.reduce(np.maximum, (read_mask_of(mask, image, path, **options) for mask in masks))
 
 
 def load(
@@ -182,12 +187,7 @@ def load(
         image lies where none is read; ``root`` is empty; a defective image lacks its mask or has two; a mask lacks its
         image.
     """
-    if not os.fspath(root):
-        raise UserError(
-            "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR",
-            about="data.root",
-        )
-    folder = _category_folder(pathlib.Path(root), category)
+    folder = category_folder(root, category)
     has_train = any(path.name == "train" for path in list_folder(folder)[1])
     train = _train_images(folder, has_train)
     test_folder = _part(folder, "test", test, has_train)
@@ -207,7 +207,18 @@ def load(
     )
 
 
-def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
+def category_folder(root: str | os.PathLike, category: str) -> pathlib.Path:
+    """The folder ``root/category``, or `root` when `category` is "".
+
+    Raises:
+      UserError: `root` is empty, missing, unreadable or a file, or has no such category.
+    """
+    if not os.fspath(root):
+        raise UserError(
+            "config.data.root is empty; name the folder that holds the images: --config.data.root=DIR",
+            about="data.root",
+        )
+    root = pathlib.Path(root)
     files, folders = list_folder(root)
     if not category:
         return root
@@ -233,7 +244,7 @@ def _category_folder(root: pathlib.Path, category: str) -> pathlib.Path:
 
 def _train_images(folder: pathlib.Path, has_train: bool) -> list[pathlib.Path]:
     source = folder / "train" / GOOD if has_train else folder
-    images = _unique_stems(find_images(source, allow_subfolders=not has_train))
+    images = unique_stems(find_images(source, allow_subfolders=not has_train))
     if images:
         return images
     _, subfolders = list_folder(source)
@@ -255,16 +266,21 @@ def _part(folder: pathlib.Path, name: str, given: str, use_own: bool) -> pathlib
 
 
 def _images_by_defect(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    return {path.name: _unique_stems(find_images(path)) for path in _defect_folders(folder)}
+    return {path.name: unique_stems(find_images(path)) for path in defect_folders(folder)}
 
 
 def _others(*tops: pathlib.Path | None) -> list[pathlib.Path]:
     """The files that are no images in folders of defect types and directly in these."""
-    places = [place for top in tops if top for place in (top, *_defect_folders(top))]
+    places = [place for top in tops if top for place in (top, *defect_folders(top))]
     return [path for place in places for path in other_files(place)]
 
 
-def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+def defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The subfolders of a folder that holds one for each defect type.
+
+    Raises:
+      UserError: An image lies in the folder itself, or "good" is spelled in another way.
+    """
     files, folders = list_folder(folder)
     if images := [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]:
         raise UserError(
@@ -280,7 +296,8 @@ def _defect_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return folders
 
 
-def _unique_stems(files: list[pathlib.Path]) -> list[pathlib.Path]:
+def unique_stems(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The files themselves; raises UserError where two differ only in the suffix."""
     by_stem: dict[str, pathlib.Path] = {}
     for path in files:
         if path.stem in by_stem:
@@ -296,7 +313,7 @@ def _masks_by_image(
     images: dict[str, list[pathlib.Path]], folder: pathlib.Path, without: str
 ) -> dict[pathlib.Path, pathlib.Path]:
     """Pairs every defective image with its mask, and leaves no mask over; `without` says how to do without masks."""
-    files = {path.name: find_images(path) for path in _defect_folders(folder)}
+    files = {path.name: find_images(path) for path in defect_folders(folder)}
     if files.get(GOOD):
         raise UserError(
             f"'{files[GOOD][0]}' is a mask of a good image, which has no defect; remove it", about=files[GOOD][0]
@@ -358,7 +375,7 @@ def _source(
     rows = [(path, defect) for defect, paths in images.items() for path in paths]
     return FolderSource(
         paths=[path for path, _ in rows],
-        masks=[masks.get(path) for path, _ in rows],
+        masks=[(masks[path],) if path in masks else None for path, _ in rows],
         ids=[disk.escaped(f"{split}/{defect}/{path.stem}") for path, defect in rows],
         labels=[int(defect != GOOD) for _, defect in rows],
         defects=[disk.escaped(defect) for _, defect in rows],
