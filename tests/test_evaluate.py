@@ -330,7 +330,7 @@ def by_hand(workdirs):
 def test_good_scores_are_those_of_the_held_out_images(members):
     found = jaxad.load(members[1])
     train_set = data.load(found.config).train
-    held = pipeline.split_holdout(len(train_set), holdout=0.3, seed=1)[1]
+    held = pipeline.split_holdout(train_set.ids, holdout=0.3, seed=1)[1]
     records = [pipeline.resized(train_set[int(number)], SIZE) for number in held]
     image = found.score(np.stack([record.image for record in records])).image.tolist()
     mean = sum(image) / 6

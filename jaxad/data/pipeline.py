@@ -20,7 +20,7 @@ from absl import flags
 
 from jaxad.data.image import resize_image
 from jaxad.data.mask import resize_mask
-from jaxad.data.record import Record, Source
+from jaxad.data.record import VALIDATION, Record, Source
 from jaxad.errors import UserError
 
 HostExample = Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -93,17 +93,32 @@ class Chosen:
         return self._images[int(self._numbers[index])]
 
 
-def split_holdout(images: int, *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits image numbers at random into a training part and a held-out part (a fraction `holdout`, rounded).
+def is_validation(ids: Sequence[str]) -> np.ndarray:
+    """Which training images a data set brings for the threshold, by their ids: bool (n,)."""
+    return np.array([name.startswith(f"{VALIDATION}/") for name in ids], bool)
+
+
+def split_holdout(ids: Sequence[str], *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the numbers of training images into a part to fit and a part that is held out, both in ascending order.
+
+    Held out are the validation images. Where there are none, it is a random fraction `holdout`, rounded.
+
+    Args:
+      ids: The images' ids, see `Source`.
+      holdout: In [0, 1).
+      seed: Where the randomness comes from.
 
     Raises:
-      UserError: `holdout` is no fraction below 1, or leaves fewer than two training images.
+      UserError: `holdout` is no fraction below 1, or fewer than two images are left to fit.
     """
     if not 0 <= holdout < 1:
         raise UserError(f"config.data.holdout must lie in [0, 1), not {holdout}", about="data.holdout")
-    held = round(images * holdout)
+    images, validation = len(ids), is_validation(ids)
+    held = int(validation.sum()) or round(images * holdout)
     if images - held < 2:
         raise UserError(f"training needs at least 2 good images besides the held-out part; there are {images - held}")
+    if validation.any():
+        return np.flatnonzero(~validation), np.flatnonzero(validation)
     order = np.random.default_rng((seed, images)).permutation(images)
     return np.sort(order[held:]), np.sort(order[:held])
 

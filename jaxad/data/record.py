@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+VALIDATION = "validation"  # begins the ids of good images that a data set brings for the threshold
+
 
 class Record(NamedTuple):
     """One image with everything that is known of it.
@@ -31,7 +33,8 @@ class Source(Protocol):
     """Random access to records; decoding happens on access and the source can be sent to worker processes.
 
     Attributes:
-      ids, labels, defects: The records' fields of these names, without decoding an image.
+      ids, labels, defects: The records' fields of these names, without decoding an image. Of training images, those
+        whose ids begin with ``validation/`` are held out for the threshold.
       place: Where the records come from, for the user to read, such as a folder in quotes.
       deep: Of each file of 16 bits that this process has decoded so far, how many pixels lie above the white level
         (see `jaxad.data.levels`), and the largest value.
@@ -68,7 +71,7 @@ class Source(Protocol):
 
 
 class Dataset(NamedTuple):
-    """Good training images, and test images of both kinds (possibly none)."""
+    """Good training images, validation images among them, and test images of both kinds (possibly none)."""
 
     train: Source
     test: Source

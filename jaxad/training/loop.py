@@ -58,7 +58,7 @@ class _Run:
         self.config, self.method, self.workdir, self.command = config, method, workdir, command
         self.resumable = resumable
         self.source, self.white_level, self._scorer, self._summary = source, None, None, None
-        self.fitted, self.held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+        self.fitted, self.held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
         if len(self.fitted) < self.method.hooks.min_images:
             raise UserError(
                 f"the density of {config.method} needs at least {self.method.hooks.min_images} good images besides the "

@@ -218,25 +218,37 @@ def test_workers_end_with_a_killed_training_process() -> None:
         time.sleep(0.05)
 
 
+IDS = [f"train/good/{number}" for number in range(120)]
+
+
 def test_holdout_is_a_random_fixed_part() -> None:
-    fitted, held = pipeline.split_holdout(120, holdout=0.1, seed=0)
+    fitted, held = pipeline.split_holdout(IDS, holdout=0.1, seed=0)
     assert len(held) == 12
     np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held])), np.arange(120))
-    np.testing.assert_array_equal(pipeline.split_holdout(120, holdout=0.1, seed=0)[1], held)
-    assert not np.array_equal(pipeline.split_holdout(120, holdout=0.1, seed=1)[1], held)
-    fitted, held = pipeline.split_holdout(2, holdout=0.0, seed=0)
+    np.testing.assert_array_equal(pipeline.split_holdout(IDS, holdout=0.1, seed=0)[1], held)
+    assert not np.array_equal(pipeline.split_holdout(IDS, holdout=0.1, seed=1)[1], held)
+    fitted, held = pipeline.split_holdout(IDS[:2], holdout=0.0, seed=0)
     assert (len(fitted), len(held)) == (2, 0)
 
 
 @pytest.mark.parametrize("holdout", [-0.1, 1.0])
 def test_holdout_must_be_a_fraction(holdout: float) -> None:
     with refuses("data.holdout", "[0, 1)"):
-        pipeline.split_holdout(120, holdout=holdout, seed=0)
+        pipeline.split_holdout(IDS, holdout=holdout, seed=0)
 
 
 def test_holdout_leaves_two_images() -> None:
     with refuses(None, "2 good"):
-        pipeline.split_holdout(2, holdout=0.5, seed=0)
+        pipeline.split_holdout(IDS[:2], holdout=0.5, seed=0)
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.5])
+def test_validation_images_are_held_out_in_place_of_a_share(holdout: float) -> None:
+    ids = [*IDS[:3], "validation/good/0", IDS[3], "validation/good/1"]
+    fitted, held = pipeline.split_holdout(ids, holdout=holdout, seed=0)
+    assert (fitted.tolist(), held.tolist()) == ([0, 1, 2, 4], [3, 5])
+    with refuses(None, "2 good"):
+        pipeline.split_holdout(ids[2:4], holdout=holdout, seed=0)
 
 
 def test_read_all_keeps_order_and_squeezes_both_image_and_mask() -> None:

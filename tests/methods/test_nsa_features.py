@@ -158,7 +158,7 @@ def test_the_head_alone_is_trained_and_the_training_resumes(root, tmp_path, monk
     np.testing.assert_array_equal(again.score(pictures(2)).map, whole.score(pictures(2)).map)
     # Means and variances are those of the five images that it trains on; one is held out.
     source = data.load(config).train
-    fitted, held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+    fitted, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
     assert (len(fitted), len(held)) == (5, 1)
     mean, variance = moments(pipeline.Images(source, fitted, size=32, cache_bytes=0).stack())
     np.testing.assert_allclose(whole.variables["batch_stats"]["good"]["mean"], mean, rtol=1e-5, atol=1e-6)

@@ -114,7 +114,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     assert list(watched) == [3, 6] and [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
     # The figures after step 6 are those of a detector with the weights of its checkpoint.
     method, source = methods.create(config), data.load(config).train
-    fitted, held = pipeline.split_holdout(IMAGES, holdout=0.1, seed=0)
+    fitted, held = pipeline.split_holdout(source.ids, holdout=0.1, seed=0)
     good = [pipeline.Images(source, part, size=64, cache_bytes=0) for part in (held, fitted)]
     state = training.init_state(method, training.plan(config, method, len(fitted)).optimizer, good[1][0], seed=0)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")

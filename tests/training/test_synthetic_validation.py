@@ -73,7 +73,7 @@ def run(tmp_path_factory):
     assert command(train.main, *baseline(folder / "sets", folder / "work", data__holdout=0.3)) == 0
     detector = jaxad.load(folder / "work")
     source = data.load(detector.config).train
-    fitted, held = pipeline.split_holdout(len(source), holdout=0.3, seed=0)
+    fitted, held = pipeline.split_holdout(source.ids, holdout=0.3, seed=0)
     images = [np.stack([pipeline.resized(source[int(i)], 32).image for i in part]) for part in (held, fitted)]
     made = synthetic_defects.make(*images)
     figures = synthetic_validation.measure(detector.score(made.images), made)
