@@ -61,8 +61,9 @@ log_every: Steps between two lines of the log.
 synthetic_every: Steps between two looks at synthetic defects on the held-out images; 0 for one at the end alone.
 steps_per_call: Most steps that the devices run in one call, with images that stay on them; 0 for one on CPU and 16
   elsewhere.
-data.source: Where images come from: the demo, a folder, TensorFlow Datasets, or the NIH release of chest X-rays.
-data.root: The folder of the images.
+data.source: Where images come from: the demo, TensorFlow Datasets, the NIH release of chest X-rays, a folder whose
+  layout is recognized, a folder in the layout that is named, or a table.
+data.root: The folder of the images, or the table.
 data.category: The folder below `data.root`, or the good class of CIFAR-10 and MNIST; empty for `data.root` itself.
 data.test: A folder of test images elsewhere.
 data.ground_truth: A folder of masks elsewhere.
@@ -70,7 +71,8 @@ data.size: Side in pixels that images are resized to. Change it, the crops of `v
 data.white_level: The value of 16-bit files that is white; 0 for what the files declare, else a common sensor's white
   that is not below their largest value.
 data.max_megapixels: The largest images that are read, in millions of pixels.
-data.holdout: Share of the good images kept back for the threshold and for synthetic defects.
+data.holdout: Share of the good images kept back for the threshold and for synthetic defects. It has no effect where the
+  data set has validation images, which take this part.
 data.workers: Processes that decode, or make examples on the host, where the training images don't stay on the devices;
   0 uses threads. What is made does not depend on it.
 data.cache_gib: Memory on the host for decoded images; a larger set is decoded on the fly.

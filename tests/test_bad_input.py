@@ -313,7 +313,7 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.synthesis.blending=mix", "config.synthesis.blending must be one of source, mixed, paste, "),
     ("--config.synthesis.patches=0", "config.synthesis.patches must be at least 1, not 0"),
     ("--config.synthesis.background=(3,)", "config.synthesis.background must be none or (brightness, threshold)"),
-    ("--config.data.source=webdataset", "config.data.source must be demo, folder, chest_xray or tfds, not "),
+    ("--config.data.source=webdataset", "config.data.source must be demo, tfds, chest_xray, folder, mvtec_ad, "),
     # What evaluation alone needs is refused before the training, too.
     ("--config.score.reduction=median", "config.score.reduction must be mean, max or top, not 'median'"),
     ("--config.score.top=0", "config.score.top must lie in (0, 1], not 0.0"),

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.data import chest_xray, folder, tfds
+from jaxad.data import chest_xray, layouts, tfds
 from jaxad.data.demo import source as demo
 from jaxad.data.record import Dataset
 from jaxad.errors import UserError
@@ -25,7 +25,7 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
     """
     data = config.data
     options = {"min_side": MIN_SIDE, "channels": configs.channels(config)}
-    if data.source in ("folder", "chest_xray"):
+    if data.source in (*layouts.SOURCES, "chest_xray"):
         options["white_level"] = configs.white_level(config) or white_level
         options["max_pixels"] = configs.max_pixels(config)
     elif configs.white_level(config):
@@ -46,8 +46,9 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
                 "config.data.channels must be 3 for the demo, whose images are in colour", about="data.channels"
             )
         return demo.load(data.category, size=data.size)
-    if data.source == "folder":
-        return folder.load(data.root, data.category, test=data.test, ground_truth=data.ground_truth, **options)
+    if data.source in layouts.SOURCES:
+        named = {"test": data.test, "ground_truth": data.ground_truth}
+        return layouts.load(data.source, data.root, data.category, **named, **options)
     if data.source == "chest_xray":
         return _load_chest_xray(data, **options)
     if data.source == "tfds":
@@ -65,8 +66,10 @@ def load(config: ConfigDict, *, white_level: int | None = None) -> Dataset:
             "give again; for test images set config.data.source=folder and config.data.root",
             about="data.source",
         )
+    *names, last = layouts.SOURCES
     raise UserError(
-        f"config.data.source must be demo, folder, chest_xray or tfds, not {data.source!r}", about="data.source"
+        f"config.data.source must be demo, tfds, chest_xray, {', '.join(names)} or {last}, not {data.source!r}",
+        about="data.source",
     )
 
 

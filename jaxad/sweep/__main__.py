@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import errors, evaluate, methods, report
-from jaxad.data import tfds
+from jaxad.data import layouts, tfds
 from jaxad.data.demo import source as demo
 from jaxad.errors import UserError, counted
 from jaxad.runtime import disk, provenance
@@ -106,7 +106,7 @@ def _check_category(file: str, category: str, config: ConfigDict) -> None:
     if config.data.source == "tfds":
         tfds.dataset_of(category, where="--categories")
     root = Path(config.data.root)
-    if config.data.source != "folder" or not config.data.category or not root.is_dir():
+    if config.data.source not in layouts.SOURCES or not config.data.category or not root.is_dir():
         return
     known = [*demo.CATEGORIES, *(path.name for path in root.iterdir() if path.is_dir())]
     with contextlib.suppress(UserError):  # a file of the user's own may have no table

@@ -37,7 +37,8 @@ def train(
       config: Of an experiment, see `jaxad.configs.load`.
       images: What to train on in place of what ``config.data`` names: an array uint8 (n, h, w, 3) or (n, h, w), or an
         iterable of arrays and images of Pillow of any sizes, or of paths; see `Detector.predict` for what one image may
-        be. Or a folder, in MVTec AD's layout or of good images. Or a source, see `jaxad.data.record.Source`.
+        be. Or a folder of good images, or one in a layout that ``config.data.source=folder`` recognizes. Or a source,
+        see `jaxad.data.record.Source`.
       workdir: Where checkpoints, the log and the detector are kept; the same call resumes a training that was
         interrupted. By default nothing is kept: the training cannot be resumed, and `Detector.save` writes the
         detector.

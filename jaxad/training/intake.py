@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.data import binding, levels, summary
+from jaxad.data import binding, layouts, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods import memory
@@ -31,7 +31,7 @@ def check_place(config: ConfigDict, workdir: Path) -> None:
     disk.refuse_undecodable(workdir)
     data = config.data
     root, named = data.root and Path(data.root, data.category), [data.test, data.ground_truth]
-    layout = [root / name for name in ("train", "test", "ground_truth")] if root and (root / "train").is_dir() else []
+    layout = layouts.folders_read(root) if root else []
     inside = {Path(os.path.realpath(folder)) for folder in (*layout, *named) if folder}
     taken = inside | {Path(os.path.realpath(folder)) for folder in (data.root, root) if folder}
     place = Path(os.path.realpath(workdir))

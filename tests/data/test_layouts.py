@@ -1,0 +1,496 @@
+"""Data sets in miniature, laid out as they are published, and a sentence for each part that is missing."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxad import config as configs
+from jaxad import data, detector, evaluate
+from jaxad.data import folder, layouts
+from jaxad.data.summary import training_images
+from tests.commands import train
+from tests.parts import NSA, baseline, command, refusal
+from tests.refusals import refuses
+
+SIZE = (40, 36)  # height and width in pixels
+
+
+def draw(*paths):
+    """Writes images, another one for each path."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(list(str(path.name).encode())).integers(90, 110, (*SIZE, 3))
+        assert cv2.imwrite(str(path), noise.astype(np.uint8))
+
+
+def draw_mask(path, *, row=1, value=255):
+    """Writes a mask that marks two pixels of a row, or none with the value 0."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[row, 2:4] = value
+    assert cv2.imwrite(str(path), mask)
+
+
+def ad_2(top):
+    """A category of MVTec AD 2: Heckler-Kram et al. 2025, and the dataset class that comes with it."""
+    good = [top / part / "good" / "000_regular.png" for part in ("train", "validation", "test_public")]
+    private = [top / part / f"00{number}.png" for part in ("test_private", "test_private_mixed") for number in (0, 1)]
+    draw(*good, top / "train" / "good" / "001_regular.png", top / "test_public" / "bad" / "000_regular.png", *private)
+    draw_mask(top / "test_public" / "ground_truth" / "bad" / "000_regular_mask.png")
+
+
+def loco(top):
+    """A category of MVTec LOCO AD: Bergmann et al. 2022. Values of masks are those of defects_config.json."""
+    draw(*[top / part / "good" / f"{number:03d}.png" for part in ("train", "validation", "test") for number in (0, 1)])
+    for defect in ("logical_anomalies", "structural_anomalies"):
+        draw(top / "test" / defect / "000.png")
+        draw_mask(top / "ground_truth" / defect / "000" / "000.png", value=255)
+    draw_mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", row=5, value=254)
+    (top / "defects_config.json").write_text("[]")
+
+
+def btad(top):
+    """A category of BTAD: Mishra et al. 2021. Masks are PNG for 01 and 02 and BMP for 03."""
+    draw(top / "train" / "ok" / "0000.bmp", top / "train" / "ok" / "0001.bmp", top / "test" / "ok" / "0000.bmp")
+    draw(top / "test" / "ko" / "0000.bmp", top / "test" / "ko" / "0001.bmp")
+    draw_mask(top / "ground_truth" / "ko" / "0000.png")
+    draw_mask(top / "ground_truth" / "ko" / "0001.bmp")
+
+
+def autovi(top):
+    """A category of AutoVI: Carvalho et al. 2024."""
+    draw(top / "train" / "good" / "0000.png", top / "train" / "good" / "0001.png", top / "test" / "good" / "0000.png")
+    for number in (0, 1):
+        draw(top / "test" / "unclipped" / f"{number:04d}.png")
+        draw_mask(top / "ground_truth" / "unclipped" / f"{number:04d}" / "0000.png")
+    draw_mask(top / "ground_truth" / "unclipped" / "0001" / "0001.png", row=9)
+
+
+def visa(top):
+    """An object of VisA's archive: Zou et al. 2022. Masks hold small numbers."""
+    images = top / "Data" / "Images"
+    draw(*[images / "Normal" / f"{number:04d}.JPG" for number in range(3)], images / "Anomaly" / "000.JPG")
+    draw_mask(top / "Data" / "Masks" / "Anomaly" / "000.png", value=3)
+    rows = ["object,split,label,image,mask", "pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,"]
+    rows += [f"{top.name},train,normal,{top.name}/Data/Images/Normal/{number:04d}.JPG," for number in (2, 0)]
+    rows += [f"{top.name},test,normal,{top.name}/Data/Images/Normal/0001.JPG,"]
+    masked = "Data/Images/Anomaly/000.JPG", "Data/Masks/Anomaly/000.png"
+    rows += [f"{top.name},test,anomaly,{','.join(f'{top.name}/{path}' for path in masked)}"]
+    (top.parent / "split_csv").mkdir(exist_ok=True)
+    (top.parent / "split_csv" / "1cls.csv").write_text("\n".join(rows) + "\n")
+
+
+def sdd(top):
+    """KolektorSDD: Tabernik et al. 2020. Every item has parts, and every part a mask of the classes 0, 1 and 2."""
+    for item in range(1, 7):
+        for part in range(2):
+            draw(top / f"kos{item:02d}" / f"Part{part}.jpg")
+            draw_mask(top / f"kos{item:02d}" / f"Part{part}_label.bmp", value=2 if (item, part) == (2, 1) else 0)
+
+
+def sdd2(top):
+    """KolektorSDD2: Božič et al. 2021. Its archive holds two files of ``train`` twice."""
+    for part, numbers, defective in (("train", range(10000, 10004), 10002), ("test", range(20000, 20003), 20001)):
+        for number in numbers:
+            draw(top / part / f"{number}.png")
+            draw_mask(top / part / f"{number}_GT.png", value=255 if number == defective else 0)
+    for name in ("10001", "10001_GT"):
+        shutil.copy(top / "train" / f"{name}.png", top / "train" / f"{name} (copy).png")
+
+
+class Expected(NamedTuple):
+    """What a layout should give.
+
+    Attributes:
+      write: Writes it into the category's folder.
+      train, test: The ids of the images.
+      rows: For each defective image, the rows of its mask in which pixels are marked.
+      place: What is said of the training images' place after the category's folder.
+      needed: Parts whose loss is told, each with what the sentence is about.
+      first: The part that a folder of other images lacks.
+    """
+
+    write: Callable[[pathlib.Path], None]
+    train: str
+    test: str
+    rows: list[list[int]]
+    place: str
+    needed: dict[str, str]
+    first: str = "train/good"
+
+
+LAYOUTS = {
+    "mvtec_ad_2": Expected(
+        ad_2,
+        "train/good/000_regular train/good/001_regular validation/good/000_regular",
+        "test/bad/000_regular test/good/000_regular",
+        [[1]],
+        "/train/good' (MVTec AD 2)",
+        {
+            "train/good": "train/good",
+            "validation": "validation/good",
+            "test_public/good": "test_public/good",
+            "test_public/ground_truth": "test_public/ground_truth",
+            "test_public/ground_truth/bad/000_regular_mask.png": "test_public/bad/000_regular.png",
+            "test_public/bad": "test_public/ground_truth/bad/000_regular_mask.png",
+        },
+    ),
+    "mvtec_loco": Expected(
+        loco,
+        "train/good/000 train/good/001 validation/good/000 validation/good/001",
+        "test/good/000 test/good/001 test/logical_anomalies/000 test/structural_anomalies/000",
+        [[1, 5], [1]],
+        "/train/good' (MVTec LOCO AD)",
+        {
+            "train": "train/good",
+            "validation/good": "validation/good",
+            "test/good": "test/good",
+            "ground_truth": "ground_truth",
+            "ground_truth/structural_anomalies/000": "test/structural_anomalies/000.png",
+            "test/logical_anomalies/000.png": "ground_truth/logical_anomalies/000/000.png",
+        },
+    ),
+    "visa": Expected(
+        visa,
+        "train/good/0002 train/good/0000",
+        "test/good/0001 test/anomaly/000",
+        [[1]],
+        "/Data/Images/Normal' (VisA)",
+        {
+            "Data/Images/Normal": "Data/Images/Normal",
+            "Data/Images/Anomaly": "Data/Images/Anomaly",
+            "Data/Images/Normal/0001.JPG": "Data/Images/Normal/0001.JPG",
+            "Data/Masks": "Data/Images/Anomaly/000.JPG",
+            "../split_csv": "../split_csv/1cls.csv",
+        },
+        first="Data/Images/Normal",
+    ),
+    "btad": Expected(
+        btad,
+        "train/good/0000 train/good/0001",
+        "test/ko/0000 test/ko/0001 test/good/0000",
+        [[1], [1]],
+        "/train/ok' (BTAD)",
+        {
+            "train/ok": "train/ok",
+            "test/ok": "test/ok",
+            "ground_truth": "ground_truth",
+            "ground_truth/ko/0001.bmp": "test/ko/0001.bmp",
+            "test/ko": "ground_truth/ko/0000.png",
+        },
+        first="train/ok",
+    ),
+    "autovi": Expected(
+        autovi,
+        "train/good/0000 train/good/0001",
+        "test/good/0000 test/unclipped/0000 test/unclipped/0001",
+        [[1], [1, 9]],
+        "/train/good' (AutoVI)",
+        {
+            "train": "train/good",
+            "test/good": "test/good",
+            "ground_truth/unclipped/0000": "test/unclipped/0000.png",
+            "test/unclipped/0001.png": "ground_truth/unclipped/0001/0000.png",
+        },
+    ),
+    "kolektor_sdd": Expected(
+        sdd,
+        "train/good/kos01/Part0 train/good/kos01/Part1 train/good/kos02/Part0 train/good/kos03/Part0 "
+        "train/good/kos03/Part1 train/good/kos04/Part0 train/good/kos04/Part1 train/good/kos06/Part0 "
+        "train/good/kos06/Part1",
+        "test/defect/kos02/Part1 test/good/kos05/Part0 test/good/kos05/Part1",
+        [[1]],
+        "' (KolektorSDD; good images of every 5th item are tested)",
+        {"kos03/Part1_label.bmp": "kos03/Part1.jpg", "kos03/Part1.jpg": "kos03/Part1_label.bmp"},
+        first="",
+    ),
+    "kolektor_sdd2": Expected(
+        sdd2,
+        "train/good/10000 train/good/10001 train/good/10003",
+        "test/good/20000 test/defect/20001 test/good/20002",
+        [[1]],
+        "/train' (KolektorSDD2; 1 defective image of it left out)",
+        {
+            "train": "train",
+            "test": "test",
+            "test/20002_GT.png": "test/20002.png",
+            "train/10000.png": "train/10000_GT.png",
+        },
+        first="train",
+    ),
+}
+NAMES = pytest.mark.parametrize("name", LAYOUTS)
+CATEGORY = "nut"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Where data sets are written."""
+    return tmp_path / "sets"
+
+
+def written(root, name):
+    """The folder of a category that is written."""
+    LAYOUTS[name].write(root / CATEGORY)
+    return root / CATEGORY
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_every_layout_is_here():
+    assert {*LAYOUTS, "folder", "mvtec_ad", "table"} == set(layouts.SOURCES)
+
+
+@NAMES
+@pytest.mark.parametrize("recognize", [True, False], ids=["recognized", "named"])
+def test_layout(root, name, recognize):
+    """Ids, labels and defect types, and the union of an image's masks."""
+    top, expected = written(root, name), LAYOUTS[name]
+    train_set, test_set = layouts.load("folder" if recognize else name, root, CATEGORY)
+    assert (train_set.ids, test_set.ids) == (expected.train.split(), expected.test.split())
+    assert set(train_set.labels) == {0} and set(train_set.defects) == {"good"}
+    assert test_set.defects == [record.split("/")[1] for record in expected.test.split()]
+    assert test_set.labels == [int(defect != "good") for defect in test_set.defects]
+    assert train_set.place == f"'{top}{expected.place}"
+    assert train_set.others == test_set.others == [] and train_set.left_out() == {}
+    records = [test_set[number] for number in range(len(test_set))]
+    rows = [np.flatnonzero(record.mask.any(axis=1)).tolist() for record in records]
+    assert [marked for marked, record in zip(rows, records, strict=True) if record.label] == expected.rows
+    assert not any(record.mask.any() for record in records if not record.label)
+    assert all(record.mask.sum() == 2 * len(marked) for marked, record in zip(rows, records, strict=True))
+    assert train_set[0].image.shape == (*SIZE, 3)
+
+
+@NAMES
+def test_the_category_itself(root, name, monkeypatch):
+    top = written(root, name)
+    monkeypatch.chdir(top)
+    for place in (top, "."):
+        assert layouts.load("folder", place, "").test.ids == LAYOUTS[name].test.split()
+
+
+@pytest.mark.parametrize("name, part", [(name, part) for name in LAYOUTS for part in LAYOUTS[name].needed])
+def test_a_part_that_is_missing_is_named(root, name, part):
+    top = written(root, name)
+    remove(top / part)
+    about = (top / LAYOUTS[name].needed[part]).resolve()
+    for source in ("folder", name):
+        with refuses(about, f"unpack {layouts.LAYOUTS[name].title} again"):
+            layouts.load(source, root, CATEGORY)
+
+
+@NAMES
+def test_a_folder_of_other_images(root, name):
+    draw(root / CATEGORY / "0.png")
+    with refuses(root / CATEGORY / LAYOUTS[name].first, layouts.LAYOUTS[name].title):
+        layouts.load(name, root, CATEGORY)
+
+
+@NAMES
+def test_a_folder_of_categories_asks_for_one(root, name):
+    written(root, name)
+    with refuses(root, f"of {layouts.LAYOUTS[name].title}: {CATEGORY}; name one"):
+        layouts.load(name, root, "")
+
+
+@NAMES
+@pytest.mark.parametrize("key", ["test", "ground_truth"])
+def test_other_test_images_take_the_layout_of_mvtec_ad(root, name, key):
+    written(root, name)
+    with refuses(f"data.{key}", "config.data.source=mvtec_ad"):
+        layouts.load("folder", root, CATEGORY, **{key: "elsewhere"})
+
+
+def mvtec_like(top, *, suffix=".png", mask="_mask.png", value=255):
+    """A category in the layout of MVTec AD, as that of MPDD and of VisA's one-class form."""
+    draw(*[top / part / "good" / f"{number}{suffix}" for part in ("train", "test") for number in (0, 1)])
+    draw(top / "test" / "bad" / f"2{suffix}")
+    draw_mask(top / "ground_truth" / "bad" / f"2{mask}", value=value)
+
+
+@pytest.mark.parametrize("source", ["folder", "mvtec_ad"])
+@pytest.mark.parametrize("options", [{}, {"suffix": ".JPG", "mask": ".png", "value": 2}])
+def test_mpdd_and_the_one_class_form_of_visa_are_laid_out_like_mvtec_ad(root, source, options):
+    mvtec_like(root / CATEGORY, **options)
+    made, expected = layouts.load(source, root, CATEGORY), folder.load(root, CATEGORY)
+    assert made == expected and made.train.place == f"'{root / CATEGORY / 'train' / 'good'}'"
+    assert made.test[0].mask.sum() == 2 and made.test.labels == [1, 0, 0]
+
+
+def test_mvtec_ad_by_name(root):
+    mvtec_like(root / CATEGORY)
+    with refuses(root, f"of MVTec AD: {CATEGORY}; name one"):
+        layouts.load("mvtec_ad", root, "")
+    mvtec_like(root / "other")
+    test = layouts.load("mvtec_ad", root, CATEGORY, test=str(root / "other" / "test")).test
+    assert test.paths[0] == root / "other" / "test" / "bad" / "2.png"
+    remove(root / CATEGORY / "train")
+    with refuses(root / CATEGORY / "train" / "good", "unpack MVTec AD again"):
+        layouts.load("mvtec_ad", root, CATEGORY)
+
+
+def test_plain_folders_are_recognized_as_before(root):
+    draw(root / "0.png", root / "more" / "1.png")
+    assert layouts.load("folder", root, "") == folder.load(root, "")
+
+
+def test_two_masks_where_there_is_one(root):
+    top = written(root, "btad")
+    draw_mask(top / "ground_truth" / "ko" / "0001.png")
+    with refuses(top / "ground_truth" / "ko" / "0001.png", "'0001.bmp'"):
+        layouts.load("folder", root, CATEGORY)
+
+
+def test_what_lies_beside_a_layout(root):
+    top = written(root, "mvtec_ad_2")
+    draw(top / "train" / "bad" / "0.png")
+    for path in ("train/good/a.txt", "validation/good/b.txt", "test_public/bad/c.txt"):
+        (top / path).touch()
+    train_set, test_set = layouts.load("folder", root, CATEGORY)
+    assert train_set.left_out() == {"train/bad": 1}
+    assert [path.name for path in train_set.others + test_set.others] == ["a.txt", "b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize("old, new, word", [
+    ("test,normal", "valid,normal", "row 4"),
+    ("test,normal", "test,good", "row 4"),
+    (f"{CATEGORY},train", "pcb2,train", "no training image"),
+    ("object,", "category,", "'object'"),
+    ("Normal/0000.JPG,\n" + CATEGORY + ",test", "Normal/0002.JPG,\n" + CATEGORY + ",test", "listed twice"),
+])  # fmt: skip
+def test_a_table_of_visa_that_says_something_else(root, old, new, word):
+    written(root, "visa")
+    path = root / "split_csv" / "1cls.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    twice = root / CATEGORY / "Data" / "Images" / "Normal" / "0002.JPG"
+    with refuses(twice if "twice" in word else path, word):
+        layouts.load("folder", root, CATEGORY)
+
+
+def write_table(root, *rows, header="image,label,split,mask"):
+    """Writes a table, and the images a, b, ... and masks that its rows may name."""
+    draw(*[root / f"{name}.png" for name in "abcde"])
+    for name in "de":
+        draw_mask(root / "masks" / f"{name}.png", value=7)
+    (root / "images.csv").write_text("\n".join([header, *rows]) + "\n")
+    return root / "images.csv"
+
+
+ROWS = "a.png,good,train,", "b.png,good,validation,", "c.png,good,test,", "d.png,dent,test,masks/d.png"
+
+
+@pytest.mark.parametrize("source", ["folder", "table"])
+def test_table(root, source):
+    path = write_table(root, *ROWS, f"{root / 'e.png'},scratch,test,masks/e.png")
+    train_set, test_set = layouts.load(source, path, "")
+    assert train_set.ids == ["train/good/a", "validation/good/b"]
+    assert test_set.ids == ["test/good/c", "test/dent/d", f"test/scratch/{root / 'e'}"]
+    assert test_set.labels == [0, 1, 1] and test_set[1].mask.sum() == 2 and train_set.place == f"'{path}' (table)"
+
+
+def test_a_table_without_masks_and_with_other_columns(root):
+    path = write_table(root, *["a.png,3,good,train", "d.png,4,dent,test"], header="image,group,label,split")
+    train_set, test_set = layouts.load("table", path, "")
+    assert test_set.masks == [None] and test_set[0].mask is None
+    assert train_set.place == f"'{path}' (table; columns not read: group)"
+
+
+@pytest.mark.parametrize("row, word", [
+    ("e.png,good,valid,", "'valid'; write train"),
+    ("e.png,good", "has the split ''"),
+    ("e.png,,test,", "no label"),
+    ("e.png,dent,train,", "labeled good"),
+    ("e.png,0,validation,", "'0'"),
+    (",good,test,", "no image"),
+    ("f.png,good,test,", "does not exist"),
+    ("e.png,dent,test,masks/f.png", "does not exist"),
+    ("e.png,good,test,masks/e.png", "good image"),
+    ("e,1.png,good,test,", "commas"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_used(root, row, word):
+    path = write_table(root, *ROWS, row)
+    with refuses(path, word) as caught:
+        layouts.load("table", path, "")
+    assert str(caught.value).startswith(f"row 5 of '{path}'")
+
+
+def test_a_table_that_cannot_be_used(root):
+    with refuses(root / "no.csv", "exist"):
+        layouts.load("folder", root / "no.csv", "")
+    with refuses(write_table(root, *ROWS, header="image,label,part,mask"), "'split'"):
+        layouts.load("folder", root / "images.csv", "")
+    with refuses(write_table(root, *ROWS[1:]), "training images"):
+        layouts.load("folder", root / "images.csv", "")
+    with refuses(write_table(root, *ROWS, "e.png,dent,test,"), f"'{root / 'e.png'}' has no mask"):
+        layouts.load("folder", root / "images.csv", "")
+    write_table(root, *ROWS, "./c.png,good,test,")
+    with refuses(root / "./c.png", "listed twice"):
+        layouts.load("folder", root / "images.csv", "")
+    draw(root / "c.bmp")
+    write_table(root, *ROWS, "c.bmp,good,test,")
+    with refuses(root / "c.bmp", "differ only in the suffix"):
+        layouts.load("folder", root / "images.csv", "")
+    for key in ("data.category", "data.test", "data.ground_truth"):
+        named = {"category": "", key.removeprefix("data."): "x"}
+        with refuses(key, "images.csv"):
+            layouts.load("table", root / "images.csv", **named)
+
+
+def test_by_the_config(root):
+    """The layout is a value of the config, and other keys of the data reach the images."""
+    written(root, "kolektor_sdd")
+    given = {"data.root": str(root / CATEGORY), "data.channels": "1", "normalize.mean": "0.4,", "normalize.std": "0.2,"}
+    for source in ("folder", "kolektor_sdd"):
+        train_set = data.load(configs.load(f"{NSA}:object", given | {"data.source": source})).train
+        assert train_set[0].image.shape == (*SIZE, 1) and len(train_set) == 9
+    small = configs.load(f"{NSA}:object", given | {"data.source": "folder", "data.white_level": 4095})
+    assert data.load(small).train.white_level == 4095
+
+
+def test_validation_images_are_told(root):
+    written(root, "mvtec_ad_2")
+    config = configs.load(f"{NSA}:object", {"data.root": str(root / CATEGORY)})
+    lines = training_images(data.load(config).train, config).splitlines()
+    assert lines[0] == (
+        f"training images: 3 from '{root / CATEGORY / 'train' / 'good'}' (MVTec AD 2), 2 to train on and 1 validation "
+        "image for the threshold, in place of config.data.holdout"
+    )
+
+
+@pytest.mark.medium
+def test_the_threshold_comes_from_the_validation_images(root, tmp_path, capsys):
+    """Without any share that is held out; they are bound to the workdir, and none of them is trained on."""
+    top = written(root, "mvtec_ad_2")
+    given = baseline(root, tmp_path / "work", data__holdout=0)
+    assert command(train.main, *given) == 0
+    [score] = detector.load(tmp_path / "work").predict([top / "validation" / "good" / "000_regular.png"])
+    found = detector.load(tmp_path / "work")
+    assert found.threshold > score.score and found.good_scores[0] == pytest.approx(score.score)
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    results = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert results["counts"] == {"good": 1, "defective": 1, "with_mask": 1} and results["threshold"]["value"]
+    draw_mask(top / "validation" / "good" / "000_regular.png")
+    message = refusal(capsys, train.main, *given)
+    assert "1 changed ('validation/good/000_regular')" in message
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name, where", [
+    ("mvtec_ad_2", "test_public/run"), ("mvtec_ad_2", "test_private/run"), ("visa", "Data/run"), ("btad", "test/run"),
+    ("kolektor_sdd", "run"), ("kolektor_sdd2", "train/run"),
+])  # fmt: skip
+def test_a_workdir_among_the_images_is_refused(root, capsys, name, where):
+    top = written(root, name)
+    message = refusal(capsys, train.main, *baseline(root, top / where))
+    assert message.endswith("lies in a folder from which images are read; choose another --workdir")
+    assert not (top / where).exists()
