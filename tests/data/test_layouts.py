@@ -104,6 +104,27 @@ def sdd2(top):
         shutil.copy(top / "train" / f"{name}.png", top / "train" / f"{name} (copy).png")
 
 
+def real_iad(top):
+    """A category of Real-IAD: Wang et al. 2024, and the loaders that others wrote."""
+    rows = {"train": [], "test": []}
+    for split, sample in (("train", "S0001"), ("train", "S0003"), ("test", "S0002")):
+        rows[split] += [("OK", f"OK/{sample}/nut_{sample[1:]}_OK_C{view}_2023", None) for view in (1, 2)]
+    # A view in which the defect of a sample is not seen is a good one.
+    rows["test"] += [("AK", "NG/AK/S0001/nut_0001_NG_AK_C1_2023", "NG/AK/S0001/nut_0001_NG_AK_C1_2023.png")]
+    rows["test"] += [("OK", "NG/AK/S0001/nut_0001_NG_AK_C2_2023", None)]
+    draw(*[top / f"{image}.jpg" for _, image, _ in rows["train"] + rows["test"]])
+    draw_mask(top / "NG/AK/S0001/nut_0001_NG_AK_C1_2023.png")
+    names = "anomaly_class", "image_path", "mask_path"
+    listed = {
+        split: [dict(zip(names, (defect, f"{image}.jpg", mask), strict=True)) for defect, image, mask in of_split]
+        for split, of_split in rows.items()
+    }
+    folder = top.parents[1] / "realiad_jsons" / "realiad_jsons"
+    folder.mkdir(parents=True)
+    meta = {"meta": {"normal_class": "OK", "prefix": f"{top.name}/"}}
+    (folder / f"{top.name}.json").write_text(json.dumps(meta | listed))
+
+
 class Expected(NamedTuple):
     """What a layout should give.
 
@@ -171,6 +192,21 @@ LAYOUTS = {
         },
         first="Data/Images/Normal",
     ),
+    "real_iad": Expected(
+        real_iad,
+        "train/good/OK/S0001/nut_0001_OK_C1_2023 train/good/OK/S0001/nut_0001_OK_C2_2023 "
+        "train/good/OK/S0003/nut_0003_OK_C1_2023 train/good/OK/S0003/nut_0003_OK_C2_2023",
+        "test/good/OK/S0002/nut_0002_OK_C1_2023 test/good/OK/S0002/nut_0002_OK_C2_2023 "
+        "test/AK/NG/AK/S0001/nut_0001_NG_AK_C1_2023 test/good/NG/AK/S0001/nut_0001_NG_AK_C2_2023",
+        [[1]],
+        "/OK' (Real-IAD; each view by itself)",
+        {
+            "OK": "OK/S0001/nut_0001_OK_C1_2023.jpg",
+            "NG/AK/S0001/nut_0001_NG_AK_C1_2023.png": "NG/AK/S0001/nut_0001_NG_AK_C1_2023.png",
+            "../../realiad_jsons": "../../realiad_jsons/realiad_jsons/nut.json",
+        },
+        first="../../realiad_jsons/realiad_jsons/nut.json",
+    ),
     "btad": Expected(
         btad,
         "train/good/0000 train/good/0001",
@@ -232,7 +268,7 @@ CATEGORY = "nut"
 @pytest.fixture
 def root(tmp_path):
     """Where data sets are written."""
-    return tmp_path / "sets"
+    return tmp_path / "sets" / "realiad_256"
 
 
 def written(root, name):
@@ -290,7 +326,7 @@ def test_a_part_that_is_missing_is_named(root, name, part):
 @NAMES
 def test_a_folder_of_other_images(root, name):
     draw(root / CATEGORY / "0.png")
-    with refuses(root / CATEGORY / LAYOUTS[name].first, layouts.LAYOUTS[name].title):
+    with refuses((root / CATEGORY / LAYOUTS[name].first).resolve(), layouts.LAYOUTS[name].title):
         layouts.load(name, root, CATEGORY)
 
 
@@ -337,6 +373,15 @@ def test_mvtec_ad_by_name(root):
         layouts.load("mvtec_ad", root, CATEGORY)
 
 
+def test_other_names_do_not_make_mvtec_ad_another_layout(root):
+    """A defect type may have any name, and a stray file too."""
+    mvtec_like(root / CATEGORY)
+    (root / CATEGORY / "test" / "bad").rename(root / CATEGORY / "test" / "ok")
+    (root / CATEGORY / "ground_truth" / "bad").rename(root / CATEGORY / "ground_truth" / "ok")
+    draw(root / CATEGORY / "train" / "0_GT.png")
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+
+
 def test_plain_folders_are_recognized_as_before(root):
     draw(root / "0.png", root / "more" / "1.png")
     assert layouts.load("folder", root, "") == folder.load(root, "")
@@ -375,6 +420,33 @@ def test_a_table_of_visa_that_says_something_else(root, old, new, word):
     twice = root / CATEGORY / "Data" / "Images" / "Normal" / "0002.JPG"
     with refuses(twice if "twice" in word else path, word):
         layouts.load("folder", root, CATEGORY)
+
+
+@pytest.mark.parametrize("text, word", [
+    ("{", "damaged"),
+    ("[]", "JSON"),
+    ('{"train": []}', "anomaly_class"),
+    ('{"train": [3], "test": []}', "anomaly_class"),
+    ('{"train": [], "test": []}', "no training images"),
+    ('{"train": [{"image_path": "NG/AK/S0001/nut_0001_NG_AK_C1_2023.jpg", "mask_path": null, "anomaly_class": "AK"}], '
+     '"test": []}', "or defective ones"),
+])  # fmt: skip
+def test_a_list_of_real_iad_that_says_something_else(root, text, word):
+    written(root, "real_iad")
+    path = root.parent / "realiad_jsons" / "realiad_jsons" / f"{CATEGORY}.json"
+    path.write_text(text)
+    with refuses(path, word):
+        layouts.load("folder", root, CATEGORY)
+
+
+def test_a_defective_view_without_a_mask(root):
+    written(root, "real_iad")
+    path = root.parent / "realiad_jsons" / "realiad_jsons" / f"{CATEGORY}.json"
+    listed = json.loads(path.read_text())
+    listed["test"][2]["mask_path"] = None
+    path.write_text(json.dumps(listed))
+    record = layouts.load("folder", root, CATEGORY).test[2]
+    assert record.label == 1 and record.mask is None
 
 
 def write_table(root, *rows, header="image,label,split,mask"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jaxad.data.folder import GOOD, FolderSource, category_folder
 from jaxad.data.folder import load as load_folder
 from jaxad.data.image import MAX_PIXELS, list_folder, other_files
-from jaxad.data.layouts import by_defect, kolektor, table, visa
+from jaxad.data.layouts import by_defect, kolektor, real_iad, table, visa
 from jaxad.data.layouts.found import Found, Item, require
 from jaxad.data.record import VALIDATION, Dataset
 from jaxad.errors import UserError
@@ -52,6 +52,7 @@ LAYOUTS = {
     )._replace(read=("train", "validation", "test_public", *by_defect.PRIVATE)),
     "mvtec_loco": _by_defect(by_defect.LOCO, by_defect.is_loco, validation="validation", several=True),
     "visa": Layout(visa.TITLE, visa.is_here, visa.find, read=("Data",)),
+    "real_iad": Layout(real_iad.TITLE, real_iad.is_here, real_iad.find, read=real_iad.READ),
     "btad": _by_defect(by_defect.BTAD, by_defect.is_btad, good="ok"),
     "autovi": _by_defect(by_defect.AUTOVI, by_defect.is_autovi, several=True),
     "kolektor_sdd": Layout(kolektor.SDD, kolektor.is_sdd, kolektor.find_sdd, read=(".",)),

@@ -10,7 +10,7 @@ import pathlib
 
 from jaxad.data.folder import GOOD, defect_folders, unique_stems
 from jaxad.data.image import SUFFIXES, find_images, list_folder
-from jaxad.data.layouts.found import Found, Item, items, require, unpack, without_image, without_mask
+from jaxad.data.layouts.found import Found, Item, good_items, require, unpack, without_image, without_mask
 from jaxad.errors import UserError
 
 AD_2, LOCO, BTAD, AUTOVI = "MVTec AD 2", "MVTec LOCO AD", "BTAD", "AutoVI"
@@ -30,6 +30,8 @@ def is_loco(folder: pathlib.Path) -> bool:
 
 def is_btad(folder: pathlib.Path) -> bool:
     """Whether a folder is a category of BTAD, be it incomplete."""
+    if os.path.isdir(folder / "train" / GOOD):  # MVTec AD's layout, with any names of defect types
+        return False
     return any(os.path.isdir(folder / part) for part in ("train/ok", "test/ok", "test/ko"))
 
 
@@ -76,7 +78,7 @@ def find(
     require(folder, title, *splits, f"{test}/{good}", masks)
     by_split = []
     for split in splits:
-        by_split.append(items(unique_stems(find_images(folder / split))))
+        by_split.append(good_items(unique_stems(find_images(folder / split))))
         if not by_split[-1]:
             raise UserError(
                 f"folder '{folder / split}' holds no images of {title}; {unpack(title)}", about=folder / split
@@ -87,7 +89,7 @@ def find(
     for place in places:
         found = unique_stems(find_images(place))
         if place.name == good:
-            tested += items(found)
+            tested += good_items(found)
         else:
             tested += [_defective(path, folder / masks, by_image, title, several=several) for path in found]
     if left := next(iter(by_image.values()), None):
@@ -97,7 +99,7 @@ def find(
         train=by_split[0],
         test=tested,
         place=folder / splits[0],
-        validation=by_split[1] if validation else [],
+        validation=by_split[1] if validation else (),
         beside=(folder, used),
         folders=(tuple(folder / split for split in splits), tuple(places)),
     )

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jaxad.data.folder import GOOD
@@ -43,15 +43,15 @@ class Found(NamedTuple):
     train: list[Item]
     test: list[Item]
     place: pathlib.Path
-    validation: list[Item] = []  # noqa: RUF012 (never changed)
+    validation: Sequence[Item] = ()
     note: str = ""
     beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
     folders: tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]] = ((), ())
 
 
-def items(paths: Iterable[pathlib.Path], defect: str = GOOD, *, prefix: str = "") -> list[Item]:
-    """Images of one defect type and without masks; their names are their stems after `prefix`."""
-    return [Item(path, defect, prefix + path.stem) for path in paths]
+def good_items(paths: Iterable[pathlib.Path]) -> list[Item]:
+    """Good images, named by their stems."""
+    return [Item(path, GOOD, path.stem) for path in paths]
 
 
 def require(folder: pathlib.Path, title: str, *parts: str) -> None:

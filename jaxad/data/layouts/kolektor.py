@@ -17,7 +17,7 @@ from jaxad.errors import UserError, counted
 
 SDD, SDD2 = "KolektorSDD", "KolektorSDD2"
 DEFECT = "defect"  # the only type
-_ITEM = re.compile(r"kos\d+")
+_ITEM = re.compile(r"kos\d\d")
 _TESTED = 5  # of so many items of KolektorSDD one is tested
 _COPY = "(copy)"  # ends the names of two files of KolektorSDD2 that its archive holds twice
 
@@ -30,6 +30,8 @@ def is_sdd(folder: pathlib.Path) -> bool:
 def is_sdd2(folder: pathlib.Path) -> bool:
     """Whether a folder is KolektorSDD2, be it incomplete."""
     parts = [folder / name for name in ("train", "test") if os.path.isdir(folder / name)]
+    if os.path.isdir(folder / "train" / GOOD):  # MVTec AD's layout
+        return False
     return any(path.stem.endswith("_GT") for part in parts for path in list_folder(part)[0])
 
 

@@ -13,14 +13,14 @@ from jaxad.data.text import read_table
 from jaxad.errors import UserError
 
 TITLE = "VisA"
-IMAGES = ("Data/Images/Normal", "Data/Images/Anomaly")
+_IMAGES = ("Data/Images/Normal", "Data/Images/Anomaly")
 _SPLITS = pathlib.Path("split_csv", "1cls.csv")
 _LABELS = {"normal": GOOD, "anomaly": "anomaly"}
 
 
 def is_here(folder: pathlib.Path) -> bool:
     """Whether a folder is an object of VisA, be it incomplete."""
-    return os.path.isdir(folder / "Data" / "Images")
+    return any(os.path.isdir(folder / part) for part in _IMAGES)
 
 
 def find(folder: pathlib.Path) -> Found:
@@ -30,7 +30,7 @@ def find(folder: pathlib.Path) -> Found:
       UserError: A folder, the table, or a file that it lists is missing; the table lacks a column or the object, or has
         an unknown value.
     """
-    require(folder, TITLE, *IMAGES)
+    require(folder, TITLE, *_IMAGES)
     place = pathlib.Path(os.path.abspath(folder))  # the folder may be given as "."
     path = place.parent / _SPLITS
     rows = read_table(path, ("object", "split", "label", "image", "mask"), unpack(TITLE))
@@ -46,7 +46,7 @@ def find(folder: pathlib.Path) -> Found:
             splits[row["split"]].append(_item(row, place.parent, path))
     if not splits["train"]:
         raise UserError(f"'{path}' lists no training image of '{place.name}'; {unpack(TITLE)}", about=path)
-    return Found(**splits, place=folder / IMAGES[0])
+    return Found(**splits, place=folder / _IMAGES[0])
 
 
 def _item(row: dict[str, str], root: pathlib.Path, table: pathlib.Path) -> Item:
