@@ -557,6 +557,18 @@ def test_the_threshold_comes_from_the_validation_images(root, tmp_path, capsys):
 
 
 @pytest.mark.medium
+@NAMES
+def test_training_and_evaluation_take_every_layout(root, tmp_path, capsys, name):
+    top, expected = written(root, name), LAYOUTS[name]
+    assert command(train.main, *baseline(top, tmp_path / "work", data__category="")) == 0
+    assert f"from '{top}{expected.place}, " in capsys.readouterr().out
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    counts = json.loads((tmp_path / "work" / "results.json").read_text())["counts"]
+    good = len([record for record in expected.test.split() if record.split("/")[1] == "good"])
+    assert counts == {"good": good, "defective": len(expected.rows), "with_mask": len(expected.rows)}
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize("name, where", [
     ("mvtec_ad_2", "test_public/run"), ("mvtec_ad_2", "test_private/run"), ("visa", "Data/run"), ("btad", "test/run"),
     ("kolektor_sdd", "run"), ("kolektor_sdd2", "train/run"),
