@@ -308,7 +308,8 @@ def test_no_workdir(capsys, tmp_path, main, arguments):
     ("--config.epochs=-1", "config.epochs must be at least 0, not -1"),
     ("--config.batch=0", "config.batch must be at least 1, not 0"),
     ("--config.method=nas", "config.method 'nas' is unknown; did you mean 'nsa'?"),
-    ("--config.label=logstic", "config.label must be one of binary, continuous, logistic, factor, not 'logstic'"),
+    ("--config.label=logstic", "config.label must be one of binary, continuous, continuous_sigmoid, logistic, factor, "
+                               "not 'logstic'"),
     ("--config.dtype=float64", "config.dtype must be one of auto, float32, bfloat16, not 'float64'"),
     ("--config.synthesis.blending=mix", "config.synthesis.blending must be one of source, mixed, paste, "),
     ("--config.synthesis.patches=0", "config.synthesis.patches must be at least 1, not 0"),
