@@ -13,11 +13,13 @@ from jaxad.errors import counted
 def training_images(source: Source, config: ConfigDict) -> str:
     """The lines that tell which images are trained on, how many are held out, and what lies beside them unused."""
     fitted, held = (len(part) for part in split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed))
-    parts = f"{fitted} to train on and {held} held out for the threshold" if held else "all to train on"
+    count, parts = len(source), "all to train on"
     if is_validation(source.ids).any():
         validation = counted(held, "validation image")
-        parts = f"{fitted} to train on and {validation} for the threshold, in place of config.data.holdout"
-    lines = [f"training images: {len(source)} from {source.place}, {parts}"]
+        count, parts = fitted, f"{parts}; {validation} for the threshold, in place of config.data.holdout"
+    elif held:
+        parts = f"{fitted} to train on and {held} held out for the threshold"
+    lines = [f"training images: {count} from {source.place}, {parts}"]
     rate = config.threshold.false_alarm_rate
     lines += [on_threshold(len(source), held, config.data.holdout, rate), beside(source)]
     return "\n".join(line for line in lines if line)

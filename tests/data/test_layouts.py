@@ -333,7 +333,7 @@ def test_a_folder_of_other_images(root, name):
 @NAMES
 def test_a_folder_of_categories_asks_for_one(root, name):
     written(root, name)
-    with refuses(root, f"of {layouts.LAYOUTS[name].title}: {CATEGORY}; name one"):
+    with refuses(root, f"of {layouts.LAYOUTS[name].title} ({CATEGORY}); name one"):
         layouts.load(name, root, "")
 
 
@@ -363,7 +363,7 @@ def test_mpdd_and_the_one_class_form_of_visa_are_laid_out_like_mvtec_ad(root, so
 
 def test_mvtec_ad_by_name(root):
     mvtec_like(root / CATEGORY)
-    with refuses(root, f"of MVTec AD: {CATEGORY}; name one"):
+    with refuses(root, f"of MVTec AD ({CATEGORY}); name one"):
         layouts.load("mvtec_ad", root, "")
     mvtec_like(root / "other")
     test = layouts.load("mvtec_ad", root, CATEGORY, test=str(root / "other" / "test")).test
@@ -385,6 +385,8 @@ def test_other_names_do_not_make_mvtec_ad_another_layout(root):
 def test_plain_folders_are_recognized_as_before(root):
     draw(root / "0.png", root / "more" / "1.png")
     assert layouts.load("folder", root, "") == folder.load(root, "")
+    root.rename(root.with_name("parts.csv"))
+    assert len(layouts.load("folder", root.with_name("parts.csv"), "").train) == 1
 
 
 def test_two_masks_where_there_is_one(root):
@@ -409,6 +411,7 @@ def test_what_lies_beside_a_layout(root):
     ("test,normal", "test,good", "row 4"),
     (f"{CATEGORY},train", "pcb2,train", "no training image"),
     ("object,", "category,", "'object'"),
+    (f"test,normal,{CATEGORY}/Data/Images/Normal/0001.JPG,", "test,normal", "lists"),
     ("Normal/0000.JPG,\n" + CATEGORY + ",test", "Normal/0002.JPG,\n" + CATEGORY + ",test", "listed twice"),
 ])  # fmt: skip
 def test_a_table_of_visa_that_says_something_else(root, old, new, word):
@@ -418,7 +421,8 @@ def test_a_table_of_visa_that_says_something_else(root, old, new, word):
     assert old in text
     path.write_text(text.replace(old, new))
     twice = root / CATEGORY / "Data" / "Images" / "Normal" / "0002.JPG"
-    with refuses(twice if "twice" in word else path, word):
+    about = {"listed twice": twice, "lists": root}
+    with refuses(about.get(word, path), word):
         layouts.load("folder", root, CATEGORY)
 
 
@@ -534,7 +538,7 @@ def test_validation_images_are_told(root):
     config = configs.load(f"{NSA}:object", {"data.root": str(root / CATEGORY)})
     lines = training_images(data.load(config).train, config).splitlines()
     assert lines[0] == (
-        f"training images: 3 from '{root / CATEGORY / 'train' / 'good'}' (MVTec AD 2), 2 to train on and 1 validation "
+        f"training images: 2 from '{root / CATEGORY / 'train' / 'good'}' (MVTec AD 2), all to train on; 1 validation "
         "image for the threshold, in place of config.data.holdout"
     )
 

@@ -7,7 +7,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxad.data.folder import GOOD, FolderSource, category_folder
 from jaxad.data.folder import load as load_folder
@@ -17,6 +17,10 @@ from jaxad.data.layouts.found import Found, Item, require
 from jaxad.data.record import VALIDATION, Dataset
 from jaxad.errors import UserError
 from jaxad.runtime import disk
+
+AUTOMATIC, MVTEC_AD, TABLE = "folder", "mvtec_ad", "table"
+_MVTEC_AD = "MVTec AD"
+_READ = ("train", "validation", "test", "ground_truth")
 
 
 class Layout(NamedTuple):
@@ -32,15 +36,15 @@ class Layout(NamedTuple):
     title: str
     is_here: Callable[[pathlib.Path], bool]
     find: Callable[[pathlib.Path], Found]
-    read: tuple[str, ...] = ("train", "validation", "test", "ground_truth")
+    read: tuple[str, ...] = _READ
 
 
-def _by_defect(title: str, is_here: Callable[[pathlib.Path], bool], **options) -> Layout:
-    return Layout(title, is_here, functools.partial(by_defect.find, title=title, **options))
+def _by_defect(
+    title: str, is_here: Callable[[pathlib.Path], bool], *, read: tuple[str, ...] = _READ, **options: Any
+) -> Layout:
+    return Layout(title, is_here, functools.partial(by_defect.find, title=title, **options), read)
 
 
-AUTOMATIC, MVTEC_AD, TABLE = "folder", "mvtec_ad", "table"
-_MVTEC_AD = "MVTec AD"
 LAYOUTS = {
     "mvtec_ad_2": _by_defect(
         by_defect.AD_2,
@@ -49,7 +53,8 @@ LAYOUTS = {
         test="test_public",
         masks="test_public/ground_truth",
         unused=by_defect.PRIVATE,
-    )._replace(read=("train", "validation", "test_public", *by_defect.PRIVATE)),
+        read=("train", "validation", "test_public", *by_defect.PRIVATE),
+    ),
     "mvtec_loco": _by_defect(by_defect.LOCO, by_defect.is_loco, validation="validation", several=True),
     "visa": Layout(visa.TITLE, visa.is_here, visa.find, read=("Data",)),
     "real_iad": Layout(real_iad.TITLE, real_iad.is_here, real_iad.find, read=real_iad.READ),
@@ -113,7 +118,8 @@ def load(
     """
     options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
     named = {"data.test": test, "data.ground_truth": ground_truth}
-    if source == TABLE or (source == AUTOMATIC and os.fspath(root).lower().endswith(table.SUFFIX)):
+    is_table = os.fspath(root).lower().endswith(table.SUFFIX) and not os.path.isdir(root)
+    if source == TABLE or (source == AUTOMATIC and is_table):
         _refuse_named(table.TITLE, root, {"data.category": category, **named})
         return _dataset(table.TITLE, table.find(pathlib.Path(root)), options)
     folder = category_folder(root, category)
@@ -125,17 +131,17 @@ def load(
         return load_folder(root, category, test=test, ground_truth=ground_truth, **options)
     layout = LAYOUTS[name]
     _check_is_category(folder, layout.title, layout.is_here)
-    _refuse_named(layout.title, folder, named)
+    _refuse_named(layout.title, folder, named, f", or set config.data.source={MVTEC_AD} for other test images")
     return _dataset(layout.title, layout.find(folder), options)
 
 
-def _refuse_named(title: str, place: str | os.PathLike, named: dict[str, str]) -> None:
+def _refuse_named(title: str, place: str | os.PathLike, named: dict[str, str], otherwise: str = "") -> None:
     """Refuses keys of the config that would have no effect."""
     for key, value in named.items():
         if value:
             raise UserError(
                 f"config.{key} is '{value}', but '{place}' ({title}) says itself which images are which; leave "
-                f"config.{key} empty, or set config.data.source={MVTEC_AD} for other test images",
+                f"config.{key} empty{otherwise}",
                 about=key,
             )
 
@@ -146,7 +152,8 @@ def _check_is_category(folder: pathlib.Path, title: str, is_here: Callable[[path
         return
     if names := [path.name for path in list_folder(folder)[1] if is_here(path)]:
         raise UserError(
-            f"'{folder}' holds categories of {title}: {', '.join(names)}; name one with config.data.category",
+            f"'{folder}' holds the folders of {title} ({', '.join(names)}); name one of them: "
+            f"--config.data.root={folder / names[0]}",
             about=folder,
         )
 
@@ -172,7 +179,7 @@ def _refuse_repeated(items: list[Item]) -> None:
         seen.add(place)
 
 
-def _source(rows: list[tuple[str, Item]], **options) -> FolderSource:
+def _source(rows: list[tuple[str, Item]], **options: Any) -> FolderSource:
     by_id: dict[str, Item] = {}
     for split, item in rows:
         name = disk.escaped(f"{split}/{item.defect}/{item.name}")

@@ -31,7 +31,7 @@ def find(folder: pathlib.Path) -> Found:
         defective ones.
     """
     place = pathlib.Path(os.path.abspath(folder))  # the folder may be given as "."
-    path = place.parents[1] / _LISTS / f"{place.name}.json"
+    path = place.parent.parent / _LISTS / f"{place.name}.json"
     try:
         listed = disk.read_json(path, unpack(TITLE))
     except OSError as error:
@@ -47,7 +47,7 @@ def find(folder: pathlib.Path) -> Found:
 
 
 def _item(row: dict[str, Any], folder: pathlib.Path) -> Item:
-    image, defect = folder / row["image_path"], row["anomaly_class"]
+    image, defect = folder / row["image_path"], str(row["anomaly_class"])
     masks = (folder / row["mask_path"],) if row["mask_path"] else ()
     if missing := next((file for file in (image, *masks) if not os.path.isfile(file)), None):
         raise UserError(f"'{missing}', which the list of {TITLE} names, does not exist; {unpack(TITLE)}", about=missing)

@@ -50,7 +50,7 @@ def find(folder: pathlib.Path) -> Found:
 
 
 def _item(row: dict[str, str], root: pathlib.Path, table: pathlib.Path) -> Item:
-    image = root / row["image"]
+    image = root / (row["image"] or "")
     if not os.path.isfile(image):
         raise UserError(f"'{image}', which '{table}' lists, does not exist; {unpack(TITLE)}", about=image)
     defect = _LABELS[row["label"]]
