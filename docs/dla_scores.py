@@ -36,7 +36,7 @@ def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
     """
     config = found.config
     source = data.load(config, white_level=found.white_level).train
-    fitted, held = pipeline.split_holdout(len(source), holdout=config.data.holdout, seed=config.seed)
+    fitted, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
     if not len(held):
         raise UserError("the training held no good images out; train with config.data.holdout=0.1")
     images = (pipeline.Images(source, part, size=config.score.size, cache_bytes=0) for part in (held, fitted))
