@@ -10,12 +10,16 @@ ROUNDING = 3e-5
 
 
 def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | None:
-    """A threshold that at most a share `false_alarm_rate` of held-out good scores exceed, midway between two of them.
+    """A threshold that new good scores exceed with at most a probability `false_alarm_rate`, midway between two scores.
 
-    Of n scores, the highest ``floor(false_alarm_rate * (n - 1))`` lie above it, and no rounding brings one of them to
-    the other side: scores closer than `ROUNDING` of the largest magnitude count as one, so that fewer may lie above.
-    Where none does, the threshold exceeds the highest score by half the mean distance between neighbours, or by
-    `ROUNDING` where that is more, as it is for a single score.
+    It lies above the conformal quantile (Lei et al., JASA 2018, Section 2). Of n held-out scores and a new one, each is
+    as likely to be the highest, and so on: the new one exceeds the m-th highest with probability m / (n + 1). So
+    m - 1 scores may lie above, where m is ``floor(false_alarm_rate * (n + 1))``. Below 1 / (n + 1) no threshold of n
+    scores keeps the rate: none lies above then, and the probability is up to 1 / (n + 1).
+
+    No rounding brings a score to the other side: scores closer than `ROUNDING` of the largest magnitude count as one,
+    so that fewer may lie above. Where none does, the threshold exceeds the highest score by half the mean distance
+    between neighbours, or by `ROUNDING` where that is more, as it is for a single score.
 
     Args:
       scores: (n,) image scores of good images that were not trained on; None is returned when there are none.
@@ -38,7 +42,7 @@ def fit_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float | Non
             "config.optim.learning_rate, or choose another density"
         )
     closest = max(ROUNDING * np.abs(ordered).max(), np.finfo(np.float32).tiny)
-    above = int(false_alarm_rate * (len(ordered) - 1) + 1e-9)  # 0.29 of 100 is 28.999...
+    above = max(int(false_alarm_rate * (len(ordered) + 1) + 1e-9) - 1, 0)  # 0.29 of 100 is 28.999...
     gaps = np.diff(ordered)
     for index in range(len(gaps) - above, len(gaps)):
         if gaps[index] > closest:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import gamma
 
 from jaxad.scoring.threshold import ROUNDING, fit_threshold
 from tests.refusals import refuses
@@ -32,7 +33,7 @@ def test_rounding_changes_no_decision_and_the_rate_is_kept(name, rate):
     scores = np.float32(HELD_OUT[name])
     threshold = fit_threshold(scores, false_alarm_rate=rate)
     called = scores > threshold
-    assert called.sum() <= rate * (len(scores) - 1) + 1e-6
+    assert called.sum() <= max(rate * (len(scores) + 1) - 1, 0) + 1e-6
     for seed in range(20):
         noise = np.random.default_rng(seed).uniform(-1, 1, len(scores)) * np.abs(scores).max() * ROUNDING / 3
         for moved in (scores * np.float32(1 + 1e-7), scores * np.float32(1 - 1e-7), np.float32(scores + noise)):
@@ -40,13 +41,13 @@ def test_rounding_changes_no_decision_and_the_rate_is_kept(name, rate):
 
 
 def test_the_threshold_by_hand():
-    scores = np.arange(1, 12, dtype=np.float32)[::-1]  # 11 scores: each exceeds a tenth of the others more
+    scores = np.arange(1, 12, dtype=np.float32)[::-1]  # a new score is above the m-th highest with probability m / 12
     assert fit_threshold(scores, false_alarm_rate=0.0) == 11.5
     assert fit_threshold(scores, false_alarm_rate=0.05) == 11.5
-    assert fit_threshold(scores, false_alarm_rate=0.1) == 10.5
-    assert fit_threshold(scores, false_alarm_rate=0.2) == 9.5
+    assert fit_threshold(scores, false_alarm_rate=0.1) == 11.5
+    assert fit_threshold(scores, false_alarm_rate=0.2) == 10.5
     assert fit_threshold(scores, false_alarm_rate=0.25) == 9.5
-    assert fit_threshold(np.arange(101.0), false_alarm_rate=0.29) == 71.5  # 0.29 of 100 is 28.999...
+    assert fit_threshold(np.arange(99.0), false_alarm_rate=0.29) == 70.5  # 0.29 of 100 is 28.999...
     assert fit_threshold(np.array([1.0, 2.0, 5.0]), false_alarm_rate=0.0) == 6.0
     assert fit_threshold(np.array([3.0]), false_alarm_rate=0.5) == pytest.approx(3 * (1 + ROUNDING), rel=1e-12)
     assert fit_threshold(np.array([-3.0]), false_alarm_rate=0.5) == pytest.approx(-3 * (1 - ROUNDING), rel=1e-12)
@@ -58,19 +59,37 @@ def test_the_threshold_by_hand():
 def test_scores_that_differ_by_rounding_count_as_one():
     """The two highest are one score: the rate allows one of them above, which would be decided by the last bit."""
     scores = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10 + 1e-6])
-    assert fit_threshold(scores, false_alarm_rate=0.1) == pytest.approx(10.45, abs=1e-3)
-    assert fit_threshold(scores, false_alarm_rate=0.2) == 9.5
-    assert fit_threshold(np.append(scores[:9], [10, 20.0]), false_alarm_rate=0.1) == 15
+    assert fit_threshold(scores, false_alarm_rate=0.2) == pytest.approx(10.45, abs=1e-3)
+    assert fit_threshold(scores, false_alarm_rate=0.25) == 9.5
+    assert fit_threshold(np.append(scores[:9], [10, 20.0]), false_alarm_rate=0.2) == 15
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.3])
 def test_the_threshold_keeps_the_rate_and_no_lower_one_would(rate):
     scores = np.random.default_rng(0).normal(size=50)
     threshold = fit_threshold(scores, false_alarm_rate=rate)
-    others = len(scores) - 1
-    assert threshold not in scores and (scores > threshold).sum() <= rate * others
+    every = len(scores) + 1  # with the new one
+    assert threshold not in scores and (scores > threshold).sum() <= max(rate * every - 1, 0)
     lower = scores[scores < threshold].max()
-    assert (scores >= lower).sum() > rate * others
+    assert (scores >= lower).sum() + 1 > rate * every
+
+
+@pytest.mark.parametrize("count", [20, 50, 100, 300])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_new_good_images_exceed_it_as_often_as_asked(count, rate):
+    """Over many trainings, by the exact probability that a score of the same distribution exceeds each threshold.
+
+    Their mean lies within three standard errors of the bounds that the ranks give: m / (count + 1) scores exceed the
+    m-th highest, and the threshold lies between the m-th and the one above. Where the images allow no such rate, the
+    bounds are those of the lowest that they allow.
+    """
+    rng, skewed = np.random.default_rng(count), gamma(2.0)
+    thresholds = [fit_threshold(scores, false_alarm_rate=rate) for scores in skewed.rvs((2000, count), rng)]
+    realized = skewed.sf(thresholds)
+    rank = max(int(rate * (count + 1) + 1e-9), 1)
+    margin = 3 * realized.std(ddof=1) / np.sqrt(len(realized))
+    assert (rank - 1) / (count + 1) - margin <= realized.mean() <= rank / (count + 1) + margin
+    assert rate < 1 / (count + 1) or realized.mean() <= rate + margin
 
 
 def test_a_senseless_rate_and_scores_that_are_not_finite_are_refused():
