@@ -5,10 +5,11 @@
 docs/dla.md shows the file as a table. Test images are not read.
 """
 
+import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ SCORES = {
     "score.channels": ("sum", "mean"),
     "score.stages": ("layer1,layer2,layer3", "layer1,layer2", "layer2,layer3"),
 }
-WEIGHTS = (0.0, 0.1)  # of the uncertainty; that of the regression error is 1
+WEIGHTS = (0.0, 0.1)  # of the uncertainty, beside 1 of the regression error, whatever the training had
 
 
 def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
@@ -45,7 +46,10 @@ def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
 
 def compare(workdir: Path) -> Iterator[dict]:
     """A row for each score of `SCORES` and `WEIGHTS`: its values, and what it reaches, in [0, 1]."""
-    made = held_out(detector.load(workdir))
+    trained = detector.load(workdir)
+    if trained.config.method not in ("dla", "dla_untrained") or not trained.config.score.regression_weight:
+        raise UserError(f"{workdir} was not trained as DLA with a regression error; name another one", about=workdir)
+    made = held_out(trained)
     for values in itertools.product(*SCORES.values()):
         settings = dict(zip(SCORES, values, strict=True))
         found = detector.load(workdir, {key: str(value) for key, value in settings.items()})
@@ -63,13 +67,17 @@ def compare(workdir: Path) -> Iterator[dict]:
             yield settings | {"score.uncertainty_weight": weight} | figures
 
 
-def main(workdir: str, output: str) -> None:
-    """Writes the file."""
-    trained = json.loads((Path(workdir) / "provenance.json").read_text())[-1]
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser("python3 -m docs.dla_scores", description="Compares scores of a detector of DLA.")
+    parser.add_argument("workdir", type=Path, help="where it was trained, with data.holdout above 0")
+    parser.add_argument("output", type=Path, metavar="FILE.json")
+    flags = parser.parse_args(argv)
+    rows = list(compare(flags.workdir))
+    trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
     command = {"command": report.portable(trained["command"]), "commit": trained["commit"]}
-    content = {"trained": command, **provenance.collect(), "rows": list(compare(Path(workdir)))}
-    Path(output).write_text(json.dumps(content, indent=1) + "\n")
+    flags.output.write_text(json.dumps({"trained": command, **provenance.collect(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    run(lambda: main(*sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

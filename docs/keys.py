@@ -53,6 +53,7 @@ _WITH = {
     "density.components": {"density.name": "gaussian_mixture"},
     "density.tolerance": {"density.name": "gaussian_mixture"},
     "proxy.confetti": {"proxy.task": "confetti"},
+    "synthesis.object_test": {"synthesis.background": "(200.0, 60.0)"},
 }
 
 

@@ -110,9 +110,11 @@ def _levels(runs: Sequence[dict]) -> tables.Table:
 
 
 def _synthetic(runs: Sequence[dict]) -> tables.Table:
-    """What runs find of synthetic defects in held-out good images, and below which name and of how many epochs."""
+    """What runs find of synthetic defects in held-out good images: a row for each that held some out."""
     rows = []
     for row, group in zip(report.flat(runs).rows, report.group_seeds(runs), strict=True):
+        if len(group) > 1:
+            raise UserError(f"{group[1]['path']} is another seed of a row; the table has a column for one alone")
         found = [group[0]["synthetic"][f"synthetic_{level}_auroc"] for level in ("image", "pixel")]
         if None not in found:
             rows.append([row[0], row[1], str(group[0]["config"]["epochs"]), *(f"{100 * value:.1f}" for value in found)])

@@ -20,7 +20,8 @@ What the paper leaves open, and what it could also be (the first value is the de
     --config.model.zero_init_residual=true    false: residual blocks start as torchvision's, not as SimSiam's program's
     --config.model.head_init=lecun            torch: as PyTorch's linear layers, on which SimSiam's program relies
     --config.model.batch_norm=shared          apart: views, images and augmentations have BatchNorm statistics of their
-                                              own, and images are scored by those of images
+                                              own, and images are scored by those of images. Take
+                                              objective.pairs=same with it: of all pairs nothing can be learnt then
     --config.model.dropout=0.1                in training too
     --config.model.dropout_place=blocks       stages: behind each stage. Blocks start silent, and so does the dropout in
                                               them: the uncertainty grows with the training. Behind stages it is large

@@ -128,5 +128,5 @@ checkpoint.keep: Checkpoints that are kept.
         "threshold.false_alarm_rate": "[0, 1)",
         "evaluate.pro_limit": "(0, 1]",
     },
-    used_with={"score.top": ("score.reduction", ("top",)), "threshold.false_alarm_rate": ("data.holdout", None)},
+    used_with={"score.top": ("score.reduction", ("top",))},
 )

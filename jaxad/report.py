@@ -278,11 +278,12 @@ def _benchmark_rows(run: dict) -> dict[str, str]:
     figures, config = run["figures"], run["config"]
     peaks = [figure["peak_operations_per_s"] for figure in figures.values() if figure["images_per_s"]]
     training = [f"training {' x '.join(map(str, run['image'][:2]))}, batch {run['batch']}"] if "image" in run else []
+    scoring = [f"scoring {config['score']['size']} x {config['score']['size']}"] if "inference" in figures else []
     peak = run["memory"]["peak"]
     return {
         "device": run["device"],
         "versions": f"Python {run['versions']['python']}, JAX {run['versions']['jax']}",
-        "images": ", ".join([*training, f"scoring {config['score']['size']} x {config['score']['size']}"]),
+        "images": ", ".join([*training, *scoring]),
         "matrix-product peak": f"{_three_digits(np.median(peaks) / 1e9)} GFLOP/s, {run['dtype']}",
         **{name: _speed(name, figure) for name, figure in figures.items()},
         "compilation": ", ".join(f"{name} {_three_digits(value)} s" for name, value in run["compile_s"].items()),

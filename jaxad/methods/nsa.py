@@ -65,6 +65,7 @@ optim.head_learning_rate: Learning rate of these.
         "synthesis.midpoint": ("label", ("logistic",)),
         "synthesis.object_fraction": ("synthesis.background", None),
         "synthesis.object_test": ("synthesis.background", None),
+        "synthesis.size_bounds": ("synthesis.resized", None),
         "synthesis.overlap": ("synthesis.background", None),
     },
 )
@@ -195,6 +196,12 @@ def _check_choices_together(config: ConfigDict) -> None:
             "config.label factor needs factors below 1, on the device: set config.synthesis.factor to (0.05, 0.95) and "
             "config.synthesis.blending to interpolate, source or mixed, or choose another label",
             about="label",
+        )
+    if made.object_test == "destination" and not made.moved:
+        raise UserError(
+            "config.synthesis.object_test destination has no effect with config.synthesis.moved false, which tests no "
+            "destination; set one of them otherwise",
+            about="synthesis.object_test",
         )
     if made.source == "same" and not made.moved:
         raise UserError(

@@ -34,6 +34,7 @@ class Column(NamedTuple):
     averages: dict[str, tuple[float, float | None]]  # of "texture", "object" and "all", as printed
 
 
+@functools.cache
 def _content() -> dict:
     return json.loads(resources.files("jaxad.reporting").joinpath("published.json").read_text(encoding="utf-8"))
 
@@ -78,12 +79,19 @@ def other_score(experiment: str, values: Mapping[str, Any]) -> list[str]:
     """In what the score of a run is not the one of the paper that its experiment is called after, as KEY=VALUE.
 
     Args:
-      experiment: Its name in our results.
+      experiment: Its name in our results, of an ensemble of its detectors too.
       values: Of its config, by dotted key. A key that it lacks, as an older one may, makes no difference.
     """
+
+    def same(value: Any, own: Any) -> bool:
+        if isinstance(value, str) and isinstance(own, str):  # of lists in a text the order says nothing
+            value, own = (sorted(part.strip() for part in text.split(",")) for text in (value, own))
+        return value == own
+
+    member = experiment.partition(", ensemble of")[0]
     for row in _content()["scores"]:
-        if experiment in row["experiments"]:
-            return [f"{key}={values[key]}" for key, own in row["values"].items() if values.get(key, own) != own]
+        if member in row["experiments"]:
+            return [f"{key}={values[key]}" for key, own in row["values"].items() if not same(values.get(key, own), own)]
     return []
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.data import GIVEN, MIN_SIDE
+from jaxad.data import GIVEN, MIN_SIDE, layouts
 from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
 from jaxad.detector import Detector
@@ -37,8 +37,8 @@ def train(
       config: Of an experiment, see `jaxad.configs.load`.
       images: What to train on in place of what ``config.data`` names: an array uint8 (n, h, w, 3) or (n, h, w), or an
         iterable of arrays and images of Pillow of any sizes, or of paths; see `Detector.predict` for what one image may
-        be. Or a folder of good images, or one in a layout that ``config.data.source=folder`` recognizes. Or a source,
-        see `jaxad.data.record.Source`.
+        be. Or a folder of good images, or one in a layout that ``config.data.source`` names or, where it is ``folder``,
+        that is recognized. Or a source, see `jaxad.data.record.Source`.
       workdir: Where checkpoints, the log and the detector are kept; the same call resumes a training that was
         interrupted. By default nothing is kept: the training cannot be resumed, and `Detector.save` writes the
         detector.
@@ -55,7 +55,8 @@ def train(
         raise UserError(f"config must be one that jaxad.configs.load returns, not {config!r}")
     folder = isinstance(images, str | os.PathLike)
     given = images is not None and not folder
-    changed = {"data.source": "folder", "data.root": images, "data.category": ""} if folder else {}
+    named = config.data.source if config.data.source in layouts.SOURCES else layouts.AUTOMATIC
+    changed = {"data.source": named, "data.root": images, "data.category": ""} if folder else {}
     changed |= {"data.source": GIVEN} if given else {}
     config = configs.override(config, changed, rules_of=methods.rules_of)  # a copy: the caller may change its own
     source = None

@@ -197,6 +197,12 @@ def check(shape: tuple[int, ...], *, settings: Synthesis, label: str = "logistic
             "config.synthesis.moved false needs config.synthesis.resized false: it would change the place",
             about="synthesis.moved",
         )
+    if settings.resized and settings.size_bounds == "full" and settings.shape == "cutpaste":
+        raise UserError(
+            "config.synthesis.size_bounds full is for patches that were drawn within these bounds, but "
+            "config.synthesis.shape cutpaste has its own; set one of them otherwise, or config.synthesis.resized=false",
+            about="synthesis.size_bounds",
+        )
     low, high = settings.factor
     if not 0 < low <= high <= 1:
         raise UserError(

@@ -35,7 +35,8 @@ class Synthesis(NamedTuple):
       patches: Most patches in an image.
       scale: Bounds of the factor by which a patch is resized.
       size_bounds: What a resized patch's full height and width are bounded by: "half", the bounds of the half-sizes, as
-        in the authors' program; or "full", twice these, with one factor for both sides, as Equation 9 is printed.
+        in the authors' program; or "full", twice these, with one factor for both sides, as Equation 9 is printed. In
+        both ``scale`` bounds the factor too (Section 3 and Table 4).
       object_test: Where ``object_fraction`` is asked for again at the destination: of the "source", the resized patch,
         as in the authors' program; or of the "destination" below it, as Equation 11 is printed.
       source: "other" for patches of another image, "same" for patches of the image itself (CutPaste end-to-end).

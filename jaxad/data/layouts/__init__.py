@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxad.data.folder import GOOD, FolderSource, category_folder
 from jaxad.data.folder import load as load_folder
-from jaxad.data.image import MAX_PIXELS, list_folder, other_files
+from jaxad.data.image import IMAGE_SUFFIXES, MAX_PIXELS, list_folder, other_files
 from jaxad.data.layouts import by_defect, kolektor, real_iad, table, visa
 from jaxad.data.layouts.found import Found, Item, require
 from jaxad.data.record import VALIDATION, Dataset
@@ -69,14 +69,30 @@ SOURCES = (AUTOMATIC, MVTEC_AD, *LAYOUTS, TABLE)  # what config.data.source may 
 def recognized(folder: pathlib.Path) -> str | None:
     """The key of `LAYOUTS` that a folder is told by; None for one in MVTec AD's layout and for a plain one.
 
+    Published folders of a category hold no images directly, so a folder that does is a plain one, whatever its
+    subfolders are called.
+
     Raises:
       UserError: A folder cannot be read.
     """
+    if os.path.isdir(folder) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in list_folder(folder)[0]):
+        return None
     return next((name for name, layout in LAYOUTS.items() if layout.is_here(folder)), None)
 
 
+def _is_table(path: str | os.PathLike) -> bool:
+    return os.fspath(path).lower().endswith(table.SUFFIX) and os.path.isfile(path)
+
+
 def folders_read(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders in a category's folder, there or not, from which images are read; none for a plain one."""
+    """The folders in a category's folder, there or not, from which images are read; none for a plain one.
+
+    Of a table they are those of the files that it names.
+    """
+    if _is_table(folder):
+        found = table.find(folder)
+        items = [*found.train, *found.validation, *found.test]
+        return list(dict.fromkeys(file.parent for item in items for file in (item.path, *(item.masks or ()))))
     if name := recognized(folder):
         return [folder / part for part in LAYOUTS[name].read]
     return [folder / part for part in ("train", "test", "ground_truth")] if (folder / "train").is_dir() else []
@@ -118,21 +134,25 @@ def load(
     """
     options = {"min_side": min_side, "channels": channels, "white_level": white_level, "max_pixels": max_pixels}
     named = {"data.test": test, "data.ground_truth": ground_truth}
-    is_table = os.fspath(root).lower().endswith(table.SUFFIX) and not os.path.isdir(root)
-    if source == TABLE or (source == AUTOMATIC and is_table):
+    if source == TABLE or (source == AUTOMATIC and _is_table(root)):
         _refuse_named(table.TITLE, root, {"data.category": category, **named})
         return _dataset(table.TITLE, table.find(pathlib.Path(root)), options)
     folder = category_folder(root, category)
     name = recognized(folder) if source == AUTOMATIC else source
     if name is None or name == MVTEC_AD:
         if name == MVTEC_AD:
-            _check_is_category(folder, _MVTEC_AD, lambda place: (place / "train" / GOOD).is_dir())
+            _check_is_category(folder, _MVTEC_AD, _is_mvtec_ad)
             require(folder, _MVTEC_AD, f"train/{GOOD}")
         return load_folder(root, category, test=test, ground_truth=ground_truth, **options)
     layout = LAYOUTS[name]
     _check_is_category(folder, layout.title, layout.is_here)
-    _refuse_named(layout.title, folder, named, f", or set config.data.source={MVTEC_AD} for other test images")
+    other = f", or set config.data.source={MVTEC_AD} for other test images" if _is_mvtec_ad(folder) else ""
+    _refuse_named(layout.title, folder, named, other)
     return _dataset(layout.title, layout.find(folder), options)
+
+
+def _is_mvtec_ad(folder: pathlib.Path) -> bool:
+    return os.path.isdir(folder / "train" / GOOD)
 
 
 def _refuse_named(title: str, place: str | os.PathLike, named: dict[str, str], otherwise: str = "") -> None:

@@ -24,8 +24,15 @@ def is_ad_2(folder: pathlib.Path) -> bool:
 
 
 def is_loco(folder: pathlib.Path) -> bool:
-    """Whether a folder is a category of MVTec LOCO AD, be it incomplete."""
-    return any(os.path.isdir(folder / part / defect) for part in ("test", "ground_truth") for defect in _LOCO_DEFECTS)
+    """Whether a folder is a category of MVTec LOCO AD, be it incomplete.
+
+    One in MVTec AD's layout may have defect types of the same names, but no validation images or folders of masks.
+    """
+    masks = [folder / "ground_truth" / defect for defect in _LOCO_DEFECTS]
+    if not any(os.path.isdir(place) for place in (*masks, *(folder / "test" / defect for defect in _LOCO_DEFECTS))):
+        return False
+    validated = os.path.isdir(folder / "validation") or not os.path.isdir(folder / "train" / GOOD)
+    return validated or any(list_folder(place)[1] for place in masks if os.path.isdir(place))
 
 
 def is_btad(folder: pathlib.Path) -> bool:

@@ -48,9 +48,10 @@ def find_sdd(folder: pathlib.Path) -> Found:
     if not places:
         raise UserError(f"'{folder}' has no folders 'kos01', 'kos02', ... of {SDD}; {unpack(SDD)}", about=folder)
     train, test = [], []
-    for number, place in enumerate(places, 1):
+    for place in places:
+        tested = int(place.name.removeprefix("kos")) % _TESTED == 0
         for item in _items(place, "_label", SDD, prefix=f"{place.name}/"):
-            (test if item.defect == DEFECT or number % _TESTED == 0 else train).append(item)
+            (test if item.defect == DEFECT or tested else train).append(item)
     note = f"good images of every {_TESTED}th item are tested"
     return Found(train, test, folder, note=note, folders=(tuple(places), ()))
 

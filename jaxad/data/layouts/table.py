@@ -54,6 +54,8 @@ def _item(row: dict[str, str], where: str, path: pathlib.Path) -> Item:
     defect = row["label"]
     if not defect:
         raise UserError(f"{where} has no label; write {GOOD} or the defect type", about=path)
+    if defect != GOOD and defect.strip().lower() == GOOD:
+        raise UserError(f"{where} has the label '{defect}', which would be a defect type; write {GOOD}", about=path)
     if defect != GOOD and row["split"] != "test":
         raise UserError(
             f"{where} has the label '{defect}' and the split {row['split']}, which takes only images labeled {GOOD}; "
