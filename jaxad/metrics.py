@@ -160,53 +160,6 @@ def select(ranking: Ranking, chosen: np.ndarray) -> Thresholds:
     )
 
 
-def select_saturated(maps: np.ndarray, defects: Sequence[Sequence[tuple[np.ndarray, float]]]) -> Thresholds:
-    """Counts with the saturated per-region overlap; their `aupro` up to 0.05 is AU-sPRO, the metric of MVTec LOCO AD.
-
-    Of a defect, min(covered pixels / saturation, 1) is covered (Bergmann et al., IJCV 2022, Section 3.3, Equation 1).
-    Defects are given one by one, since they may consist of parts that don't touch, and lie upon each other. Good pixels
-    lie in none.
-
-    Args:
-      maps: float32 (n, h, w), finite.
-      defects: Those of each image, as a mask (h, w), non-zero where anomalous, and its saturation: how many of these
-        pixels are enough. More than there are count as all of them.
-
-    Raises:
-      ValueError: Shapes differ, maps are of another type or not finite, a mask is empty, or a saturation is not
-        positive.
-    """
-    if len(defects) != len(maps) or maps.dtype != np.float32 or not np.isfinite(maps).all():
-        raise ValueError(f"need finite maps in float32, not {maps.dtype}, and as many lists of defects, {len(maps)}")
-    keys, anomalous = _sortable(maps), np.zeros(maps.shape, bool)
-    scores, weights = [np.empty(0, np.uint32)], [np.empty(0)]
-    for i, own in enumerate(defects):
-        for mask, saturation in own:
-            inside = mask != 0
-            if mask.shape != maps.shape[1:] or not inside.any() or not saturation > 0:
-                raise ValueError(f"a defect of image {i} has no anomalous pixel, no saturation, or another size")
-            anomalous[i] |= inside
-            scores.append(np.sort(keys[i][inside])[::-1])
-            enough = min(saturation, len(scores[-1]))
-            weights.append(np.clip(enough - np.arange(len(scores[-1])), 0, 1) / enough)  # the highest pixels count
-
-    levels, group = np.unique(np.concatenate(scores), return_inverse=True)
-    overlap = np.bincount(group, np.concatenate(weights), len(levels)) / max(sum(map(len, defects)), 1)
-    good, bad = np.sort(keys[~anomalous]), np.sort(keys[anomalous])
-
-    def at_least(samples: np.ndarray, side: str = "left") -> np.ndarray:
-        return len(samples) - np.searchsorted(samples, levels, side)[::-1]
-
-    return Thresholds(
-        fp_above=at_least(good, "right"),
-        fp=at_least(good),
-        tp=at_least(bad),
-        overlap=np.cumsum(overlap[::-1]),
-        good=len(good),
-        anomalous=len(bad),
-    )
-
-
 def _need_both(thresholds: Thresholds) -> None:
     if not thresholds.good or not thresholds.anomalous:
         raise ValueError("need good and anomalous samples")

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, brute-force AU-PRO, AU-sPRO and AUPIMO, golden values and numbers by hand."""
+"""Metrics against scikit-learn, brute-force AU-PRO and AUPIMO, golden values and numbers worked out by hand."""
 
 import itertools
 import time
@@ -36,21 +36,6 @@ def brute_force_aupro(masks, maps, limit):
     end = np.interp(limit, fpr, pro)
     inside = fpr <= limit
     return np.trapezoid(np.append(pro[inside], end), np.append(fpr[inside], limit)) / limit
-
-
-def brute_force_auspro(maps, defects, limit):
-    """Walks through every distinct score and averages what is counted of the defects one by one."""
-    good = np.array([~np.any([mask > 0 for mask, _ in own] + [np.zeros(maps.shape[1:])], axis=0) for own in defects])
-    points = [(0.0, 0.0)]
-    for threshold in np.unique(maps)[::-1]:
-        above = maps >= threshold
-        covered = [min((above[i] & (mask > 0)).sum() / min(saturation, (mask > 0).sum()), 1)
-                   for i, own in enumerate(defects) for mask, saturation in own]
-        points.append((above[good].mean(), np.mean(covered)))
-    fpr, spro = np.array(points).T
-    inside = fpr <= limit
-    end = np.interp(limit, fpr, spro)
-    return np.trapezoid(np.append(spro[inside], end), np.append(fpr[inside], limit)) / limit
 
 
 def brute_force_aupimo(masks, maps, good, bounds):
@@ -124,53 +109,6 @@ def test_pixel_metrics_agree_with_references(seed, levels):
     for limit in (0.05, 0.3, 1.0):
         np.testing.assert_allclose(metrics.aupro(thresholds, limit=limit), brute_force_aupro(masks, maps, limit),
                                    atol=1e-12)
-
-
-@pytest.mark.parametrize("levels", [0, 1, 3, 10])
-@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
-def test_auspro_agrees_with_a_reference(levels, limit):
-    masks, maps = random_case(levels, size=20, levels=levels)
-    rng = np.random.default_rng(levels)
-    defects = [[] for _ in maps]
-    for i in (1, 2, 4, 5):  # two upon each other, in one of which pixels don't touch
-        scattered = 255 * (rng.random(masks[i].shape) < 0.1).astype(np.uint8)
-        defects[i] = [(masks[i], 0.3 * masks[i].sum()), (scattered, rng.integers(1, 90))]  # 90 may be too many
-    found = metrics.aupro(metrics.select_saturated(maps, defects), limit=limit)
-    np.testing.assert_allclose(found, brute_force_auspro(maps, defects, limit), atol=1e-12)
-
-
-def test_saturated_by_hand():
-    # Scores 6 and 5 are the defect of two pixels, of which one is enough; 4 and 2 that of 3 pixels, the third of which
-    # it shares with the first defect, and of which 2.5 are enough.
-    maps = np.array([[[6, 5, 4, 3, 2, 1]]], np.float32)
-    first, second = (np.array([[1, 1, 0, 0, 0, 0]]), 1), (np.array([[0, 1, 1, 0, 1, 0]]), 2.5)
-    thresholds = metrics.select_saturated(maps, [[first, second]])
-    assert thresholds.tp.tolist() == [1, 2, 3, 4] and (thresholds.good, thresholds.anomalous) == (2, 4)
-    assert thresholds.fp.tolist() == thresholds.fp_above.tolist() == [0, 0, 0, 1]
-    np.testing.assert_allclose(thresholds.overlap, [0.5, 0.5 + 0.2, 0.5 + 0.4, 1.0])
-
-
-def test_saturation_by_the_whole_area_is_the_overlap_of_regions():
-    masks, maps = random_case(3, levels=3)
-    defects = []
-    for mask in masks:
-        labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        defects.append([(labelled == j, (labelled == j).sum()) for j in range(1, count + 1)])
-    for made, expected in zip(metrics.select_saturated(maps, defects), pixel_thresholds(masks, maps), strict=True):
-        np.testing.assert_allclose(made, expected, atol=1e-12)
-
-
-def test_defects_that_cannot_be_counted_are_refused():
-    maps = np.zeros((1, 2, 2), np.float32)
-    mask = np.array([[1, 0], [0, 0]])
-    for own in ((0 * mask, 1), (mask, 0), (mask, np.nan), (mask[:1], 1)):
-        with pytest.raises(ValueError, match="a defect of image 0"):
-            metrics.select_saturated(maps, [[own]])
-    for wrong, defects in ((maps, []), (maps.astype(float), [[]]), (maps + np.float32(np.nan), [[]])):
-        with pytest.raises(ValueError, match="finite maps in float32"):
-            metrics.select_saturated(wrong, defects)
-    with pytest.raises(ValueError, match="need good and anomalous"):
-        metrics.aupro(metrics.select_saturated(maps, [[]]))
 
 
 @pytest.mark.parametrize("levels", [0, 1, 3, 10])
