@@ -54,9 +54,21 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     if source.others and processes.is_main_process():
         print(passed_over(source.others, NO_IMAGES), flush=True)
     records = pipeline.read_all(source, config.score.size, mask_rule=config.evaluate.mask_rule)
+    if processes.is_main_process() and (sentence := _on_vanished_masks(records, config)):
+        print(sentence, flush=True)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
         print(sentence, flush=True)
     return records
+
+
+def _on_vanished_masks(records: Sequence[Record], config: ConfigDict) -> str:
+    """What pixel metrics cannot see by the rule of masks; "" where there is nothing."""
+    rule = config.evaluate.mask_rule
+    vanished = sum(bool(one.label) and one.mask is not None and not one.mask.any() for one in records)
+    if rule == "any" or not vanished:
+        return ""
+    images = counted(vanished, "defective image")
+    return f"{images}: no pixel is marked by config.evaluate.mask_rule={rule}, so all its pixels count as good ones"
 
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:

@@ -127,7 +127,8 @@ def test_values_from_python_of_the_wrong_type(key, given, word):
 
 @pytest.mark.parametrize("file, given, word", [
     (f"{NSA}:object", {"score.top": "0.05"}, "config.score.reduction to top"),
-    (f"{NSA}:bottle", {"threshold.false_alarm_rate": 0.01}, "config.data.holdout as well"),
+    (f"{NSA}:bottle", {"synthesis.size_bounds": "full", "synthesis.resized": False}, "synthesis.resized as well"),
+    (f"{NSA}:carpet", {"synthesis.object_test": "destination"}, "config.synthesis.background as well"),
     (CUTPASTE, {"optim.head_learning_rate": 0.1}, "config.optim.head_epochs as well"),
     (CUTPASTE, {"density.components": 3}, "config.density.name to gaussian_mixture"),
     (CUTPASTE, {"density.bandwidth": "0.5"}, "config.density.name to kernel"),
@@ -146,7 +147,7 @@ def test_an_override_without_effect_is_refused(file, given, word):
 
 
 def test_an_override_that_another_one_puts_into_effect():
-    given = {"score.reduction": "top", "score.top": 0.05, "data.holdout": 0.1, "threshold.false_alarm_rate": 0.01}
+    given = {"score.reduction": "top", "score.top": 0.05}
     assert configs.load(f"{NSA}:bottle", given).score.top == 0.05
     given = {"density.components": 3, "density.name": "gaussian_mixture"}
     assert configs.load(CUTPASTE, given).density.components == 3

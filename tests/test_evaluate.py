@@ -209,6 +209,20 @@ def test_the_rule_of_masks_can_be_changed_and_stands_in_the_results(run, tmp_pat
     assert seen["any"]["pixel"] == seen["half"]["pixel"] != seen["all"]["pixel"]
 
 
+@pytest.mark.medium
+def test_defects_that_vanish_by_the_rule_of_masks_are_told(run, tmp_path, capsys):
+    shutil.copytree(run / "work", tmp_path / "work")
+    shutil.copytree(run / "sets", tmp_path / "sets")
+    thin = sorted((tmp_path / "sets" / "nut" / "ground_truth").glob("*/*"))[0]
+    mask = np.zeros_like(read_mask(thin))
+    mask[10, 5:9] = 255  # a line of less than a pixel
+    write(thin, mask)
+    for rule, told in (("any", False), ("all", True)):
+        flags = f"--config.evaluate.mask_rule={rule}", f"--config.data.root={tmp_path / 'sets'}"
+        assert command(evaluate.main, "--workdir", tmp_path / "work", *flags) == 0
+        assert ("1 defective image: no pixel is marked" in capsys.readouterr().out) == told
+
+
 def trained(folder):
     """Fits and evaluates the baseline to what is left of the parts in a folder; returns results."""
     assert command(train.main, *baseline(folder / "sets", folder / "work")) == 0

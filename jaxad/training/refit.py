@@ -109,7 +109,8 @@ def refit(
     """Adds good images to what a detector was fitted to, and fits its density and threshold again.
 
     The old images are not needed. The density is that of all images together. ``config.data.holdout`` of all images are
-    held out, as near as it can be, and the threshold is fitted on them. What ``density.name=auto`` chose stays. The
+    held out, as near as it can be, and the threshold is fitted on them; validation images of the training count among
+    them. What ``density.name=auto`` chose stays. The
     files and arrays that the detector has taken in already are left out. Results of earlier evaluations are removed.
 
     Args:

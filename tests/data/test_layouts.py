@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
+import jaxad
 from jaxad import config as configs
 from jaxad import data, detector, evaluate
 from jaxad.data import folder, layouts
 from jaxad.data.summary import training_images
 from tests.commands import train
-from tests.parts import NSA, baseline, command, refusal
+from tests.parts import NSA, ROOT, baseline, command, refusal
 from tests.refusals import refuses
 
 SIZE = (40, 36)  # height and width in pixels
@@ -340,9 +341,16 @@ def test_a_folder_of_categories_asks_for_one(root, name):
 @NAMES
 @pytest.mark.parametrize("key", ["test", "ground_truth"])
 def test_other_test_images_take_the_layout_of_mvtec_ad(root, name, key):
-    written(root, name)
-    with refuses(f"data.{key}", "config.data.source=mvtec_ad"):
+    """Where that can be followed."""
+    top = written(root, name)
+    with refuses(f"data.{key}", f"leave config.data.{key} empty") as caught:
         layouts.load("folder", root, CATEGORY, **{key: "elsewhere"})
+    advised = "config.data.source=mvtec_ad" in str(caught.value)
+    assert advised == (top / "train" / "good").is_dir() == (name in ("mvtec_ad_2", "mvtec_loco", "autovi"))
+    if advised and key == "test":
+        mvtec_like(root / "other")
+        elsewhere = {"test": str(root / "other" / "test"), "ground_truth": str(root / "other" / "ground_truth")}
+        assert len(layouts.load("mvtec_ad", root, CATEGORY, **elsewhere).test) == 3
 
 
 def mvtec_like(top, *, suffix=".png", mask="_mask.png", value=255):
@@ -380,6 +388,36 @@ def test_other_names_do_not_make_mvtec_ad_another_layout(root):
     (root / CATEGORY / "ground_truth" / "bad").rename(root / CATEGORY / "ground_truth" / "ok")
     draw(root / CATEGORY / "train" / "0_GT.png")
     assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+
+
+@pytest.mark.parametrize("name", ["structural_anomalies", "logical_anomalies"])
+def test_defect_types_of_loco_do_not_make_mvtec_ad_another_layout(root, name):
+    """As in a copy that was brought into MVTec AD's layout."""
+    mvtec_like(root / CATEGORY)
+    for part in ("test", "ground_truth"):
+        (root / CATEGORY / part / "bad").rename(root / CATEGORY / part / name)
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+
+
+@pytest.mark.parametrize("beside", ["test/ok", "kos12", "Data/Images/Normal", "test_public"])
+def test_a_folder_with_images_is_a_plain_one_whatever_lies_beside_them(root, beside):
+    draw(root / "0.png", root / "1.png", root / beside / "2.png")
+    assert layouts.load("folder", root, "") == folder.load(root, "")
+
+
+def test_from_python_the_layout_may_be_named(root):
+    mvtec_like(root / CATEGORY)
+    config = configs.load(f"{ROOT}/experiments/baseline_mean.py:object", {"data.source": "btad"})
+    with refuses(root / CATEGORY / "train" / "ok", "belongs to BTAD"):
+        jaxad.train(config, root / CATEGORY)
+
+
+def test_items_of_kolektor_sdd_are_tested_by_their_numbers(root):
+    """Also where one is left out."""
+    remove(written(root, "kolektor_sdd") / "kos03")
+    train_set, test_set = layouts.load("folder", root, CATEGORY)
+    assert [name for name in test_set.ids if "/good/" in name] == ["test/good/kos05/Part0", "test/good/kos05/Part1"]
+    assert "train/good/kos06/Part0" in train_set.ids
 
 
 def test_plain_folders_are_recognized_as_before(root):
@@ -487,6 +525,8 @@ def test_a_table_without_masks_and_with_other_columns(root):
     ("e.png,,test,", "no label"),
     ("e.png,dent,train,", "labeled good"),
     ("e.png,0,validation,", "'0'"),
+    ("e.png,Good,test,", "'Good', which would be a defect type"),
+    ("e.png,good ,test,", "write good"),
     (",good,test,", "no image"),
     ("f.png,good,test,", "does not exist"),
     ("e.png,dent,test,masks/f.png", "does not exist"),
@@ -582,3 +622,19 @@ def test_a_workdir_among_the_images_is_refused(root, capsys, name, where):
     message = refusal(capsys, train.main, *baseline(root, top / where))
     assert message.endswith("lies in a folder from which images are read; choose another --workdir")
     assert not (top / where).exists()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("where", ["run", "masks/run"])
+def test_a_workdir_among_the_images_of_a_table_is_refused(root, capsys, where):
+    path = write_table(root, *ROWS)
+    message = refusal(capsys, train.main, *baseline(path, root / where, data__category=""))
+    assert message.endswith("lies in a folder from which images are read; choose another --workdir")
+
+
+@pytest.mark.medium
+def test_the_rate_of_the_threshold_is_taken_without_a_share_held_out(root, tmp_path):
+    written(root, "mvtec_ad_2")
+    given = baseline(root, tmp_path / "work", data__holdout=0, threshold__false_alarm_rate=0.5)
+    assert command(train.main, *given) == 0
+    assert detector.load(tmp_path / "work").threshold is not None

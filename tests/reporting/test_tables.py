@@ -222,6 +222,17 @@ def test_no_table_calls_another_score_dla(tmp_path, name, typed, score):
         assert table.heads == ["category", f"{full} (1 run)"] and not any("Yoa" in note for note in table.notes)
 
 
+def test_an_ensemble_by_another_score_is_not_called_dla(tmp_path):
+    write(tmp_path / "run", experiment="dla, ensemble of 3", score={"standardize": True})
+    assert report.summary(report.gather([tmp_path])).rows[0][0] == "dla, ensemble of 3, score.standardize=True"
+
+
+def test_the_same_stages_in_another_order_are_the_papers_score():
+    values = {"score.stages": " layer3,layer1, layer2"}
+    assert published.other_score("dla", values) == []
+    assert published.other_score("dla", {"score.stages": "layer1,layer2"}) == ["score.stages=layer1,layer2"]
+
+
 def test_the_papers_score_has_its_name_and_its_number(tmp_path):
     printed = {"stages": "layer1,layer2,layer3", "channels": "sum", "standardize": False}
     write(tmp_path / "dla", experiment="dla", score=printed | {"regression_weight": 1.0, "uncertainty_weight": 0.1})
