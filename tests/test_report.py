@@ -83,6 +83,14 @@ def write(tmp_path, scores, *, history=(), samples_png=None, features=None, term
 
 
 @pytest.mark.medium
+def test_the_heading_calls_no_other_score_dla(tmp_path):
+    for standardize, heading in ((False, "dla · bottle"), (True, "dla, score.standardize=True · bottle")):
+        changes = {"experiment": "dla", "config": {"score": {"standardize": standardize}}}
+        written, _ = write(tmp_path, small_test_set(), **changes)
+        assert heading in written.texts
+
+
+@pytest.mark.medium
 def test_report_is_one_file_whose_pictures_all_decode(tmp_path):
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from jaxad import metrics
+from jaxad.config import recorded
 from jaxad.errors import UserError
 from jaxad.metrics import TestScores
-from jaxad.reporting import charts
+from jaxad.reporting import charts, published
 from jaxad.reporting.sample_grid import rgb
 from jaxad.runtime import disk
 from jaxad.scoring.region import Region
@@ -92,7 +93,9 @@ def write_html(
     Raises:
       UserError: The file cannot be written or the picture cannot be read.
     """
-    name = " · ".join(str(results[key]) for key in ("experiment", "category") if results.get(key))
+    experiment, config = results.get("experiment"), recorded(results.get("config", {}))
+    experiment = experiment and published.name_of(experiment, config)
+    name = " · ".join(str(part) for part in (experiment, results.get("category")) if part)
     try:
         body = [_summary(name, results), _metric_table(results), _charts(results, scores, history, features)]
         if samples_png is not None:
