@@ -27,18 +27,20 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def _measured(
-    release: str, make: Callable = report.flat, *, only: Sequence[str] = (), **values: object
+    release: str,
+    make: Callable = report.flat,
+    *,
+    only: Sequence[str] = (),
+    names: tuple[str, ...] = ("",),
+    **values: object,
 ) -> Callable[[Path], list[tables.Table]]:
-    """A table of the runs with a release of JAX: of these experiments alone where they are named, and of those whose
-    configs have these values (``data__size`` for ``data.size``); a function tells which values are meant."""
+    """A table of the runs with a release of JAX: of these experiments alone where they are named, of those whose NAME
+    begins so, and whose configs have these values (``data__size`` for ``data.size``)."""
 
     def meant(run: dict) -> bool:
         config = recorded(run["config"])
-        for name, value in values.items():
-            own = config.get(name.replace("__", "."))
-            if not (value(own) if callable(value) else own == value):
-                return False
-        return not only or run["experiment"] in only
+        same = all(config.get(key.replace("__", ".")) == value for key, value in values.items())
+        return same and run["path"].parent.name.startswith(names) and (not only or run["experiment"] in only)
 
     return lambda results: [make([run for run in report.gather([results / release]) if meant(run)])]
 
@@ -137,7 +139,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
             "jax_0.12",
             report.summary,
             only=("baseline_mean", "cutpaste_untrained", "dla_untrained", "lite", "nsa_fast", "nsa_logistic"),
-            epochs=lambda epochs: epochs != SHORT,
+            names=("seed", "full"),
         )
     },
     "docs/results.md": {"jax_0_12": _measured("jax_0.12"), "jax_0_10": _measured("jax_0.10")},

@@ -68,7 +68,8 @@ def _on_vanished_masks(records: Sequence[Record], config: ConfigDict) -> str:
     if rule == "any" or not vanished:
         return ""
     images = counted(vanished, "defective image")
-    return f"{images}: no pixel is marked by config.evaluate.mask_rule={rule}, so all its pixels count as good ones"
+    what = f"no pixel of {images} is marked by config.evaluate.mask_rule={rule}"
+    return f"{what}: pixel metrics take all of them for good"
 
 
 def score_records(found: detector.Detector, records: Sequence[Record]) -> metrics.TestScores:
@@ -157,7 +158,7 @@ def _evaluate(found: detector.Detector, workdir: Path, command: str | None) -> d
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
     results |= origin([workdir], found.config, command=command) | _wall_time([workdir], start=start)
     _write(workdir, results, scores, by_image, read_history(workdir), found)
-    print(f"{summary(results)}\nreport: {workdir / 'report.html'}")
+    print(f"{test_images(results)}\n{summary(results)}\nreport: {workdir / 'report.html'}")
     return results
 
 
@@ -388,6 +389,15 @@ def _write(
             f"the results cannot be written to {folder} ({error.strerror}); make that possible and run {again}",
             about=folder,
         ) from error
+
+
+def test_images(results: dict) -> str:
+    """One line of what was evaluated on, by which a folder of good images of another name is seen."""
+    counts, types = results["counts"], [f"{name} {row['images']}" for name, row in results["by_defect"].items()]
+    parts = [f"{counts['good']} good", f"{counts['defective']} defective"]
+    if types:
+        parts[1] += f" ({', '.join(types)}), {counts['with_mask']} of them with masks"
+    return f"test images: {', '.join(parts)}"
 
 
 def summary(results: dict) -> str:

@@ -162,17 +162,29 @@ def _values(entry: dict) -> dict[str, str]:
     return {key: value for key, value in values.items() if key not in (*_NO_NUMBER, *_NO_SETTING)}
 
 
+def _row(entry: dict) -> tuple[str, str]:
+    return str(entry["experiment"]), str(entry["category"])
+
+
 def _names(groups: Sequence[list[dict]]) -> list[str]:
     """Each group's experiment, and in what it differs from the one whose commands change the fewest settings.
 
-    What makes its score another one than the paper's is always named (`published.other_score`).
+    Of several such, it is the one that is nearest to all others. What makes its score another one than the paper's is
+    always named (`published.other_score`).
     """
     firsts, plain = [group[0] for group in groups], {}
-    for first in sorted(firsts, key=lambda first: len(_values(first))):
-        plain.setdefault((first["experiment"], first["category"]), recorded(first["config"]))
+
+    def apart(first: dict) -> tuple[int, int]:
+        """How many settings its commands change, and how far it is from the others of its experiment and category."""
+        own = [other for other in firsts if _row(other) == _row(first)]
+        pairs = [(recorded(first["config"]), recorded(other["config"])) for other in own]
+        return len(_values(first)), sum(len(_changes(a, b)) + len(_changes(b, a)) for a, b in pairs)
+
+    for first in sorted(firsts, key=apart):
+        plain.setdefault(_row(first), recorded(first["config"]))
 
     def name(first: dict) -> str:
-        config, base = recorded(first["config"]), plain[first["experiment"], first["category"]]
+        config, base = recorded(first["config"]), plain[_row(first)]
         # A user's own experiment may have fewer keys, and nothing else that tells it apart.
         missing = [f"without {key}" for key in sorted(base.keys() - config.keys() - {*_NO_NUMBER})]
         other = published.other_score(str(first["experiment"]), config)

@@ -209,6 +209,14 @@ def test_the_rule_of_masks_can_be_changed_and_stands_in_the_results(run, tmp_pat
     assert seen["any"]["pixel"] == seen["half"]["pixel"] != seen["all"]["pixel"]
 
 
+def test_what_was_evaluated_on_is_told():
+    counts = {"good": 8, "defective": 9, "with_mask": 7}
+    found = {"counts": counts, "by_defect": {"bent": {"images": 2}, "ok": {"images": 7}}}
+    assert evaluate.test_images(found) == "test images: 8 good, 9 defective (bent 2, ok 7), 7 of them with masks"
+    found = {"counts": {"good": 8, "defective": 0, "with_mask": 0}, "by_defect": {}}
+    assert evaluate.test_images(found) == "test images: 8 good, 0 defective"
+
+
 @pytest.mark.medium
 def test_defects_that_vanish_by_the_rule_of_masks_are_told(run, tmp_path, capsys):
     shutil.copytree(run / "work", tmp_path / "work")
@@ -220,7 +228,7 @@ def test_defects_that_vanish_by_the_rule_of_masks_are_told(run, tmp_path, capsys
     for rule, told in (("any", False), ("all", True)):
         flags = f"--config.evaluate.mask_rule={rule}", f"--config.data.root={tmp_path / 'sets'}"
         assert command(evaluate.main, "--workdir", tmp_path / "work", *flags) == 0
-        assert ("1 defective image: no pixel is marked" in capsys.readouterr().out) == told
+        assert ("no pixel of 1 defective image is marked" in capsys.readouterr().out) == told
 
 
 def trained(folder):

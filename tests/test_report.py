@@ -423,6 +423,20 @@ def test_files_of_weights_are_told_apart_by_their_names(tmp_path):
     assert sorted(names)[1:] == [f"{min(names)}, model.weights={source}" for source in sources]
 
 
+def test_of_runs_that_change_as_many_settings_the_nearest_to_all_has_the_plain_name(tmp_path):
+    """Two variants of one run, whose command says its dtype and theirs do not."""
+    base = {"synthesis": {"tolerance": 1.0, "object_test": "source"}}
+    for name, typed, config in (
+        ("c", "--config.dtype=bfloat16", base),
+        ("a", "--config.synthesis.tolerance=0", {"synthesis": base["synthesis"] | {"tolerance": 0.0}}),
+        ("b", "--config.synthesis.object_test=destination", {"synthesis": base["synthesis"] | {"object_test": "d"}}),
+    ):
+        write_results(tmp_path / name, config=config, command=f"python -m jaxad.train {typed}")
+    found = [row[0] for row in rows(report.markdown(report.gather([tmp_path])))]
+    name = min(found, key=len)
+    assert sorted(found) == [name, f"{name}, synthesis.object_test=d", f"{name}, synthesis.tolerance=0.0"]
+
+
 def test_older_runs_are_told_apart_by_what_their_configs_lack(tmp_path):
     for name, config in (("new", {"score": {"standardize": False, "top": 0.01}}), ("old", {"score": {"top": 0.01}})):
         write_results(tmp_path / name, experiment="dla", config=config, command=f"python -m jaxad.train --seed={name}")

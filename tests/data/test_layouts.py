@@ -527,6 +527,8 @@ def test_a_table_without_masks_and_with_other_columns(root):
     ("e.png,0,validation,", "'0'"),
     ("e.png,Good,test,", "'Good', which would be a defect type"),
     ("e.png,good ,test,", "write good"),
+    ("e.png,OK,test,", "write good"),
+    ("e.png,normal,test,", "write good"),
     (",good,test,", "no image"),
     ("f.png,good,test,", "does not exist"),
     ("e.png,dent,test,masks/f.png", "does not exist"),

@@ -13,6 +13,7 @@ SUFFIX = ".csv"
 _COLUMNS = ("image", "label", "split")
 _MASK = "mask"
 _SPLITS = ("train", "validation", "test")
+_GOOD_ELSEWHERE = (GOOD, "ok", "normal")  # what good images are called in other data sets
 
 
 def find(path: pathlib.Path) -> Found:
@@ -54,7 +55,7 @@ def _item(row: dict[str, str], where: str, path: pathlib.Path) -> Item:
     defect = row["label"]
     if not defect:
         raise UserError(f"{where} has no label; write {GOOD} or the defect type", about=path)
-    if defect != GOOD and defect.strip().lower() == GOOD:
+    if defect != GOOD and defect.strip().lower() in _GOOD_ELSEWHERE:
         raise UserError(f"{where} has the label '{defect}', which would be a defect type; write {GOOD}", about=path)
     if defect != GOOD and row["split"] != "test":
         raise UserError(
