@@ -75,8 +75,9 @@ def main(argv: Sequence[str]) -> None:
     flags = parser.parse_args(argv)
     rows = list(compare(flags.workdir))
     trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
-    command = {"command": report.portable(trained["command"]), "commit": trained["commit"]}
-    flags.output.write_text(json.dumps({"trained": command, **provenance.collect(), "rows": rows}, indent=1) + "\n")
+    command = report.portable(trained["command"])
+    made = {"command": command, "trained": trained["commit"], **provenance.collect(), "rows": rows}
+    flags.output.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -159,8 +159,9 @@ def test_training_prints_the_summary(run, tmp_path, capsys):
     shutil.copytree(run / "work", tmp_path / "work")
     capsys.readouterr()
     assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
-    summary, report = capsys.readouterr().out.splitlines()
+    test_set, summary, report = capsys.readouterr().out.splitlines()
     found = results(tmp_path / "work")
+    assert test_set == evaluate.test_images(found)
     assert summary == (
         f"image AUROC {100 * found['image']['auroc']:.2f}, pixel AUROC {100 * found['pixel']['auroc']:.2f}, "
         f"AU-PRO {100 * found['pixel']['aupro']:.2f}"

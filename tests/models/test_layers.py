@@ -349,8 +349,8 @@ LAYERS = {
     "3x3 transposed convolution": transposed(8, 3),
     "1x1 transposed convolution": transposed(8, 1),
     "7x7 transposed convolution": transposed(1, 7),
-    "batch normalization": (with_scale, centered, [(24,), (24,)], 0),
-    "max pooling": (max_pool, plain_pool, [], 0),
+    "batch normalization": (with_scale, centered, [(24,), (24,)], 2),  # gradients by the mean and by the variance
+    "max pooling": (max_pool, plain_pool, [], 3),  # a pixel's gradient is a sum over up to four windows
     "bilinear upsampling": (upsample_bilinear, interpolated, [], 3),  # both weights, and what is between them
 }  # fmt: skip
 
@@ -364,7 +364,8 @@ def test_values_and_gradients_of_every_layer_equal_float64(formulation: str, nam
     XLA's own convolutions return the gradient of a kernel in the dtype of the images, so there it is rounded too.
     """
     ours, plain, shapes, roundings = LAYERS[name]
-    ours, plain = (with_kernel(each) if isinstance(each, nn.Module) else each for each in (ours, plain))
+    if isinstance(ours, nn.Module):
+        ours, plain = with_kernel(ours.clone(dtype=dtype)), with_kernel(plain)
     x = normal(0, (4, 12, 10, 24)).astype(dtype)
     given = [normal(1 + i, shape).astype(dtype).astype(jnp.float32) for i, shape in enumerate(shapes)]
     cotangent = normal(9, jax.eval_shape(ours, x, *given).shape).astype(dtype)
