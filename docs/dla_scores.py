@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad import data, detector, metrics, report
+from jaxad import data, detector, report
 from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
 from jaxad.errors import UserError, run
-from jaxad.methods.method import reduce_map
+from jaxad.methods.method import Scores, reduce_map
 from jaxad.runtime import provenance
+from jaxad.training import synthetic_validation
 
 SCORES = {
     "score.standardize": (False, True),
@@ -40,8 +41,7 @@ def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
     fitted, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
     if not len(held):
         raise UserError("the training held no good images out; train with config.data.holdout=0.1")
-    images = (pipeline.Images(source, part, size=config.score.size, cache_bytes=0) for part in (held, fitted))
-    return synthetic_defects.make(next(images).stack(), next(images), crop=config.evaluate.crop)
+    return synthetic_validation.held_out(config, source, fitted, held)
 
 
 def compare(workdir: Path) -> Iterator[dict]:
@@ -59,9 +59,7 @@ def compare(workdir: Path) -> Iterator[dict]:
             if weight:
                 maps = maps + weight / config.uncertainty_weight * terms["uncertainty"]
             scores = np.asarray(reduce_map(maps, reduction=config.reduction, top=config.top))
-            named = [f"{kind} {number}" for number, kind in enumerate(made.kinds)]
-            rows = (named, made.labels, made.kinds, made.images, list(made.masks), scores, np.float32(maps))
-            reached = metrics.evaluate(metrics.TestScores(*rows))
+            reached = synthetic_validation.evaluate(Scores(scores, np.float32(maps)), made)
             figures = {"image.auroc": reached["image"]["auroc"]}
             figures |= {f"pixel.{name}": reached["pixel"][name] for name in ("auroc", "aupro")}
             yield settings | {"score.uncertainty_weight": weight} | figures

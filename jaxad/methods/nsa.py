@@ -16,7 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxad.augment.nsa import device, host, host_views, views
-from jaxad.augment.nsa.settings import LABELS, Synthesis
+from jaxad.augment.nsa.settings import CONTINUOUS, LABELS, Synthesis
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.method import (
@@ -243,8 +243,7 @@ def objective(config: ConfigDict) -> Objective:
     def metrics(batch):
         return {"skipped_patches": batch["skipped"].sum() / (batch["patches"] + batch["skipped"]).sum()}
 
-    is_continuous = config.label in ("continuous", "continuous_sigmoid")
-    return Objective(squared_error if is_continuous else cross_entropy, activation, metrics)
+    return Objective(squared_error if config.label in CONTINUOUS else cross_entropy, activation, metrics)
 
 
 def with_examples(config: ConfigDict, method: Method) -> Method:

@@ -102,8 +102,7 @@ class _Run:
     def _synthetic(self) -> synthetic_defects.SyntheticSet | None:
         if not len(self.held):
             return None
-        held, fitted = self._good(self.held).stack(), self._good(self.fitted)
-        return synthetic_defects.make(held, fitted, crop=self.config.evaluate.crop)
+        return synthetic_validation.held_out(self.config, self.source, self.fitted, self.held)
 
     @property
     def watched(self) -> bool:

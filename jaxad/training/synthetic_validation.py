@@ -12,17 +12,53 @@ Nothing is chosen by them.
 
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import metrics
+from jaxad.augment import synthetic_defects
 from jaxad.augment.synthetic_defects import SyntheticSet
+from jaxad.data import pipeline
+from jaxad.data.record import Source
 from jaxad.detector import read_fitted, scores_as_trained
 from jaxad.errors import UserError
 from jaxad.methods.method import Scores
 from jaxad.runtime import disk
 
 _FILE = "synthetic.json"
+
+
+def held_out(config: ConfigDict, source: Source, fitted: np.ndarray, held: np.ndarray) -> SyntheticSet:
+    """The set of a training: defects in the images that it held out, made from those that it fits.
+
+    Args:
+      config: Its config.
+      source: The training images.
+      fitted: Numbers of the images to fit, see `pipeline.split_holdout`.
+      held: Numbers of those that are held out, at least one.
+    """
+    parts = (pipeline.Images(source, numbers, size=config.score.size, cache_bytes=0) for numbers in (held, fitted))
+    return synthetic_defects.make(next(parts).stack(), next(parts), crop=config.evaluate.crop)
+
+
+def evaluate(scores: Scores, made: SyntheticSet) -> dict:
+    """What `metrics.evaluate` says of a detector's scores of ``made.images``, whole and in order.
+
+    Raises:
+      UserError: A score or a map is not finite.
+    """
+    return metrics.evaluate(
+        metrics.TestScores(
+            ids=[f"number {number} of the synthetic set ({kind})" for number, kind in enumerate(made.kinds)],
+            labels=made.labels,
+            defects=made.kinds,
+            images=made.images,
+            masks=list(made.masks),
+            image_scores=scores.image,
+            maps=scores.map,
+        )
+    )
 
 
 def measure(scores: Scores, made: SyntheticSet) -> dict[str, float]:
@@ -39,17 +75,7 @@ def measure(scores: Scores, made: SyntheticSet) -> dict[str, float]:
     Raises:
       UserError: A score or a map is not finite.
     """
-    found = metrics.evaluate(
-        metrics.TestScores(
-            ids=[f"number {number} of the synthetic set ({kind})" for number, kind in enumerate(made.kinds)],
-            labels=made.labels,
-            defects=made.kinds,
-            images=made.images,
-            masks=list(made.masks),
-            image_scores=scores.image,
-            maps=scores.map,
-        )
-    )
+    found = evaluate(scores, made)
     rows = {"": found} | {f"_{kind}": own for kind, own in found["by_defect"].items()}
     return {
         f"synthetic_{level}_auroc{suffix}": row[level]["auroc"]

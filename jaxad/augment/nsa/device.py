@@ -14,7 +14,16 @@ import numpy as np
 
 from jaxad.augment.boxes import Box, box_mask
 from jaxad.augment.nsa import host, labels, median_filters, poisson, sampling
-from jaxad.augment.nsa.settings import BLENDINGS, LABELS, OBJECT_TESTS, SHAPES, SIZE_BOUNDS, SOURCES, Synthesis
+from jaxad.augment.nsa.settings import (
+    BLENDINGS,
+    CONTINUOUS,
+    LABELS,
+    OBJECT_TESTS,
+    SHAPES,
+    SIZE_BOUNDS,
+    SOURCES,
+    Synthesis,
+)
 from jaxad.errors import UserError
 
 _POISSON = ("source", "mixed")
@@ -406,7 +415,7 @@ def _label(
     kind: str, image: jax.Array, blended: jax.Array, mask: jax.Array, factor: jax.Array, settings: Synthesis
 ) -> jax.Array:
     change = {"tolerance": settings.tolerance}
-    if kind in ("continuous", "continuous_sigmoid"):
+    if kind in CONTINUOUS:
         return labels.continuous(image, blended, mask, **change)
     if kind == "logistic":
         sigmoid = {"steepness": settings.steepness, "midpoint": settings.midpoint}

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from jaxad.augment.nsa import host_labels
-from jaxad.augment.nsa.settings import Synthesis
+from jaxad.augment.nsa.settings import CONTINUOUS, Synthesis
 from jaxad.errors import UserError
 
 TRIES = 200
@@ -117,7 +117,7 @@ def refuse_unsupported(settings: Synthesis) -> None:
 def _label(kind: str, image: np.ndarray, blended: np.ndarray, mask: np.ndarray, settings: Synthesis) -> np.ndarray:
     if kind == "binary":
         return host_labels.binary(image, blended, mask).astype(np.float32)
-    if kind in ("continuous", "continuous_sigmoid"):
+    if kind in CONTINUOUS:
         return host_labels.continuous(image, blended, mask)
     if kind == "logistic":
         return host_labels.logistic(image, blended, mask, steepness=settings.steepness, midpoint=settings.midpoint)

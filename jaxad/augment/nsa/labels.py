@@ -82,7 +82,7 @@ def _difference(original: jax.Array, blended: jax.Array) -> jax.Array:
     return jnp.abs(original.astype(jnp.int16) - blended.astype(jnp.int16)).sum(axis=2, dtype=jnp.int16)
 
 
-def _changed(difference: jax.Array, mask: jax.Array, channels: int, tolerance: float = 1.0) -> jax.Array:
+def _changed(difference: jax.Array, mask: jax.Array, channels: int, tolerance: float) -> jax.Array:
     most = int(tolerance * channels)  # differences are whole numbers
     return median_filters.majority((difference > most) & (mask > 0), 5)
 

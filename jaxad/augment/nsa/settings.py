@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from jaxad.errors import UserError
 
-# What the choices below, and that of the label, may be. "factor" is the label of FPI and PII; "continuous_sigmoid" is
-# the continuous label, learnt otherwise.
+# What the choices below, and that of the label, may be. "factor" is the label of FPI and PII.
 SOURCES = ("other", "same")
 SHAPES = ("rectangle", "cutpaste", "ellipses")
 BLENDINGS = ("source", "mixed", "paste", "interpolate")
-LABELS = ("binary", "continuous", "continuous_sigmoid", "logistic", "factor")
+CONTINUOUS = ("continuous", "continuous_sigmoid")  # the same label, learnt in two ways
+LABELS = ("binary", *CONTINUOUS, "logistic", "factor")
 # Where the paper's text differs from the authors' program, which comes first.
 SIZE_BOUNDS = ("half", "full")
 OBJECT_TESTS = ("source", "destination")
