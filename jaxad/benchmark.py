@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, evaluate, methods, metrics, pytorch_peer, report
-from jaxad.data import binding, levels, pipeline
+from jaxad.data import binding, geometry, levels, pipeline
 from jaxad.errors import UserError
 from jaxad.methods.method import Method, compute_dtype
 from jaxad.models import flops
@@ -281,16 +281,17 @@ def _scoring(
 ) -> tuple[dict[str, Figure], float]:
     """Figures of inference and evaluation, and the seconds to the first score."""
 
-    def operations(side: int) -> int:
-        images = jax.ShapeDtypeStruct((1, side, side, found.channels), jnp.float32)
+    def operations() -> int:
+        size = (found.tiling.side,) * 2 if found.tiling else found.region.seen_size
+        images = jax.ShapeDtypeStruct((1, *size, found.channels), jnp.float32)
         return flops.forward(method.score, found.variables, found.density, images)
 
     start = time.perf_counter()
     found.prepare(config.evaluate.batch)
     compile_s = time.perf_counter() - start
-    side, count = config.score.size, 4 * config.evaluate.batch
+    count = 4 * config.evaluate.batch
     images = np.stack([good[number % len(good)] for number in range(count)])
-    operations_seen = operations(config.evaluate.crop or side)
+    operations_seen = operations()
     inference = yardstick.measure(lambda: found.score(images), images=count, operations=operations_seen)
     if not len(data.load(config).test):
         return {"inference": inference, "evaluation": missing("there are no test images")}, compile_s
@@ -379,11 +380,11 @@ def measure(config: ConfigDict, *, repeats: int, scoring: bool = True) -> dict[s
     if method.loss is None:
         made = _untrained(config)
     else:
-        images = pipeline.Images(dataset.train, fitted, size=config.data.size, **cache)
+        images = pipeline.Images(dataset.train, fitted, geometry=geometry.trained(config), **cache)
         made = _training(config, method, images, yardstick)
     variables, memory = made.pop("variables"), {"training step": made.pop("step_memory", None)}
     if scoring:
-        good = pipeline.Images(dataset.train, fitted, size=config.score.size, **cache)
+        good = pipeline.Images(dataset.train, fitted, geometry=geometry.scored(config), **cache)
         density = method.fit(variables, good, jax.random.key(config.seed))
         found = detector.Detector(config, variables, density, white_level=white_level)
         figures, made["compile_s"]["inference"] = _scoring(config, method, found, good, yardstick)

@@ -28,10 +28,14 @@ _REQUIRED = dict.fromkeys(("experiment", "category", "method"), str) | dict.from
 _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDict)
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {
-    "data": {"white_level": 0, "max_megapixels": 1000},
+    "data": {
+        "white_level": 0, "max_megapixels": 1000, "resize": "squeeze", "aspect": 0.0, "tile": 0, "tile_overlap": 0.125,
+    },
     "evaluate": {"heatmap_sigma": 0.0, "mask_rule": "any"},
     "synthesis": {"size_bounds": "half", "object_test": "source", "tolerance": 1.0},
-}
+}  # fmt: skip
+RESIZES = ("squeeze", "keep", "pad", "crop")
+STEP = 32  # pixels by which a frame's longer side may exceed the shorter one: the coarsest stride of the networks
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 
@@ -357,6 +361,58 @@ def channels(config: ConfigDict) -> int:
 def white_level(config: ConfigDict) -> int:
     """The 16-bit value that is white, as ``config.data.white_level`` gives it; 0 where the images decide."""
     return config.data.white_level
+
+
+def resize(config: ConfigDict) -> str:
+    """How images are brought into their frame, see `jaxad.data.geometry`."""
+    return config.data.get("resize", "squeeze")
+
+
+def frame(config: ConfigDict, side: int) -> tuple[int, int]:
+    """Height and width of the frame whose shorter side has so many pixels.
+
+    It is square, or has the aspect ratio of the training images, ``config.data.aspect``, once that is known. The longer
+    side exceeds the shorter one by a multiple of `STEP`, so that both are multiples of a network's stride, or neither.
+    """
+    aspect = config.data.get("aspect", 0.0)
+    if not aspect:
+        return side, side
+    longer = side + STEP * round(side * (max(aspect, 1 / aspect) - 1) / STEP)
+    return (side, longer) if aspect > 1 else (longer, side)
+
+
+def tile(config: ConfigDict) -> int:
+    """Side in pixels of the tiles of a frame that are trained on and scored; 0 where it is the whole frame."""
+    return config.data.get("tile", 0)
+
+
+def seen_size(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of the images that a training takes: of a tile, or of a whole frame."""
+    side = tile(config)
+    return (side, side) if side else frame(config, config.data.size)
+
+
+def of_tiles(config: ConfigDict) -> ConfigDict:
+    """The config by which a method works on tiles, to which a tile is a whole image.
+
+    References are resolved before, so that a config that was read again gives the same.
+    """
+    side, view = config.data.tile, {}
+    if "view" in config and "crop" in config.view:
+        view = {"view.crop": min(config.view.crop, side)}
+        view |= {"view.center_crop": min(config.view.center_crop, side)}
+    plain = guarded(ConfigDict(json.loads(config.to_json())), "the config", "see experiments/ for examples")
+    whole = {"data.size": side, "score.size": side, "data.tile": 0, "data.aspect": 0.0, "data.resize": "squeeze"}
+    with plain.unlocked():
+        for key, value in (whole | view).items():
+            section, name = key.split(".")
+            plain[section][name] = value
+    return plain
+
+
+def inner(outer: tuple[int, int], side: int, crop: int) -> tuple[int, int]:
+    """What is left of a frame whose shorter side has `side` pixels when this becomes `crop`: as much less of both."""
+    return outer[0] - (side - crop), outer[1] - (side - crop)
 
 
 def max_pixels(config: ConfigDict) -> int:

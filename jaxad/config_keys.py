@@ -67,7 +67,14 @@ data.root: The folder of the images, or the table.
 data.category: The folder below `data.root`, or the good class of CIFAR-10 and MNIST; empty for `data.root` itself.
 data.test: A folder of test images elsewhere.
 data.ground_truth: A folder of masks elsewhere.
-data.size: Side in pixels that images are resized to. Change it, the crops of `view` and `score.size` together.
+data.size: Shorter side in pixels that images are resized to. Change it, the crops of `view` and `score.size` together.
+data.resize: How images are brought to one size. `squeeze` makes squares of them, as the papers do. `keep` keeps the
+  aspect ratio: all images have that of the training images, and one that differs is padded. `pad` makes a square by
+  padding, `crop` by cutting off. Padding shows the image's mirror image, and is neither scored nor counted.
+data.aspect: Width over height for `keep`; 0 for that of the training images, which takes its place.
+data.tile: Side in pixels of the square tiles of a frame that are trained on and scored, for small defects in large
+  images; 0 for the whole frame. `data.size` is then the frame's shorter side, and `score.size` has no effect.
+data.tile_overlap: Smallest share of a tile's side by which tiles overlap.
 data.white_level: The value of 16-bit files that is white; 0 for what the files declare, else a common sensor's white
   that is not below their largest value.
 data.max_megapixels: The largest images that are read, in millions of pixels.
@@ -84,7 +91,7 @@ optim.name: The optimizer.
 optim.learning_rate: Learning rate at the beginning of the cosine schedule.
 optim.final_learning_rate: Learning rate at its end.
 optim.momentum: Momentum of SGD.
-score.size: Side in pixels of the images that are scored.
+score.size: Shorter side in pixels of the images that are scored.
 score.reduction: The image score from the map: `mean`, `max`, or `top`, the mean of the highest `score.top`.
 score.top: Share of the map's highest values in the image score by `top`.
 threshold.false_alarm_rate: Share of good images that the threshold may call defective.
@@ -106,6 +113,8 @@ checkpoint.keep: Checkpoints that are kept.
         "log_every": 1,
         "synthetic_every": 0,
         "data.size": 1,
+        "data.aspect": 0.0,
+        "data.tile": 0,
         "data.white_level": 0,
         "data.max_megapixels": 1,
         "data.workers": 0,
@@ -120,13 +129,16 @@ checkpoint.keep: Checkpoints that are kept.
         "checkpoint.every_steps": 1,
         "checkpoint.keep": 1,
     },
-    below={"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100},  # a larger one takes hours to draw
+    # A larger sigma takes hours to draw.
+    below={"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100, "data.aspect": 100},
     shares={
         "data.holdout": "[0, 1)",
+        "data.tile_overlap": "[0, 1)",
         "optim.momentum": "[0, 1)",
         "score.top": "(0, 1]",
         "threshold.false_alarm_rate": "[0, 1)",
         "evaluate.pro_limit": "(0, 1]",
     },
-    used_with={"score.top": ("score.reduction", ("top",))},
+    used_with={"score.top": ("score.reduction", ("top",)), "data.aspect": ("data.resize", ("keep",)),
+               "data.tile_overlap": ("data.tile", None)},
 )

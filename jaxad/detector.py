@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -22,14 +22,16 @@ from jaxad import config as configs
 from jaxad import methods
 from jaxad.config_values import Value
 from jaxad.data import MIN_SIDE, levels
+from jaxad.data.geometry import Box, is_inside
 from jaxad.data.given import Given, attempt, several
-from jaxad.data.image import Decoded, resize_image
+from jaxad.data.image import Decoded
+from jaxad.data.tiling import tiling_of
 from jaxad.errors import UserError, first_line, other_version
 from jaxad.methods import memory
 from jaxad.methods.method import Scores
 from jaxad.runtime import checkpoint, devices, disk
 from jaxad.runtime.fork_guard import refuse_forked
-from jaxad.scoring.region import Region
+from jaxad.scoring.region import region_of
 
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
@@ -90,7 +92,7 @@ class Detector:
         refuse_forked()
         self._origin: tuple | None = None  # the arguments of `_load_again`, once it is in a workdir
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
-        self.region = Region(config.score.size, config.evaluate.crop)
+        self.region, self.tiling = region_of(config), tiling_of(config)
         self.heat_range, self.good_scores = heat_range, good_scores
         self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
@@ -98,7 +100,7 @@ class Detector:
         self._weights = self._on_devices()
         with jax.enable_x64(False):  # also in a process that computes in float64
             method = methods.create(config)
-        self._embed = method.hooks.embed
+        self._embed, self._per_position = method.hooks.embed, method.hooks.per_position
         self._score = self._compiled(method.score)
         map_terms = method.hooks.map_terms
         self._map_terms = map_terms and self._compiled(map_terms)
@@ -142,28 +144,64 @@ class Detector:
     def _compiled(self, function: Callable) -> Callable:
         """A function of variables, density and images in [0, 1], compiled for uint8 images over all local devices."""
 
-        def scaled(weights, images):
-            return function(*weights, images / jnp.float32(255))
+        def scaled(weights, rows):
+            images, *valid = rows if isinstance(rows, tuple) else (rows,)
+            return function(*weights, images / jnp.float32(255), *valid)
 
         return devices.jit_per_example(scaled, self._mesh)
 
-    def score(self, images: np.ndarray, *, batch: int | None = None) -> Scores:
-        """Scores images that have the size for scoring already.
+    def score(
+        self, images: np.ndarray, *, batch: int | None = None, boxes: Sequence[Box] | np.ndarray | None = None
+    ) -> Scores:
+        """Scores images that have the size for scoring already, (h, w) = ``region.size``.
 
         The network sees the central square of side ``config.evaluate.crop``, or the whole image where that is 0.
 
         Args:
-          images: uint8 (n, size, size, c), where size is ``config.score.size``.
+          images: uint8 (n, h, w, c).
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
+          boxes: Where each image lies in its frame, see `Record.box`; None where all of them fill it.
 
         Returns:
-          NumPy scores: image (n,) and map (n, size, size), float32. The map is zero where the network sees nothing.
+          NumPy scores: image (n,) and map (n, h, w), float32. The map is zero where the network sees nothing, and
+          outside the boxes.
 
         Raises:
           UserError: The images are no such array, or there is no such batch.
         """
+        valid = None if boxes is None else is_inside(boxes, self.region.size)
+        if self.tiling is not None:
+            return self._score_tiles(self.region.seen(images), valid, batch)
+        if valid is not None:
+            found = self._call(self._score, (self.region.seen(images), valid), batch)
+            return found._replace(map=np.where(valid, found.map, np.float32(0)))
         found = self._call(self._score, self.region.seen(images), batch)
         return found._replace(map=self.region.bordered(found.map))
+
+    def _score_tiles(self, frames: np.ndarray, valid: np.ndarray | None, batch: int | None) -> Scores:
+        """`score` tile by tile: the highest image score of a tile, and the weighted mean of overlapping maps."""
+        count, places, (own, total) = len(frames), self.tiling.places(), self.tiling.weights()
+        maps, best = np.zeros((count, *self.region.size), np.float32), np.full(count, -np.inf, np.float32)
+        every, each = range(len(places)), range(count)
+        # With a density for each tile, the same tile of all images is scored together; else all tiles of an image.
+        if self._per_position:
+            groups, batch = [[(image, number) for image in each] for number in every], 1 if count == 1 else batch
+        else:
+            groups, batch = [[(image, number) for number in every] for image in each], None
+        for group in groups:
+            rows = np.stack([frames[image][places[number]] for image, number in group])
+            counted = None if valid is None else np.stack([valid[image][places[number]] for image, number in group])
+            shown = np.ones(len(group), bool) if counted is None else counted.any(axis=(1, 2))
+            if counted is not None:
+                counted[~shown] = True  # of nothing there is no score, which is left out below
+                rows = rows, counted
+            density = self._weights[1][f"tile{group[0][1]}"] if self._per_position else self._weights[1]
+            found = self._call(self._score, rows, batch, weights=(self._weights[0], density))
+            for (image, number), score, scored, counts in zip(group, found.image, found.map, shown, strict=True):
+                maps[image][places[number]] += own * scored
+                best[image] = max(best[image], score) if counts else best[image]
+        maps /= total
+        return Scores(best, maps if valid is None else np.where(valid, maps, np.float32(0)))
 
     def map_terms(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
         """The terms of which the score map is the sum, for a picture.
@@ -172,9 +210,9 @@ class Detector:
           images: As in `score`.
 
         Returns:
-          float32 (n, size, size) by name; None where the method's map has none (see `Hooks`).
+          float32 (n, h, w) by name; None where the method's map has none (see `Hooks`).
         """
-        if self._map_terms is None:
+        if self._map_terms is None or self.tiling is not None:
             return None
         found = self._call(self._map_terms, self.region.seen(images))
         return {name: self.region.bordered(maps) for name, maps in found.items()}
@@ -188,7 +226,7 @@ class Detector:
         Returns:
           float32 (n, d) by name; None where the method has none (see `Hooks`).
         """
-        if self._embed is None:
+        if self._embed is None or self.tiling is not None:
             return None
 
         def call(weights, rows):
@@ -200,20 +238,20 @@ class Detector:
 
     def prepare(self, batch: int) -> None:
         """Compiles the program for `batch` images, or loads it from the cache, before the first image is there."""
-        size = self.config.score.size
-        self.score(np.zeros((1, size, size, self.channels), np.uint8), batch=batch)
+        self.score(np.zeros((1, *self.region.size, self.channels), np.uint8), batch=batch)
 
-    def _call(self, compiled: Callable, rows, batch: int | None = None):
+    def _call(self, compiled: Callable, rows, batch: int | None = None, *, weights: tuple[Any, Any] | None = None):
         """What a compiled ``(weights, rows) -> made`` makes of any number of rows, `batch` of them in one call.
 
-        Both are pytrees, of NumPy arrays (n, ...); `batch` is ``config.evaluate.batch`` by default.
+        Both are pytrees, of NumPy arrays (n, ...); `batch` is ``config.evaluate.batch`` by default, and `weights` are
+        those of the whole detector.
         """
         refuse_forked()
         batch, made = self._batch(batch), []
         for start in range(0, len(jax.tree.leaves(rows)[0]) or 1, batch):  # of no rows the shapes are made
             some = jax.tree.map(itemgetter(slice(start, start + batch)), rows)
             with jax.enable_x64(False):  # also in a process that computes in float64
-                made.append(devices.call_padded(compiled, self._weights, some, self._mesh, batch=batch))
+                made.append(devices.call_padded(compiled, weights or self._weights, some, self._mesh, batch=batch))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
 
     def _batch(self, batch: int | None) -> int:
@@ -258,8 +296,9 @@ class Detector:
         Raises:
           UserError: An image cannot be read or is no such image (see `keep_errors`), or `batch` is below 1.
         """
-        size, made, deep = (self.config.score.size,) * 2, [], {}
-        options, blank = self.read_options | {"keep_errors": keep_errors}, np.zeros((*size, self.channels), np.uint8)
+        geometry, made, deep = self.region.geometry, [], {}
+        options = self.read_options | {"keep_errors": keep_errors}
+        blank = np.zeros((*geometry.size, self.channels), np.uint8)
         numbered = enumerate(several(images))
         while chunk := list(itertools.islice(numbered, self._batch(batch))):
             seen = [attempt(image, number=number, **options) for number, image in chunk]
@@ -269,9 +308,11 @@ class Detector:
                 if isinstance(one, Decoded) and one.peak is not None
             }
             # What cannot be read keeps its place in the batch, so that no other image changes its own.
-            stack = np.stack([resize_image(one.image, size) if isinstance(one, Decoded) else blank for one in seen])
+            images = [one.image if isinstance(one, Decoded) else blank for one in seen]
+            stack = np.stack([geometry.image(image) for image in images])
             alone = batch is None and not made and len(seen) == 1
-            scores = self.score(stack, batch=1 if alone else batch)
+            boxes = [geometry.placement(image.shape[:2]).target for image in images]
+            scores = self.score(stack, batch=1 if alone else batch, boxes=boxes)
             rows = zip(seen, scores.image, scores.map, strict=True)
             made += [self._prediction(one.image, *row) if isinstance(one, Decoded) else one for one, *row in rows]
         if sentence := levels.clipped_images(deep, self.white_level):
@@ -294,9 +335,11 @@ class Detector:
             raise UserError("the detector's score of an image is not finite; train again with a lower learning rate")
         return None if self.threshold is None else score > self.threshold
 
-    def fit_ranges(self, good: Scores) -> None:
-        """Sets `heat_range` and `good_scores` from the scores of good images of the training split."""
-        maps = self.region.inside(good.map)
+    def fit_ranges(self, good: Scores, boxes: np.ndarray | None = None) -> None:
+        """Sets `heat_range` and `good_scores` from the scores of good images of the training split; boxes as in
+        `score`."""
+        valid = None if boxes is None else is_inside(boxes, self.region.size)
+        maps = self.region.inside(good.map) if valid is None else good.map[valid]
         self.heat_range = (float(np.median(maps)), float(maps.max()))
         image = good.image.astype(np.float64)
         self.good_scores = (float(image.mean()), float(image.std()))

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import data, detector, errors, metrics
-from jaxad.data import levels, pipeline
+from jaxad.data import geometry, levels, pipeline
 from jaxad.data.image import NO_IMAGES, passed_over
 from jaxad.data.record import Record
 from jaxad.errors import UserError, counted
@@ -53,7 +53,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
     memory.check_test_set(config, len(source))
     if source.others and processes.is_main_process():
         print(passed_over(source.others, NO_IMAGES), flush=True)
-    records = pipeline.read_all(source, config.score.size, mask_rule=config.evaluate.mask_rule)
+    records = pipeline.read_all(source, geometry.scored(config), mask_rule=config.evaluate.mask_rule)
     if processes.is_main_process() and (sentence := _on_vanished_masks(records, config)):
         print(sentence, flush=True)
     if sentence := levels.clipped_images(source.deep, configs.white_level(config) or white_level):
@@ -64,7 +64,7 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
 def _on_vanished_masks(records: Sequence[Record], config: ConfigDict) -> str:
     """What pixel metrics cannot see by the rule of masks; "" where there is nothing."""
     rule = config.evaluate.mask_rule
-    vanished = sum(bool(one.label) and one.mask is not None and not one.mask.any() for one in records)
+    vanished = sum(bool(one.label) and one.mask is not None and not (one.mask == 1).any() for one in records)
     if rule == "any" or not vanished:
         return ""
     images = counted(vanished, "defective image")
@@ -76,7 +76,9 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
     """Scores a test set once, each process its share; the images have the size for scoring."""
     processes.assert_equal_across_processes("the list of test images", [record.id for record in records])
     images = np.stack([record.image for record in records])
-    shares = processes.gather(found.score(images[processes.local_slice(len(images))]))
+    mine = processes.local_slice(len(images))
+    boxes = None if records[0].box is None else np.array([record.box for record in records])
+    shares = processes.gather(found.score(images[mine], boxes=None if boxes is None else boxes[mine]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
     return metrics.TestScores(
         ids=[record.id for record in records],

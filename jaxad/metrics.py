@@ -11,7 +11,6 @@ defect type; every metric is then a short sum.
     aupimo(ranking, labels == 0)
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from jaxad.errors import UserError
 
 IMAGE_METRICS = ("auroc", "ap", "f1_max")
 PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo")
+IGNORED = 255  # in a mask: a pixel of no image, see `jaxad.data.geometry`
 PIMO_BOUNDS = (1e-5, 1e-4)  # the false positive rates between which AUPIMO integrates, as published
 
 
@@ -34,7 +34,7 @@ class TestScores(NamedTuple):
     labels: np.ndarray  # (n,) 0 good, 1 defective
     defects: list[str]  # "good" or the defect type
     images: np.ndarray  # uint8 (n, h, w, 3) RGB, or (n, h, w, 1) grey
-    masks: list[np.ndarray | None]  # uint8 (h, w) 0/1; None: pixel truth unknown
+    masks: list[np.ndarray | None]  # uint8 (h, w) 0/1, or `IGNORED`; None: pixel truth unknown
     image_scores: np.ndarray  # (n,) higher is more anomalous
     maps: np.ndarray  # float32 (n, h, w) higher is more anomalous
 
@@ -105,7 +105,8 @@ def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
     """Ranks all pixels of a test set.
 
     Args:
-      masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO.
+      masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO. Pixels
+        of the value `IGNORED` are no samples.
       maps: float32 (n, h, w), finite.
 
     Raises:
@@ -113,7 +114,7 @@ def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
     """
     if len(masks) != len(maps) or maps.dtype != np.float32:
         raise ValueError(f"need as many masks as maps, in float32, not {len(masks)} and {maps.shape} {maps.dtype}")
-    keys = np.empty(maps.shape, np.uint64)
+    keys, ignored = np.empty(maps.shape, np.uint64), np.zeros(maps.shape, bool)
     component_image, component_size = [], []
     for i, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
         if mask.shape != scores.shape:
@@ -121,8 +122,10 @@ def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
         if not np.isfinite(scores).all():
             raise ValueError(f"map {i} is not finite")
         codes = np.full(mask.shape, i, np.uint64)
-        if mask.any():
-            count, components, stats, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
+        ignored[i] = mask == IGNORED
+        marked = (mask != 0) & ~ignored[i]
+        if marked.any():
+            count, components, stats, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=8)
             inside = components > 0
             codes[inside] = components[inside] - 1 + len(maps) + len(component_size)
             component_image += [i] * (count - 1)
@@ -130,7 +133,8 @@ def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
         keys[i] = _sortable(scores)
         keys[i] <<= np.uint64(32)
         keys[i] |= codes
-    return _ranking(keys.ravel(), len(maps), component_image, component_size)
+    keys = keys[~ignored] if ignored.any() else keys.ravel()
+    return _ranking(keys, len(maps), component_image, component_size)
 
 
 def select(ranking: Ranking, chosen: np.ndarray) -> Thresholds:
@@ -226,8 +230,8 @@ def aupimo(ranking: Ranking, good: np.ndarray, *, bounds: tuple[float, float] = 
     """Area under the per-image overlap curve of each image (AUPIMO: Bertoldo et al., BMVC 2024).
 
     The curve is an image's overlap, the share of its anomalous pixels that score at least a threshold, over the
-    logarithm of the false positive rate at that threshold. The rate is the same for all images: the mean of those of
-    the good images, which is the rate of all their pixels, since images are equally large. The area between the bounds
+    logarithm of the false positive rate at that threshold. The rate is the same for all images: that of all pixels of
+    the good images, which is the mean of their rates where they are equally large. The area between the bounds
     is divided by the width of their logarithms.
 
     All scores are thresholds. The curve is straight between two neighboring ones, as in the authors' program, which
@@ -309,7 +313,7 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
     images = rank_images(labels, scores.image_scores)
     maps = scores.maps if known.all() else scores.maps[known]
     pixels = rank_pixels(masks, maps)
-    unresolved = _unresolved(int((labels == 0).sum()), math.prod(maps.shape[1:]))
+    unresolved = _unresolved(sum(int((masks[n] != IGNORED).sum()) for n in np.flatnonzero(labels[known] == 0)))
     overlaps = np.full(len(labels), np.nan)
     if not unresolved:
         overlaps[known] = aupimo(pixels, labels[known] == 0)
@@ -379,12 +383,12 @@ def _missing_pixels(thresholds: Thresholds, labels: np.ndarray, known_labels: np
     return "" if thresholds.good else "no good pixels"
 
 
-def _unresolved(good: int, pixels: int) -> str:
-    """Why AUPIMO can't be computed with so many good images, each of so many pixels; empty if it can."""
-    if not good:
+def _unresolved(pixels: int) -> str:
+    """Why AUPIMO can't be computed with so many pixels of good images; empty if it can."""
+    if not pixels:
         return "no good test images"
-    if good * pixels * PIMO_BOUNDS[0] < 1:
-        return f"{PIMO_BOUNDS[0]:g} of the {good * pixels:,} pixels of the good test images is less than one pixel"
+    if pixels * PIMO_BOUNDS[0] < 1:
+        return f"{PIMO_BOUNDS[0]:g} of the {pixels:,} pixels of the good test images is less than one pixel"
     return ""
 
 
@@ -397,5 +401,5 @@ def _check(scores: TestScores) -> None:
             "evaluate an earlier checkpoint or train again with a lower learning rate"
         )
     for id_, label, mask in zip(scores.ids, scores.labels, scores.masks, strict=True):
-        if label == 0 and mask is not None and mask.any():
+        if label == 0 and mask is not None and not np.isin(mask, (0, IGNORED)).all():
             raise ValueError(f"{id_!r} is labelled good but its mask marks anomalous pixels")

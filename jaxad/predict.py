@@ -22,6 +22,7 @@ from PIL import Image
 from jaxad import config as configs
 from jaxad import detector, errors
 from jaxad.data import levels
+from jaxad.data.geometry import Box
 from jaxad.data.image import (
     IMAGE_SUFFIXES,
     NO_IMAGES,
@@ -29,7 +30,6 @@ from jaxad.data.image import (
     list_folder,
     passed_over,
     read_bytes,
-    resize_image,
     to_grey,
 )
 from jaxad.data.silence import pillow_silence
@@ -105,7 +105,8 @@ class Seen(NamedTuple):
       reason: Why it cannot be read; None where it can.
       deep: Of a file of 16 bits the largest value, and how many pixels lie above the white level; else empty texts.
       shape: (h, w) of the image.
-      resized: uint8 (size, size, c), as it is scored.
+      resized: uint8 (h, w, c), as it is scored.
+      box: Where it lies in the frame that is scored, see `jaxad.data.record.Record`.
       picture: uint8 (h, w, 1), grey, at the size of the heatmap; None where none is drawn.
     """
 
@@ -115,6 +116,7 @@ class Seen(NamedTuple):
     deep: tuple[int, int] | tuple[str, str] = ("", "")
     shape: tuple[int, int] = (0, 0)
     resized: np.ndarray | None = None
+    box: Box | None = None
     picture: np.ndarray | None = None
 
 
@@ -136,9 +138,10 @@ def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
         except UserError as error:
             return Seen(path, sha256, str(error))
         deep = ("", "") if decoded.peak is None else (decoded.peak, decoded.clipped)
-        resized = resize_image(decoded.image, (found.config.score.size,) * 2)
+        resized = found.region.geometry.image(decoded.image)
         picture = None if side is None else _shrunk(decoded.image, side)
-        return Seen(path, sha256, None, deep, decoded.image.shape[:2], resized, picture)
+        shape = decoded.image.shape[:2]
+        return Seen(path, sha256, None, deep, shape, resized, found.region.geometry.placement(shape).target, picture)
 
 
 def _pixels(data: bytes) -> int:
@@ -166,7 +169,7 @@ def predictions(
     """Decodes and scores images a batch at a time, in order; the next batch is decoded in the meantime.
 
     Yields:
-      An image, its score and its map (size, size) at the size for scoring; both mean nothing where it has a reason why
+      An image, its score and its map at the size for scoring; both mean nothing where it has a reason why
       it cannot be read.
     """
     chunks = [paths[first : first + batch] for first in range(0, len(paths), batch)]
@@ -181,9 +184,10 @@ def predictions(
             for following in [*chunks[1:], []] if chunks else ():
                 seen, ahead = [future.result() for future in ahead], start(following)
                 # What cannot be read keeps its place in the batch, so that no other image changes its own.
-                blank = np.zeros((*(found.config.score.size,) * 2, found.channels), np.uint8)
+                size = found.region.size
+                blank = np.zeros((*size, found.channels), np.uint8)
                 stack = np.stack([blank if one.resized is None else one.resized for one in seen])
-                scores = found.score(stack, batch=batch)
+                scores = found.score(stack, batch=batch, boxes=[one.box or (0, 0, *size) for one in seen])
                 yield from zip(seen, scores.image.tolist(), scores.map, strict=True)
         finally:
             readers.shutdown(cancel_futures=True)

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 import jaxad
 from jaxad import data, evaluate, methods, metrics, report
 from jaxad.data import pipeline
+from jaxad.data.geometry import Geometry
 from jaxad.data.image import read_image
 from jaxad.data.mask import read_mask
 from jaxad.detector import Detector
@@ -354,7 +355,7 @@ def test_good_scores_are_those_of_the_held_out_images(members):
     found = jaxad.load(members[1])
     train_set = data.load(found.config).train
     held = pipeline.split_holdout(train_set.ids, holdout=0.3, seed=1)[1]
-    records = [pipeline.resized(train_set[int(number)], SIZE) for number in held]
+    records = [Geometry((SIZE, SIZE)).record(train_set[int(number)]) for number in held]
     image = found.score(np.stack([record.image for record in records])).image.tolist()
     mean = sum(image) / 6
     std = (sum((score - mean) ** 2 for score in image) / 6) ** 0.5

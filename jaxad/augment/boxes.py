@@ -122,7 +122,7 @@ def box_limit(shape: tuple[int, ...], *, options: CutPasteOptions) -> tuple[int,
     Raises:
       UserError: A range is empty, or a patch can be larger than the image.
     """
-    (low, high), area = options.aspect, shape[0] * shape[1] * options.area[1]
+    (low, high), area = options.aspect, min(shape[:2]) ** 2 * options.area[1]
     if not _ordered(*options.area) or not 0 < low < 1 < high:
         raise UserError(
             "config.proxy.area must be (low, high) with 0 < low <= high and config.proxy.aspect (low, high) with "
@@ -192,8 +192,9 @@ def _pick(share: jax.Array, count: jax.Array | int) -> jax.Array:
 def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptions) -> Box:
     """Draws a patch of an image of `shape` (h, w, ...) as RandomErasing does, which the paper follows.
 
-    The area is uniform, the aspect ratio uniform below 1 for half of the draws and above 1 for the others (an
-    inference from the paper's union of two intervals), the place uniform over all where the patch lies in the image.
+    The area, a share of the square of the image's shorter side, is uniform, the aspect ratio uniform below 1 for half
+    of the draws and above 1 for the others (an inference from the paper's union of two intervals), the place uniform
+    over all where the patch lies in the image.
 
     Raises:
       UserError: As `box_limit`.
@@ -201,7 +202,7 @@ def sample_box(key: jax.Array, shape: tuple[int, ...], *, options: CutPasteOptio
     tallest, widest = box_limit(shape, options=options)
     sizes, places = jax.random.split(key)
     area, half, aspect = jax.random.uniform(sizes, (3,), jnp.float32)
-    area = shape[0] * shape[1] * (options.area[0] + (options.area[1] - options.area[0]) * area)
+    area = min(shape[:2]) ** 2 * (options.area[0] + (options.area[1] - options.area[0]) * area)
     wide, tall = (low + (high - low) * aspect for low, high in ((options.aspect[0], 1), (1, options.aspect[1])))
     aspect = jnp.where(half < 0.5, wide, tall)
     height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, tallest).astype(jnp.int32)

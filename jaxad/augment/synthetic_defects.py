@@ -14,6 +14,7 @@ import numpy as np
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host_labels import channel_sum
 from jaxad.augment.nsa.settings import Synthesis
+from jaxad.data.geometry import IGNORED, is_inside
 
 MOST = 64  # held-out images that take part; more would take time and change the figures little
 _SEED = 20_220_727
@@ -28,17 +29,19 @@ class SyntheticSet(NamedTuple):
     """Good images, and each of them again with one defect of every kind.
 
     Attributes:
-      images: uint8 (m, s, s, c); good ones first.
-      masks: uint8 (m, s, s) of 0 and 1, where an image differs from the good one by more than one grey level, averaged
-        over the channels; elsewhere the two are bit-identical.
+      images: uint8 (m, h, w, c); good ones first.
+      masks: uint8 (m, h, w) of 0 and 1, where an image differs from the good one by more than one grey level, averaged
+        over the channels; elsewhere the two are bit-identical. `IGNORED` where the frame is filled beside an image.
       labels: int (m,), 0 for good and 1 for defective.
       kinds: "good", or one of `KINDS`, for each image.
+      boxes: int (m, 4), where each image lies in its frame, see `jaxad.data.record.Record`; None where all fill it.
     """
 
     images: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
     kinds: list[str]
+    boxes: np.ndarray | None = None
 
 
 def random_paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, float], angle: float) -> np.ndarray:
@@ -47,24 +50,25 @@ def random_paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[flo
     Args:
       rng: Source of randomness of both places, uniform over those where the rectangle lies in the image either way, and
         of the change of brightness.
-      image: uint8 (s, s, c).
-      size: Height and width of the rectangle in pixels; its diagonal is at most s.
+      image: uint8 (h, w, c).
+      size: Height and width of the rectangle in pixels; its diagonal is at most the image's shorter side.
       angle: Rotation in radians.
 
     Returns:
-      uint8 (s, s, c), each pasted pixel from the nearest one.
+      uint8 (h, w, c), each pasted pixel from the nearest one.
     """
-    side = len(image)
+    shape = image.shape[:2]
     cosine, sine = math.cos(angle), math.sin(angle)
     # Half of the upright rectangle that holds the turned one, and so the upright one is cut away from the border too.
     reach = [max(size[k], abs(cosine) * size[k] + abs(sine) * size[1 - k]) / 2 for k in (0, 1)]
-    source, target = ([rng.uniform(r, side - r) for r in reach] for _ in range(2))
-    down, right = (pixels + 0.5 - centre for pixels, centre in zip(np.indices((side, side)), target, strict=True))
+    ends = list(zip(reach, shape, strict=True))
+    source, target = ([rng.uniform(r, side - r) for r, side in ends] for _ in range(2))
+    down, right = (pixels + 0.5 - centre for pixels, centre in zip(np.indices(shape), target, strict=True))
     along, across = cosine * down + sine * right, cosine * right - sine * down
     inside = (np.abs(along) < size[0] / 2) & (np.abs(across) < size[1] / 2)
     row, column = (
         np.clip(centre + offset[inside], 0, side - 1).astype(int)
-        for centre, offset in zip(source, (along, across), strict=True)
+        for centre, offset, side in zip(source, (along, across), shape, strict=True)
     )
     pasted = image.copy()
     pasted[inside] = np.minimum(np.rint(image[row, column] * rng.uniform(1 - _JITTER, 1 + _JITTER)), 255)
@@ -76,11 +80,12 @@ def _blend(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np
 
 
 def _patch(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return random_paste(rng, image, size=tuple(len(image) * rng.uniform(0.06, 0.25, 2)), angle=0.0)
+    return random_paste(rng, image, size=tuple(min(image.shape[:2]) * rng.uniform(0.06, 0.25, 2)), angle=0.0)
 
 
 def _scar(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    length, width = len(image) * rng.uniform(0.08, 0.25), len(image) * rng.uniform(0.01, 0.06)
+    side = min(image.shape[:2])
+    length, width = side * rng.uniform(0.08, 0.25), side * rng.uniform(0.01, 0.06)
     return random_paste(rng, image, size=(length, max(width, 2.0)), angle=rng.uniform(0, math.pi))
 
 
@@ -93,13 +98,17 @@ KINDS: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndar
 
 
 def _defective(
-    rng: np.random.Generator, kind: str, image: np.ndarray, others: Sequence[np.ndarray], border: int
+    rng: np.random.Generator,
+    kind: str,
+    image: np.ndarray,
+    others: Sequence[np.ndarray],
+    box: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """An image with a defect that can be seen, and its mask; None where none of many draws could be seen.
 
-    The defect lies inside a border of this width, and is made as if there were nothing else.
+    The defect lies inside the box, (top, left, bottom, right), and is made as if there were nothing else.
     """
-    inside = (slice(border, len(image) - border),) * 2
+    inside = slice(box[0], box[2]), slice(box[1], box[3])
     seen = np.ascontiguousarray(image[inside])
     for _ in range(_TRIES):
         other = np.ascontiguousarray(others[int(rng.integers(len(others)))][inside])
@@ -109,11 +118,15 @@ def _defective(
         if mask.mean() >= _SMALLEST and difference[mask].mean() >= _VISIBLE:
             made = image.copy()
             made[inside] = np.where(mask[..., None], changed, seen)
-            return made, np.pad(mask, border).astype(np.uint8)
+            marked = np.zeros(image.shape[:2], np.uint8)
+            marked[inside] = mask
+            return made, marked
     return None
 
 
-def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> SyntheticSet:
+def make(
+    good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0, boxes: np.ndarray | None = None
+) -> SyntheticSet:
     """Makes the set from held-out good images; the same images give the same set.
 
     The defects of image number i depend on i, on this image and on `others`, and on nothing else. Of more than `MOST`
@@ -121,25 +134,34 @@ def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> Sy
     none of this kind.
 
     Args:
-      good: uint8 (n, s, s, c) with n > 0, c = 3 or 1 and s at least 32.
-      others: uint8 (s, s, c) good images, such as those of the training, from which patches are blended in.
-      crop: Side of the central square in which the defects lie, what their size is a share of; 0 for the whole image.
+      good: uint8 (n, h, w, c) with n > 0, c = 3 or 1 and sides of at least 32.
+      others: uint8 (h, w, c) good images, such as those of the training, from which patches are blended in.
+      crop: What becomes of the shorter side where the defects lie in the center alone, what their size is a share of; 0
+        for the whole image.
+      boxes: int (n, 4), where images lie in their frames, in which the defects lie then; None where they fill them.
 
     Raises:
       ValueError: There are no images, or no others.
     """
     if not len(good) or not len(others):
         raise ValueError(f"need held-out images and others, not {len(good)} and {len(others)}")
-    good = good[np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)]
-    border = (good.shape[1] - crop) // 2 if crop else 0
+    chosen = np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)
+    good, (height, width) = good[chosen], good.shape[1:3]
+    border = (min(height, width) - crop) // 2 if crop else 0
+    whole = border, border, height - border, width - border
+    places = np.tile(whole, (len(good), 1)) if boxes is None else boxes[chosen]
     images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
-    kinds = ["good"] * len(good)
+    kinds, numbers = ["good"] * len(good), list(range(len(good)))
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
-            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, border)
+            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, places[number])
             if made is not None:
                 images.append(made[0])
                 masks.append(made[1])
                 kinds.append(kind)
-    labels = np.array([int(kind != "good") for kind in kinds])
-    return SyntheticSet(np.stack(images), np.stack(masks), labels, kinds)
+                numbers.append(number)
+    labels, masks = np.array([int(kind != "good") for kind in kinds]), np.stack(masks)
+    inside = None if boxes is None else is_inside(places[numbers], (height, width))
+    if inside is not None:
+        masks = np.where(inside, masks, np.uint8(IGNORED))
+    return SyntheticSet(np.stack(images), masks, labels, kinds, None if inside is None else places[numbers])

@@ -6,6 +6,7 @@ workers changes nothing, and resuming at a step is slicing the stream there.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -18,8 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxad.data.image import resize_image
-from jaxad.data.mask import resize_mask
+from jaxad.data.geometry import Geometry
 from jaxad.data.record import VALIDATION, Record, Source
 from jaxad.errors import UserError
 
@@ -27,34 +27,28 @@ HostExample = Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, 
 Pool = Sequence[np.ndarray | np.integer]  # what examples are drawn from: images, or numbers of images
 
 
-def resized(record: Record, size: int, *, mask_rule: str = "any") -> Record:
-    """The record with image (Lanczos) and mask (see `resize_mask`) squeezed to ``size`` x ``size``."""
-    mask = None if record.mask is None else resize_mask(record.mask, (size, size), rule=mask_rule)
-    return record._replace(image=resize_image(record.image, (size, size)), mask=mask)
-
-
-def read_all(source: Source, size: int, *, mask_rule: str = "any") -> list[Record]:
-    """Decodes every record of `source` and makes it `resized`, in order, on two threads (decoding releases the GIL)."""
+def read_all(source: Source, geometry: Geometry, *, mask_rule: str = "any") -> list[Record]:
+    """Decodes every record of `source` and frames it, in order, on two threads (decoding releases the GIL)."""
 
     def read(index: int) -> Record:
-        return resized(source[index], size, mask_rule=mask_rule)
+        return geometry.record(source[index], mask_rule=mask_rule)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(read, range(len(source))))
 
 
 class Images:
-    """Random access to resized images, uint8 (size, size, c): kept in memory when they fit, else decoded on access.
+    """Random access to framed images, uint8 (h, w, c): kept in memory when they fit, else decoded on access.
 
     Args:
       source: Where the records come from.
       numbers: Which records, by index.
-      size: Side of the images in pixels.
+      geometry: The frame.
       cache_bytes: The most memory that the cached images may take; grey ones are counted as if they were RGB.
     """
 
-    def __init__(self, source: Source, numbers: np.ndarray, *, size: int, cache_bytes: float):
-        self._source, self._numbers, self._size = source, numbers, size
+    def __init__(self, source: Source, numbers: np.ndarray, *, geometry: Geometry, cache_bytes: float):
+        self._source, self._numbers, self._geometry = source, numbers, geometry
         self._cache = None
         if self.nbytes <= cache_bytes:
             self._cache = self.stack()
@@ -65,15 +59,23 @@ class Images:
     @property
     def nbytes(self) -> int:
         """Bytes that all images take, in colour."""
-        return len(self) * self._size**2 * 3
+        return len(self) * math.prod(self._geometry.size) * 3
 
     def __getitem__(self, index: int) -> np.ndarray:
         if self._cache is not None:
             return self._cache[index]
-        return resized(self._source[int(self._numbers[index])], self._size).image
+        return self._geometry.image(self._source[int(self._numbers[index])].image)
+
+    def boxes(self) -> np.ndarray | None:
+        """Where the images lie in their frames, int (n, 4), see `Record.box`; None where they fill all frames."""
+        if not self._geometry.fills:
+            return None
+        with ThreadPoolExecutor(2) as pool:
+            records = pool.map(self._source.__getitem__, map(int, self._numbers))
+            return np.array([self._geometry.placement(record.image.shape[:2]).target for record in records], int)
 
     def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """All images, or those with some indices, uint8 (n, size, size, c)."""
+        """All images, or those with some indices, uint8 (n, h, w, c)."""
         if self._cache is not None:
             return self._cache[rows]
         with ThreadPoolExecutor(2) as pool:

@@ -19,6 +19,8 @@ class Record(NamedTuple):
       id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by
         `jaxad.runtime.disk.escaped`, so that any table, page or picture can hold it.
       defect: ``good`` or the defect type, likewise.
+      box: (top, left, bottom, right) of the image in the frame that it was brought into, where parts of frames are
+        filled (see `jaxad.data.geometry`); None where nothing is.
     """
 
     image: np.ndarray
@@ -26,6 +28,7 @@ class Record(NamedTuple):
     mask: np.ndarray | None
     id: str
     defect: str
+    box: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad.config_keys import GENERAL, Keys
+from jaxad.data import MIN_SIDE
 from jaxad.data.mask import MASK_RULES
 from jaxad.errors import UserError, first_line
 from jaxad.methods import baseline, cutpaste, dla, features, nsa, nsa_features
@@ -51,11 +52,18 @@ def create(config: ConfigDict) -> Method:
     """
     create = _creator(config.method)
     configs.check_ranges(configs.flatten(config), rules_of(config.method).joined_with(GENERAL))
+    check_choices({"data.resize": (configs.resize(config), configs.RESIZES)})
+    in_tiles = configs.tile(config) > 0
+    if in_tiles:
+        _check_tiles(config)
+        config = configs.of_tiles(config)
     method = create(config)
     if not isinstance(method, Method):
         raise UserError(
             f"config.method {config.method} must return a jaxad.methods.method.Method, not {method!r}", about="method"
         )
+    if in_tiles and method.hooks.per_position:  # its density is one for each tile
+        method = method._replace(hooks=method.hooks._replace(refit=None))
     if method.loss is not None and config.epochs < 1:
         raise UserError(f"config.epochs must be at least 1 for {config.method}, not {config.epochs}", about="epochs")
     if method.loss is None and config.epochs:
@@ -69,6 +77,12 @@ def create(config: ConfigDict) -> Method:
         )
     check_choices({"evaluate.mask_rule": (config.evaluate.mask_rule, MASK_RULES)})
     size, crop = config.score.size, config.evaluate.crop
+    if crop and configs.resize(config) in ("keep", "pad"):
+        raise UserError(
+            f"config.evaluate.crop {crop} judges a part of what config.data.resize={configs.resize(config)} shows "
+            "whole; set config.evaluate.crop=0, or config.data.resize to squeeze or crop",
+            about="evaluate.crop",
+        )
     if crop > size or (crop and (size - crop) % 2):
         raise UserError(
             f"config.evaluate.crop {crop} is no central square of config.score.size {size}; "
@@ -76,6 +90,26 @@ def create(config: ConfigDict) -> Method:
             about="evaluate.crop",
         )
     return method
+
+
+def _check_tiles(config: ConfigDict) -> None:
+    """Refuses tiles that a frame has no room for, or of which a part alone would be judged."""
+    data = config.data
+    if not MIN_SIDE <= data.tile <= data.size:
+        raise UserError(
+            f"config.data.tile is {data.tile}, but a tile has at least {MIN_SIDE} pixels a side and at most "
+            f"config.data.size={data.size}",
+            about="data.tile",
+        )
+    if data.tile_overlap > 0.5:
+        raise UserError(
+            f"config.data.tile_overlap must lie in [0, 0.5], not {data.tile_overlap}", about="data.tile_overlap"
+        )
+    if config.evaluate.crop:
+        raise UserError(
+            f"config.evaluate.crop is {config.evaluate.crop}, but tiles cover whole images; set config.evaluate.crop=0",
+            about="evaluate.crop",
+        )
 
 
 def rules_of(name: str) -> Keys:

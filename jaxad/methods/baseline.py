@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
-from jaxad.methods.method import Method, Scores, reduce_map
+from jaxad.methods.method import Hooks, Method, Scores, reduce_map
 from jaxad.scoring.localization import gaussian_blur
 
 KEYS = Keys(
@@ -50,14 +50,15 @@ def create(config: ConfigDict) -> Method:
         mean, std = total / count / 255, np.sqrt(count * squares - total**2) / count / 255
         return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         distance = jnp.abs(images - density["mean"]) / (density["std"] + settings.floor / 255)
         maps = gaussian_blur(distance.mean(axis=-1), sigma=settings.sigma)
-        return Scores(reduce_map(maps, reduction=settings.reduction, top=settings.top), maps)
+        return Scores(reduce_map(maps, reduction=settings.reduction, top=settings.top, valid=valid), maps)
 
     return Method(
         init=lambda key, image: {},
         loss=None,
         fit=fit,
         score=score,
+        hooks=Hooks(per_position=True),
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import TASKS_WITH, classes
 from jaxad.config_keys import Keys, explained
@@ -23,6 +24,7 @@ from jaxad.methods.cutpaste_training import (
     check_uncropped,
     density_functions,
     extract,
+    largest,
     proxy_training,
     try_proxy,
 )
@@ -108,7 +110,7 @@ def _whole_images(config: ConfigDict) -> Method:
     what ``config.score.gradcam`` chooses: ``density``, the image score (of a Gaussian its square root, a distance), or
     ``classifier``, the log odds of the abnormal classes by the proxy's classifier.
     """
-    try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), config.data.size)
+    try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), configs.frame(config, config.data.size))
     backbone, per_location = backbone_of(config), config.density.per_location
     stages = _levels(config, backbone)
     stage = stages[config.score.level]
@@ -133,14 +135,15 @@ def _whole_images(config: ConfigDict) -> Method:
         placed = {level: np.moveaxis(values, 0, -2) for level, values in found.items()}
         return {level: fit_density(key, placed[level]) for level, (fit_density, _, _) in made.items()}
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         found, own = model.apply(variables, normalized(images), train=False), density[config.score.level]
         seen = found[mapped].astype(jnp.float32)
         grid = {"size": images.shape[1:3], "first": tuple(backbone.first(mapped, side) for side in images.shape[1:3])}
         if per_location:
             densities.check_places(own, seen.shape[1:3], images.shape[1:3])
             scores = distance(density_score(own, seen))
-            return Scores(scores.max(axis=(1, 2)), localization.upsample_stage(scores, **grid))
+            maps = localization.upsample_stage(scores, **grid)
+            return Scores(scores.max(axis=(1, 2)) if valid is None else largest(maps, valid), maps)
 
         def explained(values):
             if config.score.gradcam == "density":
@@ -159,7 +162,7 @@ def _whole_images(config: ConfigDict) -> Method:
         return {name: pool(model.apply(variables, normalized(made[name]), train=False)[stage]) for name in made}
 
     min_images = max(needed for _, _, needed in made.values())
-    hooks = training.hooks._replace(embed=embed, min_images=min_images)
+    hooks = training.hooks._replace(embed=embed, min_images=min_images, per_position=per_location)
     return Method(**training.functions, fit=fit, score=score, hooks=hooks)
 
 

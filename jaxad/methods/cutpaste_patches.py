@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.augment.boxes import sample_place
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.errors import UserError
@@ -16,6 +17,7 @@ from jaxad.methods.cutpaste_training import (
     check_uncropped,
     density_functions,
     extract,
+    largest,
     proxy_training,
     try_proxy,
 )
@@ -71,23 +73,26 @@ def patch_model(config: ConfigDict) -> Method:
         found = np.moveaxis(found, 0, -2) if settings.per_location else found.reshape(-1, found.shape[-1])
         return fit_density(key, found)
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         made = localization.grid_size(images.shape[1:3], **grid)
         if settings.per_location:
             densities.check_places(density, made, images.shape[1:3])
         scores = density_score(density, features(variables, images))
         maps = localization.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
-        return Scores(scores.max(axis=(1, 2)), maps)
+        return Scores(scores.max(axis=(1, 2)) if valid is None else largest(maps, valid), maps)
 
     if not settings.per_location:  # every image gives a feature for each place
         min_images = -(-min_images // places)
-    hooks = training.hooks._replace(min_images=min_images, device_augment=device_augment, samples=samples)
+    hooks = training.hooks._replace(
+        min_images=min_images, device_augment=device_augment, samples=samples, per_position=settings.per_location
+    )
     return Method(**training.functions, fit=fit, score=score, hooks=hooks)
 
 
 def _check_patches(config: ConfigDict) -> tuple[int, int]:
     """Refuses crops that do not fit into the images and grids that do not cover them; returns the grid's size."""
     settings, side = config.patch, config.evaluate.crop or config.score.size
+    seen = configs.frame(config, side)
     if config.density.name == "kernel" and not settings.per_location:
         raise UserError(
             "the kernel density keeps every feature, which are too many when all places share it; set "
@@ -101,5 +106,5 @@ def _check_patches(config: ConfigDict) -> tuple[int, int]:
         )
     if settings.per_location:
         check_uncropped(config)
-    try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), settings.crop)
-    return localization.grid_size((side, side), patch=settings.size, stride=settings.stride)
+    try_proxy(config.proxy.task, options_of(config.proxy, CutPasteOptions), (settings.crop,) * 2)
+    return localization.grid_size(seen, patch=settings.size, stride=settings.stride)

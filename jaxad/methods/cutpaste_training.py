@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.errors import UserError
-from jaxad.methods.method import Hooks, compute_dtype, in_batches, normalizer, options_of
+from jaxad.methods.method import Hooks, compute_dtype, in_batches, normalizer, options_of, reduce_map
 from jaxad.methods.pretrained import trained_encoder
 from jaxad.models.classifier import Classifier
 from jaxad.models.cpu import sums
@@ -63,13 +63,13 @@ def _number(text: str) -> float | str:
 
 
 @functools.cache
-def try_proxy(task: str, options: CutPasteOptions, side: int) -> None:
-    """Traces one batch of the proxy task for images of `side` pixels.
+def try_proxy(task: str, options: CutPasteOptions, size: tuple[int, int]) -> None:
+    """Traces one batch of the proxy task for images of this height and width.
 
     Raises:
       UserError: Options do not fit together, or into the image.
     """
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     jax.eval_shape(
         lambda images: proxy_batch(jax.random.split(jax.random.key(0), 1), images, proxy=task, options=options), images
     )
@@ -153,6 +153,11 @@ def extract(
             whole[start : start + len(part)] = part
         start += len(part)
     return found
+
+
+def largest(maps: jax.Array, valid: jax.Array) -> jax.Array:
+    """The highest value of each of the maps (b, h, w) among the pixels that count, bool (b, h, w): (b,)."""
+    return reduce_map(maps, reduction="max", top=1.0, valid=valid)
 
 
 def check_uncropped(config: ConfigDict) -> None:

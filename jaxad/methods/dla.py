@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.augment.dla import local, views
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
@@ -134,7 +135,7 @@ def _check(config: ConfigDict) -> None:
             about="batch",
         )
     _check_scoring(config)
-    image = jax.ShapeDtypeStruct((config.data.size, config.data.size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((*configs.frame(config, config.data.size), 3), jnp.float32)
     jax.eval_shape(functools.partial(augment, config=config), jax.random.key(0), image)
 
 
@@ -412,7 +413,7 @@ def moments(statistics: Callable, variables: Any, images: Sequence[np.ndarray], 
 
     Args:
       statistics: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, 3) images in [0, 1].
-      variables: Parameters and batch statistics.
+      variables: Parameters and batch statistics, or whatever the function takes.
       images: uint8 (h, w, 3) each.
       batch: Images in one call, whose last is padded.
 
@@ -468,13 +469,14 @@ def create(config: ConfigDict) -> Method:
         images = jax.vmap(make, out_axes=1)(keys, batch["image"] / jnp.float32(255))
         return {"image": images, "index": batch["index"]}
 
+    def call(given, images):
+        variables, keys = given
+        return statistics(variables, keys, images)
+
     def fit(variables, good_images, key):
         keys = np.asarray(jax.random.key_data(jax.random.split(key, 1 + passes)))
-
-        def call(variables, images):
-            return statistics(variables, keys, images)
-
-        (maps, variances), (of_maps, of_variances) = moments(call, variables, good_images, batch=config.evaluate.batch)
+        made = moments(call, (variables, keys), good_images, batch=config.evaluate.batch)
+        (maps, variances), (of_maps, of_variances) = made
         over_images = {"maps": of_maps, "variances": of_variances}
         # Good images and those to score are passed with the same masks, whose keys therefore are part of the density.
         return {"maps": maps, "variances": variances, "variance_over_images": over_images, "keys": keys}
@@ -494,9 +496,9 @@ def create(config: ConfigDict) -> Method:
             found["uncertainty"] = scoring.uncertainty_weight * term(uncertainty, variances, "variances")
         return found
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         maps = sum(map_terms(variables, density, images).values())
-        return Scores(reduce_map(maps, reduction=scoring.reduction, top=scoring.top), maps)
+        return Scores(reduce_map(maps, reduction=scoring.reduction, top=scoring.top, valid=valid), maps)
 
     def samples(batch):
         view_options, local_options = _used(config)
@@ -507,5 +509,11 @@ def create(config: ConfigDict) -> Method:
         loss=_make_loss(config, model),
         fit=fit,
         score=score,
-        hooks=Hooks(device_augment=device_augment, samples=samples, map_terms=map_terms, warn=warn_of_collapse),
+        hooks=Hooks(
+            device_augment=device_augment,
+            samples=samples,
+            map_terms=map_terms,
+            warn=warn_of_collapse,
+            per_position=True,
+        ),
     )

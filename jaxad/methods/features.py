@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
 from jaxad.methods.features_fitting import AUTO, Functions, extend_scorer, fit_scorer
@@ -88,15 +89,15 @@ class Scoring(NamedTuple):
       init: ``(key, image) -> variables`` of the network, for images like float32 (1, h, w, c).
       joined: ``(variables, images) -> features``, float32 (b, rows, columns, channels), the joined levels on the
         positions of the grid, of images in [0, 1]. ``density.neighborhood`` averages them later.
-      score: ``(density, features, size, factor) -> Scores`` for images of a size (h, w). The map is multiplied by the
-        factor, (b, h, w) or a number, before an image score is made of it.
+      score: ``(density, features, size, factor, valid) -> Scores`` for images of a size (h, w). The map is multiplied
+        by the factor, (b, h, w) or a number, before an image score is made of it; for `valid` see `Method.score`.
       check: ``(variables, good_images)``, which refuses densities that no memory can hold; `refit` calls it itself.
       refit: See `Refit`.
     """
 
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
     joined: Callable[[Any, jax.Array], jax.Array]
-    score: Callable[[Any, jax.Array, tuple[int, int], jax.Array | float], Scores]
+    score: Callable[[Any, jax.Array, tuple[int, int], jax.Array | float, jax.Array | None], Scores]
     check: Callable[[Any, Sequence[np.ndarray]], None]
     refit: Refit
 
@@ -109,6 +110,13 @@ class _Level(NamedTuple):
     first: tuple[int, int]
 
 
+def _first(config: ConfigDict, stage: str) -> tuple[int, int]:
+    """Row and column of the pixel on which a stage's first position is centered, see `Backbone.first`."""
+    first = BACKBONES[config.model.backbone].first
+    height, width = configs.frame(config, config.score.size)
+    return first(stage, height), first(stage, width)
+
+
 def create(config: ConfigDict) -> Method:
     """The features of ``config.model`` scored by ``config.density``.
 
@@ -116,14 +124,16 @@ def create(config: ConfigDict) -> Method:
       UserError: A choice is unknown, or there are no weights.
     """
     parts = scoring(config)
-    hooks = loaded_network(config)._replace(min_images=MIN_IMAGES, refit=parts.refit)
+    hooks = loaded_network(config)._replace(
+        min_images=MIN_IMAGES, refit=parts.refit, per_position=config.density.name == PER_LOCATION
+    )
     return untrained(
         Method(
             init=parts.init,
             loss=None,
             fit=lambda *given: parts.refit.fit(*given)[0],
-            score=lambda variables, density, images: parts.score(
-                density, parts.joined(variables, images), images.shape[1:3], 1.0
+            score=lambda variables, density, images, valid=None: parts.score(
+                density, parts.joined(variables, images), images.shape[1:3], 1.0, valid
             ),
             hooks=hooks,
         )
@@ -140,14 +150,21 @@ def scoring(config: ConfigDict) -> Scoring:
     def chosen(features, channels):
         return _averaged(features, config.density.neighborhood)[..., channels]
 
+    def extract(given, images):
+        variables, channels = given
+        return chosen(joined(variables, images), channels)
+
+    def score_images(given, images):
+        scorer, *given = given
+        return scored(scorer, extract(given, images)).image
+
     def functions(variables, channels):
         def features(images):
-            extract = lambda variables, images: chosen(joined(variables, images), channels)  # noqa: E731
-            return in_batches(extract, variables, images, batch=batch)
+            return in_batches(extract, (variables, channels), images, batch=batch)
 
         def image_scores(scorer, images):
-            score = lambda given, images: scored(given[1], chosen(joined(given[0], images), channels)).image  # noqa: E731
-            return np.concatenate(list(in_batches(score, (variables, scorer), images, batch=batch)))
+            given = scorer, variables, channels
+            return np.concatenate(list(in_batches(score_images, given, images, batch=batch)))
 
         return Functions(features, image_scores)
 
@@ -166,10 +183,10 @@ def scoring(config: ConfigDict) -> Scoring:
         scorer, kept = extend_scorer(key, config, functions(variables, np.asarray(density["channels"])), kept, images)
         return density | {"scorer": scorer}, kept
 
-    def score(density, features, size, factor):
+    def score(density, features, size, factor, valid):
         features = chosen(features, density["channels"])
         _check_scorer(config, density["scorer"], features.shape[1:3], size)
-        return scored(density["scorer"], features, factor)
+        return scored(density["scorer"], features, factor, valid)
 
     return Scoring(functools.partial(network.init, train=False), joined, score, check, Refit(fit, extend))
 
@@ -238,7 +255,7 @@ def _levels(config: ConfigDict) -> list[_Level]:
     Raises:
       UserError: The network lacks one, it is named twice, or the grid is none of them.
     """
-    backbone, side = BACKBONES[config.model.backbone], config.score.size
+    backbone = BACKBONES[config.model.backbone]
     names = [name.strip() for name in config.density.levels.split(",")]
     for name in names:
         check_choices({"density.levels": (name, tuple(backbone.stages))})
@@ -247,7 +264,7 @@ def _levels(config: ConfigDict) -> list[_Level]:
             f"config.density.levels={config.density.levels} names a level twice; name each once", about="density.levels"
         )
     check_choices({"density.grid": (config.density.grid, names)})
-    return [_Level(name, backbone.stages[name].stride, (backbone.first(name, side),) * 2) for name in names]
+    return [_Level(name, backbone.stages[name].stride, _first(config, name)) for name in names]
 
 
 def _joined(config: ConfigDict, apply: Callable) -> tuple[Callable[[Any, jax.Array], jax.Array], int]:
@@ -299,21 +316,21 @@ def _drawn(key: jax.Array, total: int, count: int) -> np.ndarray:
 
 def upsampler(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     """``maps -> maps``: from the positions of the grid, (b, rows, columns), to the pixels of the scored image."""
-    first = (BACKBONES[config.model.backbone].first(config.density.grid, config.score.size),) * 2
-    return functools.partial(localization.upsample_stage, size=(config.score.size,) * 2, first=first)
+    size, first = configs.frame(config, config.score.size), _first(config, config.density.grid)
+    return functools.partial(localization.upsample_stage, size=size, first=first)
 
 
 def _scored(config: ConfigDict) -> Callable[..., Scores]:
-    """The function ``(scorer, features, factor=1.0) -> scores``; for the factor see `Scoring.score`."""
+    """The function ``(scorer, features, factor=1.0, valid=None) -> scores``, see `Scoring.score`."""
     upsampled, sigma, reduction = upsampler(config), config.score.sigma, config.score.reduction
 
-    def scored(scorer, features, factor=1.0):
+    def scored(scorer, features, factor=1.0, valid=None):
         distances, weight = _distances(scorer, features, reweight=config.score.reweight)
         maps = upsampled(distances)
         if sigma:
             maps = localization.gaussian_blur(maps, sigma=sigma)
         maps = maps * factor
-        return Scores(reduce_map(maps, reduction=reduction, top=config.score.top) * weight, maps)
+        return Scores(reduce_map(maps, reduction=reduction, top=config.score.top, valid=valid) * weight, maps)
 
     return scored
 

@@ -34,7 +34,7 @@ def check_training(config: ConfigDict, method: Method) -> None:
     Raises:
       UserError: They need more than all memory of the host, or of a device.
     """
-    image = config.data.size**2 * configs.channels(config)
+    image = math.prod(configs.frame(config, config.data.size)) * configs.channels(config)
     size = f"config.data.size={config.data.size}"
     pair = f"an image and its partner of {size} pixels a side"
     _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
@@ -50,8 +50,9 @@ def check_scoring(config: ConfigDict) -> None:
     Raises:
       UserError: They need more than all memory of a device.
     """
-    batch, side = config.evaluate.batch, config.score.size
-    need = -(-batch // jax.local_device_count()) * side**2 * (configs.channels(config) + 1) * _FLOAT
+    batch, side = config.evaluate.batch, configs.tile(config) or config.score.size
+    pixels = side**2 if configs.tile(config) else math.prod(configs.frame(config, side))
+    need = -(-batch // jax.local_device_count()) * pixels * (configs.channels(config) + 1) * _FLOAT
     images = f"{counted(batch, 'image')} (config.evaluate.batch) of config.score.size={side} pixels a side"
     _check(need, f"a device's part of {images}", "config.evaluate.batch or config.score.size", *_device_memory())
 
@@ -62,8 +63,8 @@ def check_test_set(config: ConfigDict, images: int) -> None:
     Raises:
       UserError: They need more than all memory of the host.
     """
-    side = config.score.size
-    need = images * side**2 * (configs.channels(config) + _FLOAT // processes.count())
+    side = config.data.size if configs.tile(config) else config.score.size
+    need = images * math.prod(configs.frame(config, side)) * (configs.channels(config) + _FLOAT // processes.count())
     maps = "its map" if images == 1 else "their maps"
     what = f"{counted(images, 'test image')} of config.score.size={side} pixels a side and {maps}"
     _check(need, what, "config.score.size", host_memory(), "this machine")
@@ -104,7 +105,7 @@ def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -
     """
     batch, side = config.batch // jax.device_count(), config.data.size
     most, where = _device_memory()
-    if batch * side**2 * configs.channels(config) * _FLOAT < most * _SMALL:
+    if batch * math.prod(configs.seen_size(config)) * configs.channels(config) * _FLOAT < most * _SMALL:
         return
     axis = [(devices.AXIS, jax.device_count())]
     step, arguments = make()

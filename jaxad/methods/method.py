@@ -1,5 +1,6 @@
 """The record of pure functions that every method fills; nothing else of a method is known to the rest of jaxad."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -71,6 +72,8 @@ class Hooks(NamedTuple):
         (trained from the first step), ``loaded`` (not in the first ``config.optim.head_epochs``) or ``frozen``. Without
         it all are trained alike.
       refit: Takes in more good images later.
+      per_position: Whether the density holds what good images have at each position. Of tiles of large images, each
+        then has a density of its own.
     """
 
     device_augment: Callable[[jax.Array, Batch], Batch] | None = None
@@ -84,6 +87,7 @@ class Hooks(NamedTuple):
     pretrained_checksums: Callable[[], dict[str, str]] | None = None
     param_labels: Callable[[Any], Any] | None = None
     refit: Refit | None = None
+    per_position: bool = False
 
 
 class Method(NamedTuple):
@@ -98,7 +102,9 @@ class Method(NamedTuple):
         then 0.
       fit: ``(variables, good_images, key) -> density``; what "normal" is, a pytree that may be empty, from a sequence
         of uint8 (h, w, c) images on the host.
-      score: ``(variables, density, images) -> Scores`` for float32 (b, h, w, c) images in [0, 1]; deterministic.
+      score: ``(variables, density, images, valid=None) -> Scores`` for float32 (b, h, w, c) images in [0, 1];
+        deterministic. Where frames are filled beside images, `valid`, bool (b, h, w), says which pixels are the
+        images': an image score that is made of a map counts these alone (`reduce_map`).
       host_augment: ``(rng, image, partner) -> arrays``, the part of a training example that the data workers make
         on the host. `image` and `partner` (another training image) are uint8 (h, w, c); the arrays must hold ``image``.
         None where all is done on the devices: an example is then ``image`` and ``partner``, and the images can stay
@@ -188,7 +194,7 @@ def in_batches(
 
     Args:
       function: ``(variables, images) -> pytree`` with leaves (b, ...), for float32 (b, h, w, c) images in [0, 1].
-      variables: Parameters and batch statistics.
+      variables: Parameters and batch statistics, or whatever the function takes.
       images: uint8 (h, w, c) each.
       batch: Images in one call, whose last is padded.
 
@@ -197,17 +203,23 @@ def in_batches(
     """
     mesh = devices.local_mesh()
     weights = devices.replicate(variables, mesh)
-    call = devices.jit_per_example(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
+    call = _compiled(function, mesh)
     for start in range(0, len(images), batch):
         rows = np.stack([images[number] for number in range(start, min(start + batch, len(images)))])
         yield devices.call_padded(call, weights, rows, mesh, batch=batch)
 
 
-def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
+@functools.lru_cache(4)  # the same function may be called with many sets of images, such as the tiles of each position
+def _compiled(function: Callable[[Any, jax.Array], Any], mesh: jax.sharding.Mesh) -> Callable:
+    return devices.jit_per_example(lambda weights, images: function(weights, images / jnp.float32(255)), mesh)
+
+
+def reduce_map(maps: jax.Array, *, reduction: str, top: float, valid: jax.Array | None = None) -> jax.Array:
     """Image scores from score maps.
 
     Args:
       maps: float32 (b, h, w).
+      valid: bool (b, h, w), the pixels that count, at least one of each map; None for all.
       reduction: ``mean`` (NSA, Section 4.2), ``max``, or ``top``, the mean of the highest pixels.
       top: The share of pixels in (0, 1] that ``top`` takes.
 
@@ -218,15 +230,23 @@ def reduce_map(maps: jax.Array, *, reduction: str, top: float) -> jax.Array:
       UserError: The reduction is unknown or the share lies outside (0, 1].
     """
     flat = maps.reshape(maps.shape[0], -1)
+    counted = None if valid is None else valid.reshape(flat.shape)
     if reduction == "mean":
-        return flat.mean(axis=1)
+        return flat.mean(axis=1) if counted is None else flat.mean(axis=1, where=counted)
+    if counted is not None:
+        flat = jnp.where(counted, flat, -jnp.inf)
     if reduction == "max":
         return flat.max(axis=1)
     if reduction != "top":
         raise UserError(f"config.score.reduction must be mean, max or top, not {reduction!r}", about="score.reduction")
     if not 0 < top <= 1:
         raise UserError(f"config.score.top must lie in (0, 1], not {top}", about="score.top")
-    return jax.lax.top_k(flat, max(1, round(top * flat.shape[1])))[0].mean(axis=1)
+    highest = jax.lax.top_k(flat, max(1, round(top * flat.shape[1])))[0]
+    if counted is None:
+        return highest.mean(axis=1)
+    # The same share of fewer pixels.
+    taken = jnp.maximum(1, jnp.round(top * counted.sum(axis=1, keepdims=True)))
+    return highest.mean(axis=1, where=jnp.arange(highest.shape[1]) < taken)
 
 
 def untrained(method: Method) -> Method:

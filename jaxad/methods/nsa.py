@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad.augment.nsa import device, host, host_views, views
 from jaxad.augment.nsa.settings import CONTINUOUS, LABELS, Synthesis
 from jaxad.config_keys import Keys, explained
@@ -71,11 +72,23 @@ optim.head_learning_rate: Learning rate of these.
 )
 
 
+def view_size(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of a training view, by ``config.view.crop`` of the frame's shorter side."""
+    return configs.inner(configs.frame(config, config.data.size), config.data.size, config.view.crop)
+
+
+def view_options(config: ConfigDict) -> dict[str, Any]:
+    """The options of `views.random_view`: ``config.view``, with the sizes that its crops have in the frame."""
+    whole, center = config.data.size, config.view.center_crop
+    center_crop = configs.inner(configs.frame(config, whole), whole, center) if center else None
+    return {**config.view, "center_crop": center_crop, "crop": view_size(config)}
+
+
 class HostExample:
     """``(rng, image, partner) -> example``: two training views and their blend, on the host (Section 3)."""
 
     def __init__(self, config: ConfigDict):
-        self._view = dict(config.view)
+        self._view = view_options(config)
         self._label = config.label
         self._settings = options_of(config.synthesis, Synthesis)
 
@@ -93,7 +106,7 @@ def device_examples(config: ConfigDict) -> Callable[[jax.Array, Batch], Batch]:
 
     The examples have what `HostExample` makes, from the same distribution.
     """
-    view, settings = dict(config.view), options_of(config.synthesis, Synthesis)
+    view, settings = view_options(config), options_of(config.synthesis, Synthesis)
 
     def example(key, image, partner):
         first, second, patches = jax.random.split(key, 3)
@@ -187,8 +200,7 @@ def _check_choices_together(config: ConfigDict) -> None:
     """Refuses choices that the place of the synthesis cannot make, or that leave nothing to learn."""
     made = options_of(config.synthesis, Synthesis)
     if config.data.synthesis == "device":
-        side = config.view.crop
-        device.check((side, side, config.data.channels), settings=made, label=config.label)
+        device.check((*view_size(config), config.data.channels), settings=made, label=config.label)
     else:
         host.refuse_unsupported(made)
     if config.label == "factor" and made.factor[0] == 1:
@@ -300,12 +312,15 @@ def create(config: ConfigDict) -> Method:
         value = goal.loss(stages["logits"], batch["label"])
         return value, (updated["batch_stats"], goal.metrics(batch))
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         maps = goal.predicted(model.apply(variables, normalized(images), train=False)["logits"])
-        return Scores(reduce_map(maps, reduction=config.score.reduction, top=config.score.top), maps)
+        reduced = reduce_map(maps, reduction=config.score.reduction, top=config.score.top, valid=valid)
+        return Scores(reduced, maps)
+
+    height, width = view_size(config)
 
     method = Method(
-        init=lambda key, image: model.init(key, image[:, : config.view.crop, : config.view.crop], train=False),
+        init=lambda key, image: model.init(key, image[:, :height, :width], train=False),
         loss=loss,
         fit=lambda variables, good_images, key: {},
         score=score,

@@ -20,6 +20,7 @@ from jaxad.errors import UserError
 from jaxad.methods.features import KEYS as FEATURES_KEYS
 from jaxad.methods.features import MIN_IMAGES, Scoring, scoring, upsampler
 from jaxad.methods.features_fitting import AUTO
+from jaxad.methods.features_summary import PER_LOCATION
 from jaxad.methods.method import Method, Refit, in_batches
 from jaxad.methods.nsa import KEYS as NSA_KEYS
 from jaxad.methods.nsa import check_synthesis, objective, with_examples
@@ -72,14 +73,14 @@ def create(config: ConfigDict) -> Method:
         found = jax.lax.stop_gradient(seen(variables, batch["image"] / 255.0))
         return goal.loss(logits(variables, found), batch["label"]), (batch_stats, goal.metrics(batch))
 
-    def score(variables, density, images):
+    def score(variables, density, images, valid=None):
         found = seen(variables, images)
         factor = 1 + settings.emphasis * goal.predicted(logits(variables, found))
-        return parts.score(density, found, images.shape[1:3], factor)
+        return parts.score(density, found, images.shape[1:3], factor, valid)
 
     def map_terms(variables, density, images):
         found = seen(variables, images)
-        distance = parts.score(density, found, images.shape[1:3], 1.0).map
+        distance = parts.score(density, found, images.shape[1:3], 1.0, None).map
         raised = settings.emphasis * goal.predicted(logits(variables, found))
         return {"distance": distance, "synthetic defects": distance * raised}
 
@@ -88,7 +89,8 @@ def create(config: ConfigDict) -> Method:
         extend=lambda variables, *given: parts.refit.extend(encoder_variables(variables), *given),
     )
     hooks = loaded_encoder(config)._replace(
-        min_images=MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit
+        min_images=MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit,
+        per_position=config.density.name == PER_LOCATION,
     )
     init = functools.partial(_init, parts=parts, head=head)
     method = Method(init=init, loss=loss, fit=lambda *given: refit.fit(*given)[0], score=score, hooks=hooks)

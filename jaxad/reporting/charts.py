@@ -177,7 +177,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float | N
 
 
 def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
-    """SVG: densities of the scores of good and anomalous pixels; masks: n of (h, w), maps: (n, h, w)."""
+    """SVG: densities of the scores of good (0) and anomalous pixels (1); masks: n of (h, w), maps: (n, h, w)."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         # The few highest stretch no axis.
@@ -187,8 +187,9 @@ def pixel_histogram(masks: Sequence[np.ndarray], maps: np.ndarray) -> bytes:
             edges = np.geomspace(max(low, 1), high, 81)
         else:
             edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 0.5, low + 0.5, 81)
-        inside = np.stack(masks) != 0
-        for chosen, name, colour in ((~inside, "good", GOOD), (inside, "anomalous", DEFECTIVE)):
+        marks = np.stack(masks)
+        for mark, name, colour in ((0, "good", GOOD), (1, "anomalous", DEFECTIVE)):
+            chosen = marks == mark
             if chosen.any():
                 density = np.histogram(maps[chosen].clip(min=edges[0]), edges)[0] / chosen.sum()
                 axes.stairs(density, edges, fill=True, color=colour, alpha=0.45, label=f"{name} pixels")

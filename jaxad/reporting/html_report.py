@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxad import metrics
 from jaxad.config import recorded
+from jaxad.data.geometry import Geometry
 from jaxad.errors import UserError
-from jaxad.metrics import TestScores
+from jaxad.metrics import IGNORED, TestScores
 from jaxad.reporting import charts, published
 from jaxad.reporting.sample_grid import rgb
 from jaxad.runtime import disk
@@ -283,7 +284,8 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], setti
     """Examples with heatmaps, which ``config.evaluate`` may smooth, and restrict to the region that is judged."""
     if not len(scores.ids):
         return ""
-    region, sigma = Region(scores.maps.shape[1], settings.get("crop", 0)), settings.get("heatmap_sigma", 0)
+    size, crop, sigma = scores.maps.shape[1:], settings.get("crop", 0), settings.get("heatmap_sigma", 0)
+    region = Region(Geometry(size), (min(size) - crop) // 2 if crop else 0)
     limits = {"score": charts.colour_limits(region.inside(scores.maps))}
     limits |= {
         name: charts.colour_limits(region.inside(np.stack(list(maps.values())))) for name, maps in terms.items()
@@ -296,7 +298,7 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], setti
             "scale: the score's is set by all test images, a term's by those shown here"
         )
     if region.border:
-        about += f". The central {region.crop} of {region.size} pixels are judged, the darkened border is not"
+        about += f". The central {crop} of {min(size)} pixels are judged, the darkened border is not"
     if sigma:
         about += f". Heatmaps are smoothed with a standard deviation of {sigma:g} pixels, scores are not"
     body = [f"<h2>Examples</h2><p class=soft>Image, ground truth outline, {about}.</p>"]
@@ -321,6 +323,8 @@ def _example(
     sigma: float,
 ) -> str:
     image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
+    filled = None if mask is None else mask == IGNORED
+    mask = None if mask is None else np.where(filled, 0, mask)
     if mask is not None and mask.any():
         truth = _picture(charts.outline(image, mask), "ground truth outline")
     else:
@@ -338,6 +342,7 @@ def _example(
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"
         map = region.map_at(map, map.shape, sigma=sigma)
+        map = map if filled is None else np.where(filled, np.float32(np.nan), map)
         tiles[name] = _picture(charts.overlay(image, map, low=low, high=high, mask=mask), alt)
     if terms:  # only then a heatmap can be taken for another one
         tiles = {k: f"<figure>{tile}<figcaption>{html.escape(k)}</figcaption></figure>" for k, tile in tiles.items()}

@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad import data, detector, errors, evaluate, methods, metrics, report
 from jaxad.config_keys import explained
-from jaxad.data import levels, pipeline, tfds
+from jaxad.data import levels, tfds
 from jaxad.data.codec import MAX_PIXELS
+from jaxad.data.geometry import Box
 from jaxad.data.image import (
     NO_IMAGES,
     decode,
@@ -34,6 +35,7 @@ from jaxad.data.image import (
 )
 from jaxad.data.record import Record
 from jaxad.errors import UserError
+from jaxad.metrics import IGNORED
 from jaxad.reporting import sample_grid, tables
 from jaxad.runtime import devices, disk, provenance
 from jaxad.synthetic_anomalies import shapes
@@ -157,7 +159,7 @@ def natural_patch(rng: np.random.Generator, photos: Sequence[np.ndarray], shape:
     Args:
       rng: Source of randomness.
       photos: uint8 (h, w, 3).
-      shape: (s, s, c), c = 3 or 1.
+      shape: (h, w, c), c = 3 or 1.
 
     Returns:
       uint8 of `shape`.
@@ -170,24 +172,38 @@ def natural_patch(rng: np.random.Generator, photos: Sequence[np.ndarray], shape:
 
 
 def paste(
-    rng: np.random.Generator, image: np.ndarray, given: Source, *, shape: str, natural: bool, crop: int = 0
+    rng: np.random.Generator,
+    image: np.ndarray,
+    given: Source,
+    *,
+    shape: str,
+    natural: bool,
+    crop: int = 0,
+    box: Box | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pastes one shape on an image.
 
     Args:
       rng: Source of randomness; the shape is drawn before what fills it.
-      image: uint8 (s, s, c).
+      image: uint8 (h, w, c).
       given: What there is to paste.
       shape: A name in ``given.shapes``.
       natural: Whether a natural image fills it; otherwise one colour, uniform over all.
-      crop: Side of the central square in which the shape lies, what its size is a share of; 0 for the whole image.
+      crop: Side of the central square in which the shape lies, what its size is a share of; 0 for any square that is as
+        large as the image has room for.
+      box: The part of the image in which it lies; None for all of it.
 
     Returns:
-      The image, uint8 (s, s, c), and the mask, uint8 (s, s) of 0 and 1: outside of it nothing has changed, inside of
+      The image, uint8 (h, w, c), and the mask, uint8 (h, w) of 0 and 1: outside of it nothing has changed, inside of
       it everything is pasted.
     """
-    side = crop or len(image)
-    mask = np.pad(given.shapes[shape](rng, side), (len(image) - side) // 2)
+    height, width = image.shape[:2]
+    top, left, bottom, right = box or (0, 0, height, width)
+    side = crop or min(bottom - top, right - left)
+    mask = np.zeros((height, width), bool)
+    square, free = given.shapes[shape](rng, side), (bottom - top - side, right - left - side)
+    down, across = ((length // 2 if crop else int(rng.integers(length + 1))) if length else 0 for length in free)
+    mask[top + down : top + down + side, left + across : left + across + side] = square
     fill = natural_patch(rng, given.photos, image.shape) if natural else rng.integers(0, 256, image.shape[2])
     return np.where(mask[..., None], fill, image).astype(np.uint8), mask.astype(np.uint8)
 
@@ -211,8 +227,9 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
     for name, (shape, natural) in COLUMNS.items():
         for number, record in enumerate(good):
             rng = np.random.default_rng((seed, list(given.shapes).index(shape), number))
-            image, mask = paste(rng, record.image, given, shape=shape, natural=natural, crop=crop)
-            made.append(Record(image, 1, mask, f"{name}/{record.id}", name))
+            image, mask = paste(rng, record.image, given, shape=shape, natural=natural, crop=crop, box=record.box)
+            mask = mask if record.mask is None else np.where(record.mask == IGNORED, record.mask, mask)
+            made.append(Record(image, 1, mask, f"{name}/{record.id}", name, record.box))
     return made
 
 
@@ -229,7 +246,7 @@ def good_images(found: detector.Detector, workdir: str | Path) -> list[Record]:
             "another folder with --config.data_root=DIR",
             about=workdir,
         )
-    records = [pipeline.resized(test[index], found.config.score.size) for index in good]
+    records = [found.region.geometry.record(test[index]) for index in good]
     if sentence := levels.clipped_images(test.deep, found.white_level):
         print(sentence, flush=True)
     return records

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.data import binding, layouts, levels, summary
+from jaxad.data import binding, geometry, layouts, levels, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods import memory
@@ -61,6 +61,25 @@ def with_dtype(config: ConfigDict, workdir: Path, *, restart: bool) -> ConfigDic
     if processes.is_main_process():
         print(f"config.dtype=auto: the network computes in {dtype}" + ", as it began" * began, flush=True)
     return configs.override(config, {"dtype": dtype}, rules_of=methods.rules_of)
+
+
+def with_aspect(config: ConfigDict, workdir: Path, source: Source, *, restart: bool) -> ConfigDict:
+    """The config with the aspect ratio of the training images, where they keep it and none is given.
+
+    It is that of a training which the workdir holds, as `with_dtype`.
+
+    Raises:
+      UserError: An image cannot be read, or the workdir's config.
+    """
+    if configs.resize(config) != "keep" or config.data.aspect:
+        return config
+    resumed = not restart and configs.is_workdir(workdir)
+    aspect = configs.read(workdir).data.aspect if resumed else 0.0
+    config = configs.override(config, {"data.aspect": aspect or round(geometry.aspect_of(source), 4)})
+    if processes.is_main_process():
+        height, width = configs.frame(config, config.data.size)
+        print(f"images are {width} x {height} pixels (width x height) in training, by their aspect ratio", flush=True)
+    return config
 
 
 def take_in(config: ConfigDict, workdir: Path, source: Source, *, restart: bool) -> tuple[Source, int | None]:
@@ -115,7 +134,8 @@ def check_step(config: ConfigDict, method: Method, plan: training.Plan) -> None:
     Raises:
       UserError: The images are too many or too large.
     """
-    size, rows = (config.data.size, config.data.size, configs.channels(config)), config.batch // plan.mesh.size
+    size = (*configs.seen_size(config), configs.channels(config))
+    rows = config.batch // plan.mesh.size
 
     def make():
         like = training.abstract_state(method, plan.optimizer, jax.ShapeDtypeStruct(size, np.uint8), plan.mesh)

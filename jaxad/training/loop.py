@@ -8,7 +8,7 @@ is fed are their numbers.
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxad import config as configs
 from jaxad import data, methods
 from jaxad import detector as detectors
 from jaxad.augment import synthetic_defects
-from jaxad.data import binding, pipeline
+from jaxad.data import binding, geometry, pipeline, tiling
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
@@ -83,7 +83,7 @@ class _Run:
 
     def _first(self, images: pipeline.Images, batch: int) -> dict[str, np.ndarray]:
         """The first host examples of the stream."""
-        chosen = pipeline.Chosen(images, self.fitted)
+        chosen = pipeline.Chosen(images, self.rows)
         [call] = pipeline.batches(chosen, self.method.host_augment, seed=self.config.seed, batch=batch, start=0, stop=1)
         return {name: rows[0] for name, rows in call.items()}
 
@@ -94,9 +94,19 @@ class _Run:
         lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
         return Log(self.workdir, self.config, **lengths, warn=self.method.hooks.warn)
 
-    def _good(self, numbers: np.ndarray) -> pipeline.Images:
+    def _frames(self, numbers: np.ndarray) -> pipeline.Images:
         # Each is looked at a few times at most.
-        return pipeline.Images(self.source, numbers, size=self.config.score.size, cache_bytes=0)
+        return pipeline.Images(self.source, numbers, geometry=geometry.scored(self.config), cache_bytes=0)
+
+    def _good(self, numbers: np.ndarray) -> Sequence[np.ndarray]:
+        frames, tiles = self._frames(numbers), tiling.tiling_of(self.config)
+        return frames if tiles is None else tiling.Tiles(frames, tiles)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The numbers of the images, or of the tiles of images, that are trained on."""
+        tiles = tiling.tiling_of(self.config)
+        return self.fitted if tiles is None else tiles.rows(self.fitted)
 
     @functools.cached_property
     def _synthetic(self) -> synthetic_defects.SyntheticSet | None:
@@ -113,8 +123,14 @@ class _Run:
         """A detector with the density fitted, and without a threshold."""
         # From here on one device holds the weights; scoring spreads images, not weights.
         variables, refits = devices.to_host(variables), self.method.hooks.refit
-        given = variables, self._good(self.fitted), jax.random.key(self.config.seed)
-        density, self._summary = (self.method.fit(*given), None) if refits is None else refits.fit(*given)
+        key, tiles = jax.random.key(self.config.seed), tiling.tiling_of(self.config)
+        if tiles is not None and self.method.hooks.per_position:
+            frames = self._frames(self.fitted)
+            parts = (tiling.Tiles(frames, tiles, number) for number in range(len(tiles.places())))
+            density = {f"tile{n}": self.method.fit(variables, part, key) for n, part in enumerate(parts)}
+        else:
+            given = variables, self._good(self.fitted), key
+            density, self._summary = (self.method.fit(*given), None) if refits is None else refits.fit(*given)
         if self._scorer is None:
             self._scorer = Detector(self.config, variables, density, white_level=self.white_level)
         else:
@@ -123,18 +139,20 @@ class _Run:
 
     def measure(self, detector: Detector) -> dict[str, float]:
         """How well it finds synthetic defects in good images that were held out."""
-        return synthetic_validation.measure(detector.score(self._synthetic.images), self._synthetic)
+        made = self._synthetic
+        return synthetic_validation.measure(detector.score(made.images, boxes=made.boxes), made)
 
     def finish(self, variables: dict[str, Any]) -> Detector:
         """Makes the complete detector and writes it to the workdir."""
         detector = self.detector(variables)
         # A sample of the training images shows how good images score where none were held out.
-        seen = self._good(self.held if len(self.held) else self.fitted[: refit.SAMPLE]).stack()
-        refit.complete(detector, seen, held_out=bool(len(self.held)))
+        sample = self._frames(self.held if len(self.held) else self.fitted[: refit.SAMPLE])
+        seen, boxes = sample.stack(), sample.boxes()
+        refit.complete(detector, seen, boxes, held_out=bool(len(self.held)))
         if processes.is_main_process():
             if self._summary is not None and self.resumable:
                 images = binding.read(self.workdir) or {}
-                refit.write(self.workdir, refit.Kept(self._summary, seen, len(self.fitted), images))
+                refit.write(self.workdir, refit.Kept(self._summary, seen, boxes, len(self.fitted), images))
             if len(self.held):
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
                 synthetic_validation.write(self.workdir, self.measure(detector))
@@ -221,7 +239,7 @@ def _fit_weights(run: _Run, images: pipeline.Images, plan: Plan, *, defer_signal
             step = training.make_step(run.method, plan.optimizer, plan.schedule)
             train_steps = devices.compile_train_steps(step, plan.mesh)
             shared, calls = training.input_stream(
-                config, run.method, images, run.fitted, plan.mesh, start=done, stop=plan.steps
+                config, run.method, images, run.rows, plan.mesh, start=done, stop=plan.steps
             )
             if processes.is_main_process():
                 print("compiling the training step, which can take minutes", flush=True)
@@ -270,11 +288,14 @@ def _record(run: _Run, *, start: bool) -> None:
 def _training_images(run: _Run) -> pipeline.Images:
     """All images, kept in the host's memory if they fit there and not on the devices (`fits_on_device`)."""
     config, source = run.config, run.source
-    open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), size=config.data.size)
-    images = open_images(cache_bytes=0)
+    framed = {"geometry": geometry.trained(config)}
+    open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), **framed)
+    tiles = tiling.tiling_of(config)
+    cut = (lambda images: images) if tiles is None else functools.partial(tiling.Tiles, tiling=tiles)
+    images = cut(open_images(cache_bytes=0))
     if training.fits_on_device(config, run.method, images):
         return images
-    return open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers))
+    return cut(open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers)))
 
 
 def train(
@@ -315,12 +336,16 @@ def train(
     method = methods.create(config)  # before the images are looked for
     intake.check_sizes(config, method)
     source = data.load(config).train if source is None else source
+    if (measured := intake.with_aspect(config, workdir, source, restart=restart)) is not config:
+        config, method = measured, methods.create(measured)
+        intake.check_sizes(config, method)
     run = _Run(config, method, workdir, command, source, resumable=resumable)
-    plan = None if method.loss is None else training.plan(config, method, len(run.fitted))
+    plan = None if method.loss is None else training.plan(config, method, len(run.rows))
     load_pretrained = method.hooks.load_pretrained
     if load_pretrained is not None and (restart or not (workdir / "config.json").exists()):
         # Weights that cannot be used are refused before anything is written.
-        image = jax.ShapeDtypeStruct((1, *[config.data.size] * 2, configs.channels(config)), np.float32)
+        size = configs.seen_size(config)
+        image = jax.ShapeDtypeStruct((1, *size, configs.channels(config)), np.float32)
         load_pretrained(jax.eval_shape(method.init, jax.random.key(0), image))
     if plan is not None:
         intake.check_step(config, method, plan)

@@ -7,7 +7,7 @@ follows from it alone. So a call that was cut off is completed by the same call,
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxad import detector as detectors
 from jaxad import methods
 from jaxad.augment import synthetic_defects
-from jaxad.data import binding, folder, levels, pipeline
+from jaxad.data import binding, folder, geometry, levels, pipeline, tiling
 from jaxad.data import summary as summaries
 from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
@@ -41,14 +41,16 @@ class Kept(NamedTuple):
 
     Attributes:
       summary: What `Refit.fit` or `Refit.extend` returned.
-      seen: uint8 (n, s, s, c), the good images by whose scores threshold and ranges are set: those that are held out,
+      seen: uint8 (n, h, w, c), the good images by whose scores threshold and ranges are set: those that are held out,
         or where none is, the first `SAMPLE`.
+      boxes: int (n, 4), where they lie in their frames, see `Detector.score`; None where they fill these.
       fitted: How many images the density was fitted to.
       fingerprints: Of all images, by their ids (see `jaxad.data.binding`).
     """
 
     summary: dict[str, Any]
     seen: np.ndarray
+    boxes: np.ndarray | None
     fitted: int
     fingerprints: dict[str, dict[str, Any]]
 
@@ -60,7 +62,7 @@ def write(workdir: Path, kept: Kept) -> None:
       UserError: They cannot be written.
     """
     path = workdir / FILE
-    held = {"summary": kept.summary, "seen": kept.seen}
+    held = {"summary": kept.summary, "seen": kept.seen} | ({} if kept.boxes is None else {"boxes": kept.boxes})
     try:
         # First, so that no training of fewer images takes the place of a call that was cut off.
         disk.write_json(workdir / binding.FILE, {"images": kept.fingerprints})
@@ -78,7 +80,7 @@ def _read(workdir: Path) -> Kept:
     path = workdir / FILE
     try:
         held, values = arrays.read(path)
-        return Kept(held["summary"], held["seen"], values["fitted"], values["fingerprints"])
+        return Kept(held["summary"], held["seen"], held.get("boxes"), values["fitted"], values["fingerprints"])
     except FileNotFoundError as error:
         raise UserError(
             f"{workdir} has no {FILE}, which a training writes and Detector.save does not; train in a workdir",
@@ -92,10 +94,13 @@ def _read(workdir: Path) -> Kept:
         ) from error
 
 
-def complete(found: Detector, seen: np.ndarray, *, held_out: bool) -> None:
-    """Sets the ranges of a detector, and its threshold where the good images (n, s, s, c) were held out."""
-    scores = found.score(seen)
-    found.fit_ranges(scores)
+def complete(found: Detector, seen: np.ndarray, boxes: np.ndarray | None, *, held_out: bool) -> None:
+    """Sets the ranges of a detector, and its threshold where the good images (n, h, w, c) were held out.
+
+    For the boxes see `Detector.score`.
+    """
+    scores = found.score(seen, boxes=boxes)
+    found.fit_ranges(scores, boxes)
     if held_out:
         found.threshold = fit_threshold(scores.image, false_alarm_rate=found.config.threshold.false_alarm_rate)
 
@@ -150,27 +155,36 @@ def _refit(workdir: Path, images: Any, command: str) -> Detector:
     fitted, held = _split(len(new), kept, holdout=config.data.holdout, seed=config.seed)
 
     def part(chosen: np.ndarray) -> pipeline.Images | tuple[()]:
-        return pipeline.Images(source, new[chosen], size=config.score.size, cache_bytes=0) if len(chosen) else ()
+        framed = {"geometry": geometry.scored(config), "cache_bytes": 0}
+        return pipeline.Images(source, new[chosen], **framed) if len(chosen) else ()
+
+    def cut(images: pipeline.Images | tuple[()]) -> Sequence[np.ndarray]:
+        tiles = tiling.tiling_of(config)
+        return tiling.Tiles(images, tiles) if tiles is not None and images else images
 
     begun = time.perf_counter()
     given = found.variables, devices.to_host(found.density), kept.summary
-    density, summary = hook.extend(*given, part(fitted), jax.random.key(config.seed))
+    density, summary = hook.extend(*given, cut(part(fitted)), jax.random.key(config.seed))
     held_out = held_before + len(held) > 0
     # A sample of fitted images stands for held-out ones only as long as there are none.
     old = kept.seen if held_before or not held_out else kept.seen[:0]
     shown = part(held if held_out else fitted[: SAMPLE - len(old)])
     seen = np.concatenate([old, shown.stack()]) if shown else old
+    boxes = kept.boxes
+    if boxes is not None:
+        boxes = np.concatenate([boxes[: len(old)], *([shown.boxes()] if shown else [])])
     made = found.with_weights(found.variables, density)
-    complete(made, seen, held_out=held_out)
+    complete(made, seen, boxes, held_out=held_out)
     names = {number: f"{binding.ADDED}{len(kept.fingerprints)}/{source.ids[number]}" for number in new}
     every = kept.fingerprints | {name: rows[number] for number, name in names.items()}
-    write(workdir, Kept(summary, seen, kept.fitted + len(fitted), every))
+    write(workdir, Kept(summary, seen, boxes, kept.fitted + len(fitted), every))
     stale = [name for name in _STALE if (workdir / name).exists()]
     for name in stale:
         disk.remove(workdir / name)
     if held_out:
-        defects = synthetic_defects.make(seen, part(fitted) or seen)
-        synthetic_validation.write(workdir, synthetic_validation.measure(made.score(defects.images), defects))
+        defects = synthetic_defects.make(seen, part(fitted) or seen, boxes=boxes)
+        scores = made.score(defects.images, boxes=defects.boxes)
+        synthetic_validation.write(workdir, synthetic_validation.measure(scores, defects))
     detectors.write(made, workdir)
     provenance.record(workdir, command, refit=len(new), fit_s=time.perf_counter() - begun)
     _tell(found, source, len(rows), (len(fitted), len(held)), (len(every), len(seen) if held_out else 0))

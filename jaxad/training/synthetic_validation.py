@@ -19,7 +19,7 @@ from jaxad import config as configs
 from jaxad import metrics
 from jaxad.augment import synthetic_defects
 from jaxad.augment.synthetic_defects import SyntheticSet
-from jaxad.data import pipeline
+from jaxad.data import geometry, pipeline
 from jaxad.data.record import Source
 from jaxad.detector import read_fitted, scores_as_trained
 from jaxad.errors import UserError
@@ -38,8 +38,9 @@ def held_out(config: ConfigDict, source: Source, fitted: np.ndarray, held: np.nd
       fitted: Numbers of the images to fit, see `pipeline.split_holdout`.
       held: Numbers of those that are held out, at least one.
     """
-    parts = (pipeline.Images(source, numbers, size=config.score.size, cache_bytes=0) for numbers in (held, fitted))
-    return synthetic_defects.make(next(parts).stack(), next(parts), crop=config.evaluate.crop)
+    options = {"geometry": geometry.scored(config), "cache_bytes": 0}
+    good, others = (pipeline.Images(source, numbers, **options) for numbers in (held, fitted))
+    return synthetic_defects.make(good.stack(), others, crop=config.evaluate.crop, boxes=good.boxes())
 
 
 def evaluate(scores: Scores, made: SyntheticSet) -> dict:

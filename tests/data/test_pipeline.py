@@ -14,6 +14,7 @@ import pytest
 from jaxad import config as configs
 from jaxad.data import pipeline
 from jaxad.data.demo import source as demo
+from jaxad.data.geometry import Geometry
 from jaxad.data.record import Record
 from jaxad.errors import UserError
 from jaxad.methods import nsa
@@ -46,7 +47,9 @@ def which(rng: np.random.Generator, image: np.ndarray, partner: np.ndarray) -> d
 
 
 def numbered(count: int, *, cache_bytes: float = 1e9, broken: int | None = None) -> pipeline.Images:
-    return pipeline.Images(Numbered(count, broken), np.arange(count), size=32, cache_bytes=cache_bytes)
+    return pipeline.Images(
+        Numbered(count, broken), np.arange(count), geometry=Geometry((32, 32)), cache_bytes=cache_bytes
+    )
 
 
 def stream(images: pipeline.Images, example=which, **options) -> list[dict[str, np.ndarray]]:
@@ -72,7 +75,7 @@ def nsa_stream():
     size = {"data.size": "64", "view.crop": "64"}
     config = configs.load(f"{NSA}:cap", size)
     source = demo.load("cap", size=64, train=7).train
-    images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=1e9)
+    images = pipeline.Images(source, np.arange(7), geometry=Geometry((64, 64)), cache_bytes=1e9)
     example = nsa.HostExample(config)
     return images, example, stream(images, example, stop=6)
 
@@ -113,7 +116,7 @@ def test_processes_make_the_rows_of_one_stream() -> None:
 def test_streaming_from_disk_equals_the_cache(nsa_stream) -> None:
     _, example, expected = nsa_stream
     source = demo.load("cap", size=64, train=7).train
-    images = pipeline.Images(source, np.arange(7), size=64, cache_bytes=7 * 64 * 64 * 3 - 1)
+    images = pipeline.Images(source, np.arange(7), geometry=Geometry((64, 64)), cache_bytes=7 * 64 * 64 * 3 - 1)
     assert_identical(stream(images, example, stop=2), expected[:2])
 
 
@@ -252,7 +255,7 @@ def test_validation_images_are_held_out_in_place_of_a_share(holdout: float) -> N
 
 
 def test_read_all_keeps_order_and_squeezes_both_image_and_mask() -> None:
-    records = pipeline.read_all(Numbered(6), 32)
+    records = pipeline.read_all(Numbered(6), Geometry((32, 32)))
     assert [record.id for record in records] == [str(n) for n in range(6)]
     assert all(record.image.shape == (32, 32, 3) and record.image[0, 0, 0] == n for n, record in enumerate(records))
     assert all(record.mask.shape == (32, 32) and record.mask[:, 16:].all() for record in records)

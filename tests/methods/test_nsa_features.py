@@ -10,6 +10,7 @@ from jaxad import config as configs
 from jaxad import data, methods
 from jaxad import detector as detectors
 from jaxad.data import pipeline
+from jaxad.data.geometry import Geometry
 from jaxad.methods import features, memory, method, nsa_features
 from jaxad.models.defect_head import DefectHead
 from jaxad.runtime import devices
@@ -160,7 +161,7 @@ def test_the_head_alone_is_trained_and_the_training_resumes(root, tmp_path, monk
     source = data.load(config).train
     fitted, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
     assert (len(fitted), len(held)) == (5, 1)
-    mean, variance = moments(pipeline.Images(source, fitted, size=32, cache_bytes=0).stack())
+    mean, variance = moments(pipeline.Images(source, fitted, geometry=Geometry((32, 32)), cache_bytes=0).stack())
     np.testing.assert_allclose(whole.variables["batch_stats"]["good"]["mean"], mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(whole.variables["batch_stats"]["good"]["variance"], variance, rtol=1e-3, atol=1e-6)
     made = methods.create(config)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxad.data.geometry import Geometry
 from jaxad.reporting import charts
 from jaxad.scoring.region import Region
 
@@ -11,7 +12,7 @@ from jaxad.scoring.region import Region
 def test_a_hot_pixel_survives_shrinking_and_keeps_its_place(shape):
     scored = np.zeros((256, 256), np.float32)
     scored[129, 202] = 7
-    region = Region(256, 0)
+    region = Region(Geometry((256, 256)))
     small = region.map_at(scored, shape)
     assert small.shape == shape and small.max() == pytest.approx(7, rel=0.3 if shape[1] > 256 else 1e-6)
     place = (int(129.5 * shape[0] / 256), int(202.5 * shape[1] / 256))
@@ -23,7 +24,7 @@ def test_what_is_outside_is_nan_and_enters_nothing():
     scored = np.zeros((32, 32), np.float32)
     scored[0, 0], scored[20, 10] = 100, 1
     scored[4:28, 4:28] += 2
-    region = Region(32, 24)
+    region = Region(Geometry((32, 32)), border=4)
     for shape in ((32, 32), (64, 96), (16, 40)):
         top, left, bottom, right = region.judged_at(shape)
         full = region.map_at(scored, shape, sigma=1.0)
@@ -38,13 +39,13 @@ def test_what_is_outside_is_nan_and_enters_nothing():
 def test_a_peak_lies_in_the_judged_region(side):
     scored = np.zeros((256, 256), np.float32)
     scored[16, 239] = 1
-    region = Region(256, 224)
+    region = Region(Geometry((256, 256)), border=16)
     assert np.isfinite(region.map_at(scored, (side, side))[region.peak_at(scored, (side, side))])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 500)])
 def test_something_is_judged_of_any_image(shape):
-    region, scored = Region(256, 2), np.zeros((256, 256), np.float32)
+    region, scored = Region(Geometry((256, 256)), border=127), np.zeros((256, 256), np.float32)
     top, left, bottom, right = region.judged_at(shape)
     row, column = region.peak_at(scored, shape)
     assert top <= row < bottom and left <= column < right and np.isfinite(region.map_at(scored, shape)).any()
@@ -52,5 +53,7 @@ def test_something_is_judged_of_any_image(shape):
 
 def test_what_is_not_judged_is_dark():
     image = np.full((32, 32, 3), 100, np.uint8)
-    drawn = charts.overlay(image, Region(32, 24).map_at(np.zeros((32, 32), np.float32), (32, 32)), low=0, high=1)
+    drawn = charts.overlay(
+        image, Region(Geometry((32, 32)), border=4).map_at(np.zeros((32, 32), np.float32), (32, 32)), low=0, high=1
+    )
     assert (drawn[:4] == 50).all() and not (drawn[4:28, 4:28] == 50).all(-1).any()

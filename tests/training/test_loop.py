@@ -16,6 +16,7 @@ from jaxad import config as configs
 from jaxad import data, detector, methods
 from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
+from jaxad.data.geometry import Geometry
 from jaxad.runtime import devices
 from jaxad.runtime.checkpoint import Checkpoints
 from jaxad.training import loop, synthetic_validation
@@ -115,7 +116,7 @@ def test_synthetic_defects_watch_a_training_and_change_nothing(config_of, comple
     # The figures after step 6 are those of a detector with the weights of its checkpoint.
     method, source = methods.create(config), data.load(config).train
     fitted, held = pipeline.split_holdout(source.ids, holdout=0.1, seed=0)
-    good = [pipeline.Images(source, part, size=64, cache_bytes=0) for part in (held, fitted)]
+    good = [pipeline.Images(source, part, geometry=Geometry((64, 64)), cache_bytes=0) for part in (held, fitted)]
     state = training.init_state(method, training.plan(config, method, len(fitted)).optimizer, good[1][0], seed=0)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=2) as checkpoints:
@@ -137,7 +138,9 @@ def test_a_training_that_holds_nothing_out_says_that_it_is_not_watched(config_of
 
 
 def test_what_is_fed_stays_on_the_devices_where_it_fits(config_of, root) -> None:
-    images = pipeline.Images(data.load(config_of()).train, np.arange(IMAGES), size=64, cache_bytes=0)
+    images = pipeline.Images(
+        data.load(config_of()).train, np.arange(IMAGES), geometry=Geometry((64, 64)), cache_bytes=0
+    )
     gib = images.nbytes / 2**30
     for changes, stays in (({}, True), ({"data__device_gib": gib}, True), ({"data__device_gib": 0.99 * gib}, False)):
         config = config_of(data__synthesis="device", **changes)

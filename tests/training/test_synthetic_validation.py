@@ -11,6 +11,7 @@ import jaxad
 from jaxad import data, evaluate
 from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
+from jaxad.data.geometry import Geometry
 from jaxad.methods.method import Scores
 from jaxad.training import synthetic_validation
 from tests.augment.test_synthetic_defects import KINDS, texture
@@ -74,7 +75,7 @@ def run(tmp_path_factory):
     detector = jaxad.load(folder / "work")
     source = data.load(detector.config).train
     fitted, held = pipeline.split_holdout(source.ids, holdout=0.3, seed=0)
-    images = [np.stack([pipeline.resized(source[int(i)], 32).image for i in part]) for part in (held, fitted)]
+    images = [np.stack([Geometry((32, 32)).record(source[int(i)]).image for i in part]) for part in (held, fitted)]
     made = synthetic_defects.make(*images)
     figures = synthetic_validation.measure(detector.score(made.images), made)
     synthetic_validation.write(folder / "work", figures)

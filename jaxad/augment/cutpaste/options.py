@@ -7,7 +7,8 @@ class CutPasteOptions(NamedTuple):
     """How the proxy tasks change an image; the defaults are the paper's where it gives any.
 
     Attributes:
-      area: Bounds of a patch's share of the image's area; Appendix A.3 also tries 0.1, 0.2 and 0.3 for the second.
+      area: Bounds of a patch's area, as shares of the square of the image's shorter side; Appendix A.3 also tries 0.1,
+        0.2 and 0.3 for the second.
       aspect: Bounds of a patch's height over its width; half of the draws lie below 1 and half above.
       scar_width: Fewest and most pixels across a scar, in an image of 256.
       scar_length: Fewest and most pixels along a scar, in an image of 256.

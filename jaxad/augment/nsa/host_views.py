@@ -22,35 +22,35 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     return turned.reshape(image.shape)  # OpenCV drops a single channel
 
 
-def crop_at(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """The square of ``side`` pixels whose top left corner lies at (top, left).
+def crop_at(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    """The rectangle of a size whose top left corner lies at (top, left).
 
     Args:
       image: (h, w, c).
       top: Row of the first pixel, at least 0.
       left: Column of the first pixel, at least 0.
-      side: Height and width of the result.
+      size: Height and width of the result.
 
     Returns:
-      (side, side, c), a view of the image.
+      (*size, c), a view of the image.
 
     Raises:
-      UserError: The square does not lie inside the image.
+      UserError: The rectangle does not lie inside the image.
     """
     height, width = image.shape[:2]
-    if top < 0 or left < 0 or top + side > height or left + side > width:
+    if top < 0 or left < 0 or top + size[0] > height or left + size[1] > width:
         raise UserError(
-            f"a crop of {side}x{side} pixels does not fit into an image of {height}x{width}; "
+            f"a crop of {size[0]}x{size[1]} pixels does not fit into an image of {height}x{width}; "
             "lower config.view.crop and config.view.center_crop or raise config.data.size",
             about="view.crop",
         )
-    return image[top : top + side, left : left + side]
+    return image[top : top + size[0], left : left + size[1]]
 
 
-def crop_center(image: np.ndarray, side: int) -> np.ndarray:
-    """The central square of ``side`` pixels, a view (side, side, c); raises UserError when it does not fit."""
+def crop_center(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The central rectangle of a size, a view (*size, c); raises UserError when it does not fit."""
     height, width = image.shape[:2]
-    return crop_at(image, round((height - side) / 2), round((width - side) / 2), side)
+    return crop_at(image, round((height - size[0]) / 2), round((width - size[1]) / 2), size)
 
 
 def flip_vertical(image: np.ndarray) -> np.ndarray:
@@ -63,8 +63,8 @@ def random_view(
     image: np.ndarray,
     *,
     rotation: float,
-    center_crop: int,
-    crop: int,
+    center_crop: tuple[int, int] | None,
+    crop: tuple[int, int],
     flip: bool,
 ) -> np.ndarray:
     """One random training view of an image that has its working size already.
@@ -76,12 +76,12 @@ def random_view(
       rng: Source of randomness.
       image: uint8 (h, w, c).
       rotation: Largest angle in degrees, uniform in both directions; 0 turns nothing.
-      center_crop: Side of the central square that the random crop is taken from; 0 keeps the whole image.
-      crop: Side of the random crop.
+      center_crop: Height and width of the center that the random crop is taken from; None keeps the whole image.
+      crop: Height and width of the random crop.
       flip: Whether to turn the image upside down with probability 1/2.
 
     Returns:
-      uint8 (crop, crop, c), contiguous and independent of the input's memory.
+      uint8 (*crop, c), contiguous and independent of the input's memory.
 
     Raises:
       UserError: A crop is larger than the image.
@@ -95,6 +95,6 @@ def random_view(
     return _random_crop(rng, image, crop).copy()
 
 
-def _random_crop(rng: np.random.Generator, image: np.ndarray, side: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    return crop_at(image, rng.integers(max(height - side, 0) + 1), rng.integers(max(width - side, 0) + 1), side)
+def _random_crop(rng: np.random.Generator, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    top, left = (rng.integers(max(old - new, 0) + 1) for old, new in zip(image.shape[:2], size, strict=True))
+    return crop_at(image, top, left, size)

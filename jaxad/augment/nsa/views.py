@@ -17,7 +17,13 @@ _ONE = 1 << _SHIFT
 
 
 def random_view(
-    key: jax.Array, image: jax.Array, *, rotation: float, center_crop: int, crop: int, flip: bool
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    rotation: float,
+    center_crop: tuple[int, int] | None,
+    crop: tuple[int, int],
+    flip: bool,
 ) -> jax.Array:
     """One random training view of an image that has its working size already.
 
@@ -27,19 +33,18 @@ def random_view(
       key: Key of the draw.
       image: uint8 (h, w, c).
       rotation: Largest angle in degrees, uniform in both directions; 0 turns nothing.
-      center_crop: Side of the central square that the random crop is taken from; 0 keeps the whole image.
-      crop: Side of the random crop.
+      center_crop: Height and width of the center that the random crop is taken from; None keeps the whole image.
+      crop: Height and width of the random crop.
       flip: Whether to turn the image upside down with probability 1/2.
 
     Returns:
-      uint8 (crop, crop, c).
+      uint8 (*crop, c).
 
     Raises:
       UserError: A crop is larger than the image.
     """
     angle, coin, place = jax.random.split(key, 3)
-    shape = (center_crop, center_crop) if center_crop else image.shape
-    top, left = sample_place(place, shape, crop, crop)
+    top, left = sample_place(place, center_crop or image.shape, *crop)
     return view(
         image,
         jax.random.uniform(angle, minval=-rotation, maxval=rotation) if rotation else None,
@@ -58,49 +63,49 @@ def view(
     top: jax.Array | int,
     left: jax.Array | int,
     *,
-    center_crop: int,
-    crop: int,
+    center_crop: tuple[int, int] | None,
+    crop: tuple[int, int],
 ) -> jax.Array:
-    """A rotated image's centre, upside down or not, and of that the square of ``crop`` pixels at (top, left).
+    """A rotated image's centre, upside down or not, and of that the rectangle of size ``crop`` at (top, left).
 
     Args:
       image: (h, w, c).
       degrees: Rotation about the centre, counter-clockwise, nearest neighbour, black outside; None for none, which
         makes the view a contiguous block of the image that needs no gather.
       flip: Whether to turn the centre upside down.
-      top: First row of the square in the centre, from 0 to the centre's height - ``crop``.
+      top: First row of the rectangle in the centre, from 0 to the difference of the two heights.
       left: First column, likewise.
-      center_crop: Side of the central square; 0 keeps the whole image.
-      crop: Side of the view.
+      center_crop: Height and width of the centre; None keeps the whole image.
+      crop: Height and width of the view.
 
     Returns:
-      (crop, crop, c) of the image's dtype.
+      (*crop, c) of the image's dtype.
 
     Raises:
       UserError: A crop is larger than the image.
     """
     center = host_views.crop_center(image, center_crop) if center_crop else image
     host_views.crop_at(center, 0, 0, crop)  # refuses what does not fit
-    # Row `top` of an image that is upside down is the last one of the square before that.
-    top = jnp.where(flip, center.shape[0] - crop - top, top)
+    # Row `top` of an image that is upside down is the last one of the rectangle before that.
+    top = jnp.where(flip, center.shape[0] - crop[0] - top, top)
     if degrees is None:
-        square = jax.lax.dynamic_slice(center, (top, left, np.int32(0)), (crop, crop, image.shape[2]))
+        shown = jax.lax.dynamic_slice(center, (top, left, np.int32(0)), (*crop, image.shape[2]))
     else:
         row, column = (round((side - kept) / 2) for side, kept in zip(image.shape[:2], center.shape[:2], strict=True))
-        square = _turned_square(image, degrees, row + top, column + left, crop)
-    return jnp.where(flip, square[::-1], square)
+        shown = _turned(image, degrees, row + top, column + left, crop)
+    return jnp.where(flip, shown[::-1], shown)
 
 
-def _turned_square(
-    image: jax.Array, degrees: jax.Array | float, top: jax.Array, left: jax.Array, side: int
+def _turned(
+    image: jax.Array, degrees: jax.Array | float, top: jax.Array, left: jax.Array, size: tuple[int, int]
 ) -> jax.Array:
-    """The square of a rotated image at (top, left), (side, side, c); only its own pixels are gathered."""
+    """The rectangle of a rotated image at (top, left), (*size, c); only its own pixels are gathered."""
     height, width = image.shape[:2]
     radians = jnp.deg2rad(degrees)
     cosine, sine = (jnp.round(_ONE * f(radians)).astype(jnp.int32) for f in (jnp.cos, jnp.sin))
     # Twice the distances from the centre are whole numbers.
-    down = 2 * (top + jnp.arange(side)[:, None]) + 1 - height
-    right = 2 * (left + jnp.arange(side)) + 1 - width
+    down = 2 * (top + jnp.arange(size[0])[:, None]) + 1 - height
+    right = 2 * (left + jnp.arange(size[1])) + 1 - width
     row = (cosine * down + sine * right + _ONE * height) >> (_SHIFT + 1)
     column = (cosine * right - sine * down + _ONE * width) >> (_SHIFT + 1)
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)

@@ -37,20 +37,20 @@ def test_rotation_of_grey_keeps_the_channel():
 
 
 def test_crop_takes_the_named_rectangle():
-    cut = host_views.crop_at(numbered(20, 24), 3, 5, 8)
-    assert cut.shape == (8, 8, 3)
-    assert cut[0, 0].tolist() == [3, 5, 77] and cut[-1, -1].tolist() == [10, 12, 77]
+    cut = host_views.crop_at(numbered(20, 24), 3, 5, (8, 6))
+    assert cut.shape == (8, 6, 3)
+    assert cut[0, 0].tolist() == [3, 5, 77] and cut[-1, -1].tolist() == [10, 10, 77]
 
 
 def test_crop_center_of_256_starts_at_13():
-    assert host_views.crop_center(numbered(256, 256), 230)[0, 0].tolist() == [13, 13, 77]
-    assert host_views.crop_center(numbered(256, 256), 224)[0, 0].tolist() == [16, 16, 77]
+    assert host_views.crop_center(numbered(256, 256), (230, 230))[0, 0].tolist() == [13, 13, 77]
+    assert host_views.crop_center(numbered(256, 256), (224, 224))[0, 0].tolist() == [16, 16, 77]
 
 
 @pytest.mark.parametrize(("top", "left", "side"), [(0, 0, 21), (13, 0, 8), (0, 17, 8), (-1, 0, 8), (0, -1, 8)])
 def test_crop_outside_the_image_is_refused(top, left, side):
     with refuses("view.crop", "20x24"):
-        host_views.crop_at(numbered(20, 24), top, left, side)
+        host_views.crop_at(numbered(20, 24), top, left, (side, side))
 
 
 def test_flip_turns_upside_down():
@@ -62,7 +62,7 @@ def test_random_view_of_objects_reaches_every_offset_of_the_central_crop():
     image = numbered(256, 256)
     corners = set()
     for _ in range(600):
-        view = host_views.random_view(rng, image, rotation=0, center_crop=230, crop=224, flip=False)
+        view = host_views.random_view(rng, image, rotation=0, center_crop=(230, 230), crop=(224, 224), flip=False)
         assert view.shape == (224, 224, 3) and view.dtype == np.uint8
         corners.add((int(view[0, 0, 0]), int(view[0, 0, 1])))
     assert corners == {(row, column) for row in range(13, 20) for column in range(13, 20)}
@@ -73,7 +73,9 @@ def test_random_view_of_textures_flips_half_of_the_images():
     image = numbered(264, 264)[..., :2].astype(np.int32)  # more than 256 rows
     image[..., 0] = np.arange(264)[:, None]
     image[..., 1] = np.arange(264)
-    drawn = [host_views.random_view(rng, image, rotation=0, center_crop=0, crop=256, flip=True) for _ in range(300)]
+    drawn = [
+        host_views.random_view(rng, image, rotation=0, center_crop=None, crop=(256, 256), flip=True) for _ in range(300)
+    ]
     flipped = [view[0, 0, 0] > view[-1, 0, 0] for view in drawn]
     assert 120 < sum(flipped) < 180
     assert {int(view[:, 0, 0].min()) for view in drawn} == set(range(9))
@@ -86,7 +88,7 @@ def test_random_view_rotates_within_the_range_and_both_ways():
     image[48:53] = 255  # a horizontal bar; its slope is the angle
     angles = []
     for _ in range(200):
-        view = host_views.random_view(rng, image, rotation=5, center_crop=0, crop=101, flip=False)
+        view = host_views.random_view(rng, image, rotation=5, center_crop=None, crop=(101, 101), flip=False)
         left, right = (np.flatnonzero(view[:, column, 0]).mean() for column in (10, 90))
         angles.append(np.degrees(np.arctan2(left - right, 80)))
     assert -5.5 < min(angles) < -4 and 4 < max(angles) < 5.5
@@ -94,7 +96,7 @@ def test_random_view_rotates_within_the_range_and_both_ways():
 
 def test_random_view_is_determined_by_the_seed_and_owns_its_memory():
     image = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    options = {"rotation": 5, "center_crop": 230, "crop": 224, "flip": True}
+    options = {"rotation": 5, "center_crop": (230, 230), "crop": (224, 224), "flip": True}
     first, second = (host_views.random_view(np.random.default_rng(3), image, **options) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     other = host_views.random_view(np.random.default_rng(4), image, **options)
@@ -108,4 +110,4 @@ def test_random_view_is_determined_by_the_seed_and_owns_its_memory():
 def test_random_view_larger_than_the_image_is_refused():
     with refuses("view.crop", "224x224"):
         rng = np.random.default_rng(0)
-        host_views.random_view(rng, numbered(200, 256), rotation=0, center_crop=0, crop=224, flip=False)
+        host_views.random_view(rng, numbered(200, 256), rotation=0, center_crop=None, crop=(224, 224), flip=False)

@@ -1,0 +1,87 @@
+"""Large images in tiles: trained on, scored and joined, with every kind of density."""
+
+import numpy as np
+import pytest
+
+import jaxad
+from tests.test_aspect_ratio import TRAINED, load, surface
+
+pytestmark = pytest.mark.medium
+
+SHAPE, TILED = (64, 256), {"data.size": 64, "data.tile": 32, "data.tile_overlap": 0.25, "data.holdout": 0.25}
+METHODS = {
+    "baseline_mean:object": {"score.sigma": 1.0},
+    "lite:texture": {"density.channels": 8},
+    "nsa_logistic:texture": {"view.crop": 32, "dtype": "float32", **TRAINED},
+    "cutpaste_patch:texture": {**TRAINED, "steps_per_epoch": 1, "patch.crop": 24, "patch.size": 16, "patch.stride": 8},
+    "dla:object": {**TRAINED, "score.passes": 2},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_works_in_tiles(name, tmp_path):
+    images = [surface(number, shape=SHAPE) for number in range(12)]
+    config = load(*name.split(":"), TILED | METHODS[name])
+    found = jaxad.train(config, images, tmp_path)
+    assert found.region.size == SHAPE and len(found.tiling.corners()) == 3 * 11
+    spotted = surface(50, shape=SHAPE, spot=(30, 200))
+    predictions = jaxad.load(tmp_path).predict([spotted, surface(51, shape=SHAPE), surface(52, shape=(128, 512))])
+    assert [one.map.shape for one in predictions] == [SHAPE, SHAPE, (128, 512)]
+    assert all(np.isfinite(one.map).all() and np.isfinite(one.score) for one in predictions)
+    alone = found.predict(spotted)[0]
+    np.testing.assert_allclose(alone.map, predictions[0].map, atol=1e-5 * np.abs(alone.map).max())
+    if name.startswith(("baseline", "lite")):
+        assert predictions[0].score > 2 * predictions[1].score
+        assert np.abs(np.subtract(predictions[0].peak, (30, 200))).max() <= 16
+
+
+def test_each_tile_has_its_own_density_where_that_depends_on_the_position():
+    images = [surface(number, shape=SHAPE) for number in range(8)]
+    found = jaxad.train(load("baseline_mean", "object", TILED | {"score.sigma": 1.0}), images)
+    whole = jaxad.train(
+        load("baseline_mean", "object", {"data.size": 64, "score.sigma": 1.0, "data.holdout": 0.25}), images
+    )
+    spotted = surface(50, shape=SHAPE, spot=(24, 120))  # across the seams of several tiles
+    tiled, plain = found.predict(spotted)[0], whole.predict(spotted)[0]
+    far = np.ones(SHAPE, bool)
+    for top, left in found.tiling.corners():  # the blur sees less where a tile ends
+        far[max(top - 4, 0) : top + 4], far[:, max(left - 4, 0) : left + 4] = False, False
+        far[top + 28 : top + 36], far[:, left + 28 : left + 36] = False, False
+    assert not far.any() or np.abs(tiled.map - plain.map)[far].max() < 1e-3 * plain.map.max()
+    np.testing.assert_allclose(tiled.map, plain.map, atol=0.02 * plain.map.max())
+    assert tiled.score == pytest.approx(plain.score, rel=0.02)
+    inside = found.predict(surface(50, shape=SHAPE, spot=(16, 100)))[0]
+    assert tiled.score == pytest.approx(inside.score, rel=0.1)
+
+
+def test_a_defect_that_is_lost_in_the_whole_image_is_found_in_a_tile():
+    shape = (64, 512)
+
+    def image(number, spot=None):
+        made = surface(number, shape=shape)
+        if spot:
+            made[spot[0] : spot[0] + 4, spot[1] : spot[1] + 4] += 60
+        return made
+
+    good = [image(number) for number in range(16)]
+    tests = [image(100 + number, (30, 60 * number + 20) if number < 8 else None) for number in range(16)]
+
+    def gap(**changes):
+        options = {"score.sigma": 1.0, "data.holdout": 0.25, "score.reduction": "mean"}
+        found = jaxad.train(load("baseline_mean", "object", options | changes), good)
+        scores = np.array([one.score for one in found.predict(tests)])
+        return scores[:8].min() - scores[8:].max()
+
+    assert gap(**{"data.size": 64}) < 0 < gap(**{"data.size": 64, "data.tile": 32})
+
+
+def test_tiles_that_cannot_be_are_refused():
+    for values, words in (
+        ({"data.tile": 128, "data.size": 64}, r"data.tile is 128, but a tile has .* at most config.data.size=64"),
+        ({"data.tile": 16, "data.size": 64}, "at least 32 pixels a side"),
+        ({"data.tile": 32, "data.tile_overlap": 0.6}, r"tile_overlap must lie in \[0, 0.5\]"),
+    ):
+        with pytest.raises(jaxad.UserError, match=words):
+            jaxad.train(load("baseline_mean", "object", values), [surface(1)] * 4)
+    with pytest.raises(jaxad.UserError, match=r"tile_overlap has no effect while config.data.tile is 0"):
+        load("baseline_mean", "object", {"data.tile_overlap": 0.2})
