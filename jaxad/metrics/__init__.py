@@ -11,6 +11,7 @@ defect type; every metric is then a short sum.
     aupimo(ranking, labels == 0)
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ import numpy as np
 
 from jaxad.errors import UserError
 from jaxad.metrics.ranking import Ranking, Thresholds, rank_images, rank_pixels, select
+from jaxad.metrics.samples import by_sample
+from jaxad.metrics.saturated import LIMITS as SPRO_LIMITS
+from jaxad.metrics.saturated import Defects, over_types, select_saturated
 
 IMAGE_METRICS = ("auroc", "ap", "f1_max")
 PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo")
@@ -36,6 +40,8 @@ class TestScores(NamedTuple):
     masks: list[np.ndarray | None]  # uint8 (h, w) 0/1; None: pixel truth unknown
     image_scores: np.ndarray  # (n,) higher is more anomalous
     maps: np.ndarray  # float32 (n, h, w) higher is more anomalous
+    groups: list[str] | None = None  # the sample that each image is a view of, "" for its own; None without samples
+    single_defects: list[Defects | None] | None = None  # see `select_saturated`; None for data without saturations
 
 
 def _need_both(thresholds: Thresholds) -> None:
@@ -174,65 +180,97 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
       "pro_limit": float, "counts": {"good", "defective", "with_mask"},
       "reasons": {"image.auroc": "no anomalous test images", ...},
       "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}},
-      "by_image": {"aupimo": [float or None for each image]}}
+      "by_image": {"aupimo": [float or None for each image]}}.
+      With samples also "sample": {"auroc", "ap", "f1_max"} and counts "good_samples" and "defective_samples". With
+      saturations also AU-sPRO in every "pixel", by the names of `SPRO_LIMITS`, and "over_types", see `over_types`.
 
     Raises:
       UserError: A score or a map is not finite.
       ValueError: A good image's mask marks anomalous pixels; shapes differ; the limit is outside (0, 1].
     """
     _check(scores)
-    labels = np.asarray(scores.labels)
-    defects = np.array(scores.defects, dtype=str)
-    known, masks = known_masks(scores)
-    images = rank_images(labels, scores.image_scores)
-    maps = scores.maps if known.all() else scores.maps[known]
-    pixels = rank_pixels(masks, maps)
-    unresolved = _unresolved(int((labels == 0).sum()), math.prod(maps.shape[1:]))
-    overlaps = np.full(len(labels), np.nan)
-    if not unresolved:
-        overlaps[known] = aupimo(pixels, labels[known] == 0)
-
+    labels, defects = np.asarray(scores.labels), np.array(scores.defects, dtype=str)
+    measure = _Measure(scores, pro_limit)
     result = {
         "counts": {
             "good": int((labels == 0).sum()),
             "defective": int(labels.sum()),
-            "with_mask": int((known & (labels == 1)).sum()),
+            "with_mask": int((measure.known & (labels == 1)).sum()),
         },
         "pro_limit": pro_limit,
-        "reasons": {},
+        "reasons": measure.reasons,
+        **measure(np.ones(len(labels), bool), ""),
+        "by_defect": {},
     }
-
-    def measure(chosen: np.ndarray, prefix: str) -> dict:
-        image, pixel = select(images, chosen), select(pixels, chosen[known])
-        image_reason = _missing(image)
-        pixel_reason = _missing_pixels(pixel, labels[chosen], labels[chosen & known])
-        functions = {
-            "auroc": auroc,
-            "ap": average_precision,
-            "f1_max": f1_max,
-            "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit),
-            "aupro_005": lambda thresholds: aupro(thresholds, limit=0.05),
-            "aupimo": lambda _: float(np.nanmean(overlaps[chosen])),
-        }
-        measured = {"image": {}, "pixel": {}}
-        for level, names, thresholds, missing in (
-            ("image", IMAGE_METRICS, image, image_reason),
-            ("pixel", PIXEL_METRICS, pixel, pixel_reason),
-        ):
-            for name in names:
-                reason = missing or (unresolved if name == "aupimo" else "")
-                measured[level][name] = None if reason else functions[name](thresholds)
-                if reason:
-                    result["reasons"][f"{prefix}{level}.{name}"] = reason
-        return measured
-
-    result |= measure(np.ones(len(labels), bool), "")
-    result["by_defect"] = {}
     for defect in sorted(set(defects[labels == 1].tolist())):
         own = (defects == defect) & (labels == 1)
-        result["by_defect"][defect] = {"images": int(own.sum()), **measure(own | (labels == 0), f"by_defect.{defect}.")}
-    result["by_image"] = {"aupimo": [None if np.isnan(value) else value for value in overlaps.tolist()]}
+        made = measure(own | (labels == 0), f"by_defect.{defect}.")
+        result["by_defect"][defect] = {"images": int(own.sum()), **made}
+    if scores.single_defects is not None:
+        result["over_types"] = over_types(result["by_defect"])
+    if scores.groups is not None:
+        of_samples = by_sample(scores.groups, labels, scores.image_scores)
+        result["sample"] = measure.of_images(select_all(rank_images(*of_samples)), "sample")
+        bad = int(of_samples[0].sum())
+        result["counts"] |= {"good_samples": len(of_samples[0]) - bad, "defective_samples": bad}
+    result["by_image"] = {"aupimo": [None if np.isnan(value) else value for value in measure.overlaps.tolist()]}
     return result
+
+
+def select_all(ranking: Ranking) -> Thresholds:
+    """Counts at every threshold over all images."""
+    return select(ranking, np.ones(ranking.images, bool))
+
+
+class _Measure:
+    """Measures some images of a test set; `reasons` takes why a metric is None, by its dotted key."""
+
+    def __init__(self, scores: TestScores, pro_limit: float):
+        self.reasons: dict[str, str] = {}
+        self._labels = np.asarray(scores.labels)
+        self.known, masks = known_masks(scores)
+        self._images = rank_images(self._labels, scores.image_scores)
+        self._maps = scores.maps if self.known.all() else scores.maps[self.known]
+        self._pixels = rank_pixels(masks, self._maps)
+        self._unresolved = _unresolved(int((self._labels == 0).sum()), math.prod(self._maps.shape[1:]))
+        self.overlaps = np.full(len(self._labels), np.nan)
+        if not self._unresolved:
+            self.overlaps[self.known] = aupimo(self._pixels, self._labels[self.known] == 0)
+        one_by_one = scores.single_defects
+        self._defects = one_by_one and [own for own, known in zip(one_by_one, self.known, strict=True) if known]
+        self._pro_limits = {"aupro": pro_limit, "aupro_005": 0.05}
+
+    def __call__(self, chosen: np.ndarray, prefix: str) -> dict[str, dict[str, float | None]]:
+        """The metrics of the images chosen, bool (n,); `prefix` begins the keys of `reasons`."""
+        image = self.of_images(select(self._images, chosen), f"{prefix}image")
+        pixel = self._of_pixels(chosen, f"{prefix}pixel")
+        return {"image": image, "pixel": pixel}
+
+    def of_images(self, thresholds: Thresholds, prefix: str) -> dict[str, float | None]:
+        """The metrics of images, or of samples of several images."""
+        functions = {name: (f, thresholds) for name, f in _OF_IMAGES.items()}
+        return self._told(functions, dict.fromkeys(functions, _missing(thresholds)), prefix)
+
+    def _of_pixels(self, chosen: np.ndarray, prefix: str) -> dict[str, float | None]:
+        pixel = select(self._pixels, chosen[self.known])
+        functions = {name: (f, pixel) for name, f in _OF_IMAGES.items()}
+        functions |= {name: (functools.partial(aupro, limit=limit), pixel) for name, limit in self._pro_limits.items()}
+        functions["aupimo"] = (lambda overlaps: float(np.nanmean(overlaps))), self.overlaps[chosen]
+        missing = _missing_pixels(pixel, self._labels[chosen], self._labels[chosen & self.known])
+        reasons = dict.fromkeys(functions, missing) | {"aupimo": missing or self._unresolved}
+        if self._defects is not None:
+            found = select_saturated(self._pixels, self._maps, self._defects, chosen[self.known])
+            functions |= {n: (functools.partial(aupro, limit=limit), found) for n, limit in SPRO_LIMITS.items()}
+            reasons |= dict.fromkeys(SPRO_LIMITS, missing or ("" if found.anomalous else _VANISHED))
+        return self._told(functions, reasons, prefix)
+
+    def _told(self, functions: dict, reasons: dict[str, str], prefix: str) -> dict[str, float | None]:
+        self.reasons |= {f"{prefix}.{name}": reason for name, reason in reasons.items() if reason}
+        return {name: None if reasons[name] else function(of) for name, (function, of) in functions.items()}
+
+
+_OF_IMAGES = {"auroc": auroc, "ap": average_precision, "f1_max": f1_max}
+_VANISHED = "no pixel of any defect is left at this size"
 
 
 def _missing(thresholds: Thresholds) -> str:
