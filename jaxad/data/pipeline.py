@@ -28,9 +28,14 @@ Pool = Sequence[np.ndarray | np.integer]  # what examples are drawn from: images
 
 
 def resized(record: Record, size: int, *, mask_rule: str = "any") -> Record:
-    """The record with image (Lanczos) and mask (see `resize_mask`) squeezed to ``size`` x ``size``."""
-    mask = None if record.mask is None else resize_mask(record.mask, (size, size), rule=mask_rule)
-    return record._replace(image=resize_image(record.image, (size, size)), mask=mask)
+    """The record with image (Lanczos) and masks (see `resize_mask`) squeezed to ``size`` x ``size``."""
+
+    def smaller(mask: np.ndarray) -> np.ndarray:
+        return resize_mask(mask, (size, size), rule=mask_rule)
+
+    mask = None if record.mask is None else smaller(record.mask)
+    singles = record.single_defects and tuple((smaller(single), share) for single, share in record.single_defects)
+    return record._replace(image=resize_image(record.image, (size, size)), mask=mask, single_defects=singles)
 
 
 def read_all(source: Source, size: int, *, mask_rule: str = "any") -> list[Record]:

@@ -19,6 +19,9 @@ class Record(NamedTuple):
       id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by
         `jaxad.runtime.disk.escaped`, so that any table, page or picture can hold it.
       defect: ``good`` or the defect type, likewise.
+      group: The sample that the image is a view of, likewise; "" for a sample of its own.
+      single_defects: Of a defective image with several masks that lie upon each other, each mask (h, w) by itself, with
+        the share of its pixels that is enough to find (`jaxad.data.saturation`); None where no such share is known.
     """
 
     image: np.ndarray
@@ -26,6 +29,8 @@ class Record(NamedTuple):
     mask: np.ndarray | None
     id: str
     defect: str
+    group: str = ""
+    single_defects: tuple[tuple[np.ndarray, float], ...] | None = None
 
 
 @runtime_checkable

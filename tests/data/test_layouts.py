@@ -1,5 +1,6 @@
 """Data sets in miniature, laid out as they are published, and a sentence for each part that is missing."""
 
+import csv
 import json
 import pathlib
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import jaxad
 from jaxad import config as configs
 from jaxad import data, detector, evaluate
-from jaxad.data import folder, layouts
+from jaxad.data import folder, layouts, pipeline
 from jaxad.data.summary import training_images
 from tests.commands import train
 from tests.parts import NSA, ROOT, baseline, command, refusal
@@ -53,7 +54,9 @@ def loco(top):
         draw(top / "test" / defect / "000.png")
         draw_mask(top / "ground_truth" / defect / "000" / "000.png", value=255)
     draw_mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", row=5, value=254)
-    (top / "defects_config.json").write_text("[]")
+    rows = [("missing part", 255, 1, False), ("wrong part", 254, 1.0, True), ("unused", 253, 0.5, True)]
+    names = "defect_name", "pixel_value", "saturation_threshold", "relative_saturation"
+    (top / "defects_config.json").write_text(json.dumps([dict(zip(names, row, strict=True)) for row in rows]))
 
 
 def btad(top):
@@ -176,6 +179,7 @@ LAYOUTS = {
             "ground_truth": "ground_truth",
             "ground_truth/structural_anomalies/000": "test/structural_anomalies/000.png",
             "test/logical_anomalies/000.png": "ground_truth/logical_anomalies/000/000.png",
+            "defects_config.json": "defects_config.json",
         },
     ),
     "visa": Expected(
@@ -351,6 +355,71 @@ def test_other_test_images_take_the_layout_of_mvtec_ad(root, name, key):
         mvtec_like(root / "other")
         elsewhere = {"test": str(root / "other" / "test"), "ground_truth": str(root / "other" / "ground_truth")}
         assert len(layouts.load("mvtec_ad", root, CATEGORY, **elsewhere).test) == 3
+
+
+def test_each_defect_of_loco_has_its_saturation(root):
+    """Of the two pixels of a missing part one is enough, of those of a wrong part both."""
+    top = written(root, "mvtec_loco")
+    test = layouts.load("folder", root, CATEGORY).test
+    (first, one), (second, both) = test[2].single_defects
+    assert (one, both) == (0.5, 1.0) and test[0].single_defects is None
+    assert [np.argwhere(mask)[0].tolist() for mask in (first, second)] == [[1, 2], [5, 2]]
+    smaller = pipeline.resized(test[2], 20).single_defects
+    assert [(mask.shape, share) for mask, share in smaller] == [((20, 20), 0.5), ((20, 20), 1.0)]
+    assert all(mask.any() for mask, _ in smaller)
+    vanished = pipeline.resized(test[2], 20, mask_rule="all").single_defects
+    assert not any(mask.any() for mask, _ in vanished)
+    path = top / "ground_truth" / "logical_anomalies" / "000" / "001.png"
+    draw_mask(path, row=5, value=7)
+    with refuses(path, "has the value 7, which defects_config.json does not list"):
+        test[2]
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask[9, 9] = 254
+    cv2.imwrite(str(path), mask)
+    with refuses(path, "2 different values above 0"):
+        test[2]
+    draw_mask(path, value=0)
+    assert len(test[2].single_defects) == 1
+
+
+@pytest.mark.medium
+def test_an_evaluation_of_loco_has_its_metric(root, tmp_path, capsys):
+    top = written(root, "mvtec_loco")
+    assert command(train.main, *baseline(top, tmp_path / "work", data__category="")) == 0
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    found = json.loads((tmp_path / "work" / "results.json").read_text())
+    types = [own["pixel"]["auspro_005"] for own in found["by_defect"].values()]
+    assert len(types) == 2 and found["over_types"]["pixel"]["auspro_005"] == pytest.approx(np.mean(types))
+    shown = f"AU-sPRO(0.05) {100 * np.mean(types):.2f}"
+    assert shown in capsys.readouterr().out
+    page = (tmp_path / "work" / "report.html").read_text()
+    assert "AU-sPRO(0.05), %" in page and f"{100 * types[0]:.2f}" in page
+
+
+def test_samples_of_real_iad_are_its_folders(root):
+    written(root, "real_iad")
+    train_set, test_set = layouts.load("folder", root, CATEGORY)
+    assert train_set.groups == ["OK/S0001", "OK/S0001", "OK/S0003", "OK/S0003"]
+    assert test_set.groups == ["OK/S0002", "OK/S0002", "NG/AK/S0001", "NG/AK/S0001"]
+    assert [test_set[number].group for number in (1, 2)] == ["OK/S0002", "NG/AK/S0001"]
+    btad(root / "other")
+    assert layouts.load("folder", root, "other").test.groups is None
+
+
+@pytest.mark.medium
+def test_an_evaluation_of_real_iad_is_by_sample_too(root, tmp_path, capsys):
+    top = written(root, "real_iad")
+    assert command(train.main, *baseline(top, tmp_path / "work", data__category="")) == 0
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    found = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert found["counts"] == {
+        "good": 3, "defective": 1, "with_mask": 1, "good_samples": 1, "defective_samples": 1,
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "work" / "scores.csv").read_text().splitlines()))
+    highest = {row["group"]: max(float(one["score"]) for one in rows if one["group"] == row["group"]) for row in rows}
+    assert found["sample"]["auroc"] == float(highest["NG/AK/S0001"] > highest["OK/S0002"])
+    assert f"sample AUROC {100 * found['sample']['auroc']:.2f}" in capsys.readouterr().out
+    assert "sample AUROC, %" in (tmp_path / "work" / "report.html").read_text()
 
 
 def mvtec_like(top, *, suffix=".png", mask="_mask.png", value=255):
@@ -611,7 +680,8 @@ def test_training_and_evaluation_take_every_layout(root, tmp_path, capsys, name)
     assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
     counts = json.loads((tmp_path / "work" / "results.json").read_text())["counts"]
     good = len([record for record in expected.test.split() if record.split("/")[1] == "good"])
-    assert counts == {"good": good, "defective": len(expected.rows), "with_mask": len(expected.rows)}
+    expected_counts = {"good": good, "defective": len(expected.rows), "with_mask": len(expected.rows)}
+    assert {kind: counts[kind] for kind in expected_counts} == expected_counts
 
 
 @pytest.mark.medium

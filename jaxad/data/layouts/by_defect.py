@@ -8,6 +8,7 @@ a folder of them. MVTec AD itself, and MPDD and VisA's one-class form, which are
 import os
 import pathlib
 
+from jaxad.data import saturation
 from jaxad.data.folder import GOOD, defect_folders, unique_stems
 from jaxad.data.image import SUFFIXES, find_images, list_folder
 from jaxad.data.layouts.found import Found, Item, good_items, require, unpack, without_image, without_mask
@@ -110,6 +111,16 @@ def find(
         beside=(folder, used),
         folders=(tuple(folder / split for split in splits), tuple(places)),
     )
+
+
+def find_loco(folder: pathlib.Path) -> Found:
+    """`find` in a category of MVTec LOCO AD, with the saturations of its table.
+
+    Raises:
+      UserError: As `find`, or the table is missing or damaged.
+    """
+    found = find(folder, title=LOCO, validation="validation", several=True)
+    return found._replace(saturations=saturation.read(folder / saturation.NAME, unpack(LOCO)))
 
 
 def _masks(folder: pathlib.Path, title: str, *, several: bool) -> dict[tuple[str, str], list[pathlib.Path]]:
