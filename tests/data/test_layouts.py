@@ -4,17 +4,21 @@ import csv
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 import jaxad
 from jaxad import config as configs
 from jaxad import data, detector, evaluate
 from jaxad.data import folder, layouts, pipeline
+from jaxad.data.layouts import table
 from jaxad.data.summary import training_images
 from tests.commands import train
 from tests.parts import NSA, ROOT, baseline, command, refusal
@@ -74,6 +78,7 @@ def autovi(top):
         draw(top / "test" / "unclipped" / f"{number:04d}.png")
         draw_mask(top / "ground_truth" / "unclipped" / f"{number:04d}" / "0000.png")
     draw_mask(top / "ground_truth" / "unclipped" / "0001" / "0001.png", row=9)
+    (top / "defects_config.json").write_text("[]")
 
 
 def visa(top):
@@ -328,6 +333,33 @@ def test_a_part_that_is_missing_is_named(root, name, part):
             layouts.load(source, root, CATEGORY)
 
 
+@pytest.mark.parametrize("name, parts, about", [
+    ("mvtec_ad_2", ["test_public", "test_private", "test_private_mixed"], "test_public/good"),
+    ("mvtec_ad_2", ["test_public"], "test_public/good"),
+    ("mvtec_loco", ["test", "ground_truth"], "test/good"),
+    ("autovi", ["ground_truth"], "ground_truth"),
+    ("visa", ["Data/Images/Normal", "Data/Masks"], "Data/Images/Normal"),
+    ("btad", ["train", "ground_truth"], "train/ok"),
+    ("kolektor_sdd2", ["train"], "train"),
+])  # fmt: skip
+def test_several_parts_that_are_missing(root, name, parts, about):
+    """What is left still tells the data set."""
+    top = written(root, name)
+    for part in parts:
+        remove(top / part)
+    with refuses(top / about, f"unpack {layouts.LAYOUTS[name].title} again"):
+        layouts.load("folder", root, CATEGORY)
+
+
+def test_validation_images_alone_do_not_make_another_layout(root):
+    mvtec_like(root / CATEGORY)
+    draw(root / CATEGORY / "validation" / "good" / "0.png")
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+    remove(root / CATEGORY / "test")
+    remove(root / CATEGORY / "ground_truth")
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+
+
 @NAMES
 def test_a_folder_of_other_images(root, name):
     draw(root / CATEGORY / "0.png")
@@ -514,8 +546,8 @@ def test_what_lies_beside_a_layout(root):
 
 
 @pytest.mark.parametrize("old, new, word", [
-    ("test,normal", "valid,normal", "row 4"),
-    ("test,normal", "test,good", "row 4"),
+    ("test,normal", "valid,normal", "row 5"),
+    ("test,normal", "test,good", "row 5"),
     (f"{CATEGORY},train", "pcb2,train", "no training image"),
     ("object,", "category,", "'object'"),
     (f"test,normal,{CATEGORY}/Data/Images/Normal/0001.JPG,", "test,normal", "lists"),
@@ -582,10 +614,79 @@ def test_table(root, source):
 
 
 def test_a_table_without_masks_and_with_other_columns(root):
-    path = write_table(root, *["a.png,3,good,train", "d.png,4,dent,test"], header="image,group,label,split")
+    path = write_table(root, *["a.png,3,good,train", "d.png,4,dent,test"], header="image,camera,label,split")
     train_set, test_set = layouts.load("table", path, "")
-    assert test_set.masks == [None] and test_set[0].mask is None
-    assert train_set.place == f"'{path}' (table; columns not read: group)"
+    assert test_set.masks == [None] and test_set[0].mask is None and test_set.groups is None
+    assert train_set.place == f"'{path}' (table; columns not read: camera)"
+
+
+GROUPED = "a.png,good,train,,", "c.png,good,test,part 1,", "d.png,dent,test,part 1,masks/d.png", "e.png,good,test,,"
+
+
+def test_groups_of_a_table(root):
+    path = write_table(root, *GROUPED, header="image,label,split,group,mask")
+    train_set, test_set = layouts.load("table", path, "")
+    assert test_set.groups == ["part 1", "part 1", ""] and [record.group for record in test_set] == test_set.groups
+    assert train_set.groups is None and train_set[0].group == ""
+
+
+def write_parquet(root, *rows, header="image,label,split,mask"):
+    """The same table as `write_table` writes, in Parquet, where what is empty is null."""
+    path = write_table(root, *rows, header=header)
+    columns = zip(*(row.split(",") for row in rows), strict=True)
+    named = {name: [value or None for value in column] for name, column in zip(header.split(","), columns, strict=True)}
+    parquet.write_table(pyarrow.table(named), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("source", ["folder", "table"])
+def test_a_table_in_parquet(root, source):
+    path = write_parquet(root, *GROUPED, header="image,label,split,group,mask")
+    expected = layouts.load("table", path.with_suffix(".csv"), "")
+    for made, like in zip(layouts.load(source, path, ""), expected, strict=True):
+        assert (made.ids, made.paths, made.masks, made.groups) == (like.ids, like.paths, like.masks, like.groups)
+        assert made.place == f"'{path}' (table)"
+    assert layouts.folders_read(path) == [root, root / "masks"]
+
+
+def test_numbers_in_parquet_are_text(root):
+    path = write_parquet(root, *ROWS)
+    columns = parquet.read_table(path).to_pydict() | {"group": [1, 2, None, 7], "camera": [b"x"] * 4}
+    columns["label"] = pyarrow.array(columns["label"]).dictionary_encode()
+    parquet.write_table(pyarrow.table(columns), path)
+    train_set, test_set = layouts.load("table", path, "")
+    assert (train_set.groups, test_set.groups) == (["1", "2"], ["", "7"])
+    assert train_set.place == f"'{path}' (table; columns not read: camera)"
+
+
+def test_a_table_in_parquet_that_cannot_be_used(root, monkeypatch):
+    path = write_parquet(root, *ROWS, "e.png,good,valid,")
+    with refuses(path, "'valid'; write train") as caught:
+        layouts.load("table", path, "")
+    assert str(caught.value).startswith(f"row 5 of '{path}'")  # there is no header that would be a row
+    with refuses(write_parquet(root, *ROWS, header="image,label,part,mask"), "no column 'split'"):
+        layouts.load("table", path, "")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with refuses(path, "python3 -m pip install 'jaxad[table]'"):
+            layouts.load("table", path, "")
+    path.write_bytes(path.read_bytes()[:-20])
+    with refuses(path, "cannot be read"):
+        layouts.load("table", path, "")
+    with refuses(root / "no.parquet", "cannot be read"):
+        layouts.load("table", root / "no.parquet", "")
+
+
+def test_a_table_is_read_once_until_it_changes(root, monkeypatch):
+    path, read = write_table(root, *ROWS), []
+    found = table.read_table
+    monkeypatch.setattr(table, "read_table", lambda *given: read.append(given) or found(*given))
+    layouts.folders_read(path)
+    assert len(layouts.load("table", path, "").test) == 2 and len(read) == 1
+    write_table(root, *ROWS, "e.png,good,test,")
+    assert len(layouts.load("table", path, "").test) == 3 and len(read) == 2
+    monkeypatch.chdir(root)
+    assert layouts.load("table", "images.csv", "").test.paths[0] == pathlib.Path("c.png") and len(read) == 3
 
 
 @pytest.mark.parametrize("row, word", [
@@ -608,7 +709,14 @@ def test_a_row_that_cannot_be_used(root, row, word):
     path = write_table(root, *ROWS, row)
     with refuses(path, word) as caught:
         layouts.load("table", path, "")
-    assert str(caught.value).startswith(f"row 5 of '{path}'")
+    assert str(caught.value).startswith(f"row 6 of '{path}'")  # below the header and the four others
+
+
+def test_rows_are_numbered_as_a_spreadsheet_does(root):
+    path = write_table(root, *ROWS, "", '"e.png",good,valid,')
+    with refuses(path, "'valid'") as caught:
+        layouts.load("table", path, "")
+    assert str(caught.value).startswith(f"row 7 of '{path}'")  # the empty row counts
 
 
 def test_a_table_that_cannot_be_used(root):

@@ -81,7 +81,7 @@ def recognized(folder: pathlib.Path) -> str | None:
 
 
 def _is_table(path: str | os.PathLike) -> bool:
-    return os.fspath(path).lower().endswith(table.SUFFIX) and os.path.isfile(path)
+    return os.fspath(path).lower().endswith(table.SUFFIXES) and os.path.isfile(path)
 
 
 def folders_read(folder: pathlib.Path) -> list[pathlib.Path]:
