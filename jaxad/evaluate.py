@@ -4,7 +4,7 @@ Several workdirs are one ensemble: the mean of their members' scores and maps, e
 good images at the end of its training (CutPaste, Table 1, last column; the paper does not say how it normalises).
 
 scores.csv has a row for each image. Its column ``aupimo`` is empty for images without an anomalous pixel, and where
-AUPIMO is n/a.
+AUPIMO is n/a. Where images are views of samples, its column ``group`` names the sample.
 
 The file is UTF-8. In its names ``\\\\`` is a backslash and ``\\xNN`` a byte that is no UTF-8 (see `Record`).
 """
@@ -80,6 +80,7 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
     boxes = None if records[0].box is None else np.array([record.box for record in records])
     shares = processes.gather(found.score(images[mine], boxes=None if boxes is None else boxes[mine]))
     scores = Scores(*map(np.concatenate, zip(*shares, strict=True)))
+    groups, singles = ([getattr(record, name) for record in records] for name in ("group", "single_defects"))
     return metrics.TestScores(
         ids=[record.id for record in records],
         labels=np.array([record.label for record in records]),
@@ -88,6 +89,8 @@ def score_records(found: detector.Detector, records: Sequence[Record]) -> metric
         masks=[record.mask for record in records],
         image_scores=scores.image,
         maps=scores.map,
+        groups=groups if any(groups) else None,
+        single_defects=singles if any(own is not None for own in singles) else None,
     )
 
 
@@ -371,8 +374,9 @@ def _write(
     try:
         with disk.replacing(folder / "scores.csv", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "label", "defect", "score", *by_image])
-            columns = scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), *by_image.values()
+            own = by_image if scores.groups is None else by_image | {"group": scores.groups}
+            writer.writerow(["id", "label", "defect", "score", *own])
+            columns = scores.ids, scores.labels, scores.defects, scores.image_scores.tolist(), *own.values()
             writer.writerows(zip(*columns, strict=True))  # a value that there is none of is written as nothing
         samples = folder / "samples.png"
         html_report.write_html(
@@ -409,8 +413,13 @@ def summary(results: dict) -> str:
         number = results[level][name]
         return f"{100 * number:.2f}" if number is not None else f"n/a ({results['reasons'][f'{level}.{name}']})"
 
-    shown = (("image", "auroc", "image AUROC"), ("pixel", "auroc", "pixel AUROC"), ("pixel", "aupro", "AU-PRO"))
-    return ", ".join(f"{label} {value(level, name)}" for level, name, label in shown)
+    shown = [("image", "auroc", "image AUROC"), ("pixel", "auroc", "pixel AUROC"), ("pixel", "aupro", "AU-PRO")]
+    if "sample" in results:
+        shown.insert(0, ("sample", "auroc", "sample AUROC"))
+    parts = [f"{label} {value(level, name)}" for level, name, label in shown]
+    if "over_types" in results and (mean := results["over_types"]["pixel"]["auspro_005"]) is not None:
+        parts.append(f"AU-sPRO(0.05) {100 * mean:.2f}")
+    return ", ".join(parts)
 
 
 def main(argv: list[str] | None = None) -> None:

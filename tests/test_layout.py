@@ -24,7 +24,7 @@ ORDER = (
     ("methods",),
     ("configs", "detector"),
     ("training",),
-    ("evaluate", "predict", "refit", "report", "pytorch_peer"),
+    ("evaluate", "predict", "refit", "report", "pytorch_peer", "submission"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),

@@ -24,8 +24,9 @@ from jaxad.data.image import (
     read_bytes,
 )
 from jaxad.data.levels import declared, has_16_bits
-from jaxad.data.mask import read_mask_of
+from jaxad.data.mask import read_mask_of, read_value
 from jaxad.data.record import Dataset, Record
+from jaxad.data.saturation import NAME, Saturation
 from jaxad.errors import UserError
 from jaxad.runtime import disk
 
@@ -55,6 +56,8 @@ class FolderSource:
       white_level: See `jaxad.data.levels`.
       max_pixels: The most pixels of an image that are accepted.
       others: See `Source`.
+      groups: The sample that each image is a view of, "" for its own; None where there are none.
+      saturations: How much of a defect is enough, by the value in its mask; None where it is not known.
       sha256: What the content of the files was when the training began; None where none is asked for.
       deep: See `Source`.
     """
@@ -71,6 +74,8 @@ class FolderSource:
     white_level: int | None = None
     max_pixels: int = MAX_PIXELS
     others: list[pathlib.Path] = dataclasses.field(default_factory=list, repr=False)
+    groups: list[str] | None = dataclasses.field(default=None, repr=False)
+    saturations: Mapping[int, Saturation] | None = dataclasses.field(default=None, repr=False)
     sha256: list[str] | None = dataclasses.field(default=None, repr=False)
     deep: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -102,8 +107,14 @@ class FolderSource:
         )
         if decoded.peak is not None:
             self.deep[str(path)] = decoded.clipped, decoded.peak
-        mask = self._mask(index, decoded)
-        return Record(decoded.image, self.labels[index], mask, self.ids[index], self.defects[index])
+        masks = self._masks(index, decoded)
+        mask = None if masks is None else functools.reduce(np.maximum, masks)
+        singles = None
+        if self.saturations is not None and self.labels[index] and masks is not None:
+            pairs = zip(self.masks[index], masks, strict=True)
+            singles = tuple((single, self._share(place, single)) for place, single in pairs if single.any())
+        group = self.groups[index] if self.groups else ""
+        return Record(decoded.image, self.labels[index], mask, self.ids[index], self.defects[index], group, singles)
 
     def fingerprint(self, index: int, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """See `Source.fingerprint`; only a file of 16 bits is decoded, and only when it is not the known one."""
@@ -131,14 +142,18 @@ class FolderSource:
         below = [(folder, images) for folder, images in _images_below(top, seen) if images != 0]
         return {str(top) if folder == top else os.path.relpath(folder, top): images for folder, images in below}
 
-    def _mask(self, index: int, image: Decoded) -> np.ndarray | None:
+    def _masks(self, index: int, image: Decoded) -> list[np.ndarray] | None:
         if not self.labels[index]:
-            return np.zeros(image.image.shape[:2], np.uint8)
-        masks = self.masks[index]
-        if masks is None:
-            return None
-        path, options = self.paths[index], {"max_pixels": self.max_pixels}
-        return functools.reduce(np.maximum, (read_mask_of(mask, image, path, **options) for mask in masks))
+            return [np.zeros(image.image.shape[:2], np.uint8)]
+        masks, path = self.masks[index], self.paths[index]
+        return masks and [read_mask_of(mask, image, path, max_pixels=self.max_pixels) for mask in masks]
+
+    def _share(self, path: pathlib.Path, mask: np.ndarray) -> float:
+        """Which share of a mask's pixels is enough."""
+        value = read_value(path, max_pixels=self.max_pixels)
+        if value not in self.saturations:
+            raise UserError(f"mask '{path}' has the value {value}, which {NAME} does not list; replace one", about=path)
+        return self.saturations[value].share(int(mask.sum()))
 
 
 def load(

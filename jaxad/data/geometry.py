@@ -10,7 +10,7 @@ from jaxad import config as configs
 from jaxad.data.image import resize_image
 from jaxad.data.mask import resize_mask
 from jaxad.data.record import Record, Source
-from jaxad.metrics import IGNORED
+from jaxad.metrics.ranking import IGNORED
 
 _LOOKED_AT = 16  # training images by which the aspect ratio is chosen
 
@@ -92,7 +92,11 @@ class Geometry(NamedTuple):
         if mask is None and not record.label and box:  # so that what is filled is told
             mask = np.zeros(record.image.shape[:2], np.uint8)
         mask = None if mask is None else self.mask(mask, rule=mask_rule)
-        return record._replace(image=self.image(record.image), mask=mask, box=box)
+        singles = record.single_defects
+        if singles is not None:
+            framed = ((self.mask(single, rule=mask_rule), share) for single, share in singles)
+            singles = tuple((np.where(single == IGNORED, 0, single), share) for single, share in framed)
+        return record._replace(image=self.image(record.image), mask=mask, box=box, single_defects=singles)
 
 
 def _central(size: list[int], shape: tuple[int, int]) -> Box:

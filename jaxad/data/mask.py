@@ -86,6 +86,22 @@ def read_mask_of(
     return mask
 
 
+def read_value(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> int:
+    """The one value above 0 of a mask file, which names its class.
+
+    Raises:
+      UserError: As in `read_mask`, or there is another number of such values.
+    """
+    values = np.unique(decode_pixels(read_bytes(path), path, max_pixels=max_pixels, raw=True).values)
+    values = values[values > 0]
+    if len(values) != 1:
+        raise UserError(
+            f"mask '{path}' holds {len(values)} different values above 0, where one names its defect type; replace it",
+            about=path,
+        )
+    return int(values[0])
+
+
 def resize_mask(mask: np.ndarray, size: tuple[int, int], *, rule: str = "any") -> np.ndarray:
     """Makes a mask smaller, where a new pixel is marked by its share of marked area, or larger by the nearest pixel.
 

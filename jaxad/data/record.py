@@ -21,6 +21,9 @@ class Record(NamedTuple):
       defect: ``good`` or the defect type, likewise.
       box: (top, left, bottom, right) of the image in the frame that it was brought into, where parts of frames are
         filled (see `jaxad.data.geometry`); None where nothing is.
+      group: The sample that the image is a view of, likewise; "" for a sample of its own.
+      single_defects: Of a defective image with several masks that lie upon each other, each mask (h, w) by itself, with
+        the share of its pixels that is enough to find (`jaxad.data.saturation`); None where no such share is known.
     """
 
     image: np.ndarray
@@ -29,6 +32,8 @@ class Record(NamedTuple):
     id: str
     defect: str
     box: tuple[int, int, int, int] | None = None
+    group: str = ""
+    single_defects: tuple[tuple[np.ndarray, float], ...] | None = None
 
 
 @runtime_checkable

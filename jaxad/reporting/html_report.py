@@ -20,8 +20,9 @@ from jaxad.reporting.sample_grid import rgb
 from jaxad.runtime import disk
 from jaxad.scoring.region import Region
 
-COLUMNS = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in metrics.PIXEL_METRICS]
 HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro_005": "AU-PRO(0.05)", "aupimo": "AUPIMO"}
+_SPRO = "auspro_005"  # the limit of the paper; results.json has the others
+HEADINGS[_SPRO] = "AU-sPRO(0.05)"
 TILE = 320  # pixels of the longer side of an example; larger images are reduced so that the report stays small
 
 CSS = """
@@ -139,19 +140,13 @@ def _percent(value: float | None, *, digits: int = 2) -> str:
 
 
 def _summary(name: str, results: dict) -> str:
-    cards = []
-    for level, metric, label in (
-        ("image", "auroc", "image AUROC, %"),
-        ("pixel", "auroc", "pixel AUROC, %"),
-        ("pixel", "aupro", f"AU-PRO({results['pro_limit']:g}), %"),
-    ):
-        reason = results["reasons"].get(f"{level}.{metric}")
-        note = f"<br><small>{html.escape(reason)}</small>" if reason else ""
-        cards.append(f"<div class=card><b>{_percent(results[level][metric])}</b><span>{label}{note}</span></div>")
     counts, threshold = results["counts"], results.get("threshold", {})
     about = f"{counts['good']} good and {counts['defective']} defective test "
     about += "image" if counts["good"] + counts["defective"] == 1 else "images"
     about += f", {counts['with_mask']} of them with a ground-truth mask." if counts["defective"] else "."
+    if "sample" in results:
+        samples = f"{counts['good_samples']} good and {counts['defective_samples']} defective samples"
+        about += f" The images are views of {samples}, and a sample has the score of its highest view."
     if threshold.get("value") is not None and "reason" not in threshold:
         rates = [
             f"{_percent(threshold[key], digits=1)} % of the {kind} images"
@@ -162,7 +157,26 @@ def _summary(name: str, results: dict) -> str:
     elif threshold.get("reason"):
         about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
     about += _without_labels(results.get("synthetic", {}))
-    return f"<h1>{html.escape(name)}</h1><div class=cards>{''.join(cards)}</div><p class=soft>{about}</p>"
+    return f"<h1>{html.escape(name)}</h1><div class=cards>{_cards(results)}</div><p class=soft>{about}</p>"
+
+
+def _cards(results: dict) -> str:
+    """The metrics that come first; those of samples, and of MVTec LOCO AD, where there are any."""
+    main = [
+        ("image", "auroc", "image AUROC, %"),
+        ("pixel", "auroc", "pixel AUROC, %"),
+        ("pixel", "aupro", f"AU-PRO({results['pro_limit']:g}), %"),
+    ]
+    if "sample" in results:
+        main.insert(0, ("sample", "auroc", "sample AUROC, %"))
+    rows = [(results[level][name], label, results["reasons"].get(f"{level}.{name}")) for level, name, label in main]
+    if "over_types" in results:
+        rows.append((results["over_types"]["pixel"][_SPRO], f"{HEADINGS[_SPRO]}, %", "mean over defect types"))
+    return "".join(
+        f"<div class=card><b>{_percent(value)}</b><span>{label}"
+        f"{f'<br><small>{html.escape(note)}</small>' if note else ''}</span></div>"
+        for value, label, note in rows
+    )
 
 
 def _without_labels(synthetic: dict) -> str:
@@ -179,7 +193,10 @@ def _without_labels(synthetic: dict) -> str:
 
 def _metric_table(results: dict) -> str:
     reasons = list(dict.fromkeys(results["reasons"].values()))
-    counts = results["counts"]
+    counts, pixel_names = results["counts"], list(metrics.PIXEL_METRICS)
+    if _SPRO in results["pixel"]:
+        pixel_names.append(_SPRO)
+    columns = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in pixel_names]
     rows = [("all", counts["good"] + counts["defective"], results, "")]
     rows += [(kind, own["images"], own, f"by_defect.{kind}.") for kind, own in results["by_defect"].items()]
 
@@ -191,16 +208,16 @@ def _metric_table(results: dict) -> str:
         return f"<td{first}><span class=na>n/a<sup>{number}</sup></span></td>"
 
     body = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{images}</td>{''.join(cell(values, prefix, *c) for c in COLUMNS)}</tr>"
+        f"<tr><td>{html.escape(name)}</td><td>{images}</td>{''.join(cell(values, prefix, *c) for c in columns)}</tr>"
         for name, images, values, prefix in rows
     )
     headings = HEADINGS | {"aupro": f"AU-PRO({results['pro_limit']:g})"}
-    heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{headings[name]}</th>" for _, name in COLUMNS)
+    heads = "".join(f"<th{' class=first' if name == 'auroc' else ''}>{headings[name]}</th>" for _, name in columns)
     notes = "".join(f"<br><sup>{i}</sup> n/a: {html.escape(reason)}" for i, reason in enumerate(reasons, 1))
     return (
         "<h2>Metrics, in %</h2><div class=scroll><table class=metrics><thead><tr><th></th><th></th>"
         f"<th class='group first' colspan={len(metrics.IMAGE_METRICS)}>image level</th>"
-        f"<th class='group first' colspan={len(metrics.PIXEL_METRICS)}>pixel level</th></tr>"
+        f"<th class='group first' colspan={len(pixel_names)}>pixel level</th></tr>"
         f"<tr><th>defect type</th><th>images</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
         "<p class=soft><small>A defect type is measured against all good images. F1-max is the F1 at the threshold "
         "that is best for these labels. AU-PRO up to the false positive rate in brackets. AUPIMO at rates from "

@@ -1,19 +1,24 @@
 """Data sets in miniature, laid out as they are published, and a sentence for each part that is missing."""
 
+import csv
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 import jaxad
 from jaxad import config as configs
 from jaxad import data, detector, evaluate
-from jaxad.data import folder, layouts
+from jaxad.data import folder, layouts, pipeline
+from jaxad.data.layouts import table
 from jaxad.data.summary import training_images
 from tests.commands import train
 from tests.parts import NSA, ROOT, baseline, command, refusal
@@ -53,7 +58,9 @@ def loco(top):
         draw(top / "test" / defect / "000.png")
         draw_mask(top / "ground_truth" / defect / "000" / "000.png", value=255)
     draw_mask(top / "ground_truth" / "logical_anomalies" / "000" / "001.png", row=5, value=254)
-    (top / "defects_config.json").write_text("[]")
+    rows = [("missing part", 255, 1, False), ("wrong part", 254, 1.0, True), ("unused", 253, 0.5, True)]
+    names = "defect_name", "pixel_value", "saturation_threshold", "relative_saturation"
+    (top / "defects_config.json").write_text(json.dumps([dict(zip(names, row, strict=True)) for row in rows]))
 
 
 def btad(top):
@@ -71,6 +78,7 @@ def autovi(top):
         draw(top / "test" / "unclipped" / f"{number:04d}.png")
         draw_mask(top / "ground_truth" / "unclipped" / f"{number:04d}" / "0000.png")
     draw_mask(top / "ground_truth" / "unclipped" / "0001" / "0001.png", row=9)
+    (top / "defects_config.json").write_text("[]")
 
 
 def visa(top):
@@ -176,6 +184,7 @@ LAYOUTS = {
             "ground_truth": "ground_truth",
             "ground_truth/structural_anomalies/000": "test/structural_anomalies/000.png",
             "test/logical_anomalies/000.png": "ground_truth/logical_anomalies/000/000.png",
+            "defects_config.json": "defects_config.json",
         },
     ),
     "visa": Expected(
@@ -324,6 +333,33 @@ def test_a_part_that_is_missing_is_named(root, name, part):
             layouts.load(source, root, CATEGORY)
 
 
+@pytest.mark.parametrize("name, parts, about", [
+    ("mvtec_ad_2", ["test_public", "test_private", "test_private_mixed"], "test_public/good"),
+    ("mvtec_ad_2", ["test_public"], "test_public/good"),
+    ("mvtec_loco", ["test", "ground_truth"], "test/good"),
+    ("autovi", ["ground_truth"], "ground_truth"),
+    ("visa", ["Data/Images/Normal", "Data/Masks"], "Data/Images/Normal"),
+    ("btad", ["train", "ground_truth"], "train/ok"),
+    ("kolektor_sdd2", ["train"], "train"),
+])  # fmt: skip
+def test_several_parts_that_are_missing(root, name, parts, about):
+    """What is left still tells the data set."""
+    top = written(root, name)
+    for part in parts:
+        remove(top / part)
+    with refuses(top / about, f"unpack {layouts.LAYOUTS[name].title} again"):
+        layouts.load("folder", root, CATEGORY)
+
+
+def test_validation_images_alone_do_not_make_another_layout(root):
+    mvtec_like(root / CATEGORY)
+    draw(root / CATEGORY / "validation" / "good" / "0.png")
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+    remove(root / CATEGORY / "test")
+    remove(root / CATEGORY / "ground_truth")
+    assert layouts.load("folder", root, CATEGORY) == folder.load(root, CATEGORY)
+
+
 @NAMES
 def test_a_folder_of_other_images(root, name):
     draw(root / CATEGORY / "0.png")
@@ -351,6 +387,71 @@ def test_other_test_images_take_the_layout_of_mvtec_ad(root, name, key):
         mvtec_like(root / "other")
         elsewhere = {"test": str(root / "other" / "test"), "ground_truth": str(root / "other" / "ground_truth")}
         assert len(layouts.load("mvtec_ad", root, CATEGORY, **elsewhere).test) == 3
+
+
+def test_each_defect_of_loco_has_its_saturation(root):
+    """Of the two pixels of a missing part one is enough, of those of a wrong part both."""
+    top = written(root, "mvtec_loco")
+    test = layouts.load("folder", root, CATEGORY).test
+    (first, one), (second, both) = test[2].single_defects
+    assert (one, both) == (0.5, 1.0) and test[0].single_defects is None
+    assert [np.argwhere(mask)[0].tolist() for mask in (first, second)] == [[1, 2], [5, 2]]
+    smaller = pipeline.resized(test[2], 20).single_defects
+    assert [(mask.shape, share) for mask, share in smaller] == [((20, 20), 0.5), ((20, 20), 1.0)]
+    assert all(mask.any() for mask, _ in smaller)
+    vanished = pipeline.resized(test[2], 20, mask_rule="all").single_defects
+    assert not any(mask.any() for mask, _ in vanished)
+    path = top / "ground_truth" / "logical_anomalies" / "000" / "001.png"
+    draw_mask(path, row=5, value=7)
+    with refuses(path, "has the value 7, which defects_config.json does not list"):
+        test[2]
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask[9, 9] = 254
+    cv2.imwrite(str(path), mask)
+    with refuses(path, "2 different values above 0"):
+        test[2]
+    draw_mask(path, value=0)
+    assert len(test[2].single_defects) == 1
+
+
+@pytest.mark.medium
+def test_an_evaluation_of_loco_has_its_metric(root, tmp_path, capsys):
+    top = written(root, "mvtec_loco")
+    assert command(train.main, *baseline(top, tmp_path / "work", data__category="")) == 0
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    found = json.loads((tmp_path / "work" / "results.json").read_text())
+    types = [own["pixel"]["auspro_005"] for own in found["by_defect"].values()]
+    assert len(types) == 2 and found["over_types"]["pixel"]["auspro_005"] == pytest.approx(np.mean(types))
+    shown = f"AU-sPRO(0.05) {100 * np.mean(types):.2f}"
+    assert shown in capsys.readouterr().out
+    page = (tmp_path / "work" / "report.html").read_text()
+    assert "AU-sPRO(0.05), %" in page and f"{100 * types[0]:.2f}" in page
+
+
+def test_samples_of_real_iad_are_its_folders(root):
+    written(root, "real_iad")
+    train_set, test_set = layouts.load("folder", root, CATEGORY)
+    assert train_set.groups == ["OK/S0001", "OK/S0001", "OK/S0003", "OK/S0003"]
+    assert test_set.groups == ["OK/S0002", "OK/S0002", "NG/AK/S0001", "NG/AK/S0001"]
+    assert [test_set[number].group for number in (1, 2)] == ["OK/S0002", "NG/AK/S0001"]
+    btad(root / "other")
+    assert layouts.load("folder", root, "other").test.groups is None
+
+
+@pytest.mark.medium
+def test_an_evaluation_of_real_iad_is_by_sample_too(root, tmp_path, capsys):
+    top = written(root, "real_iad")
+    assert command(train.main, *baseline(top, tmp_path / "work", data__category="")) == 0
+    assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
+    found = json.loads((tmp_path / "work" / "results.json").read_text())
+    assert found["counts"] == {
+        "good": 3, "defective": 1, "with_mask": 1, "good_samples": 1, "defective_samples": 1,
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "work" / "scores.csv").read_text().splitlines()))
+    highest = {row["group"]: max(float(one["score"]) for one in rows if one["group"] == row["group"]) for row in rows}
+    assert found["sample"]["auroc"] == float(highest["NG/AK/S0001"] > highest["OK/S0002"])
+    assert f"sample AUROC {100 * found['sample']['auroc']:.2f}" in capsys.readouterr().out
+    assert "sample AUROC, %" in (tmp_path / "work" / "report.html").read_text()
 
 
 def mvtec_like(top, *, suffix=".png", mask="_mask.png", value=255):
@@ -445,8 +546,8 @@ def test_what_lies_beside_a_layout(root):
 
 
 @pytest.mark.parametrize("old, new, word", [
-    ("test,normal", "valid,normal", "row 4"),
-    ("test,normal", "test,good", "row 4"),
+    ("test,normal", "valid,normal", "row 5"),
+    ("test,normal", "test,good", "row 5"),
     (f"{CATEGORY},train", "pcb2,train", "no training image"),
     ("object,", "category,", "'object'"),
     (f"test,normal,{CATEGORY}/Data/Images/Normal/0001.JPG,", "test,normal", "lists"),
@@ -513,10 +614,79 @@ def test_table(root, source):
 
 
 def test_a_table_without_masks_and_with_other_columns(root):
-    path = write_table(root, *["a.png,3,good,train", "d.png,4,dent,test"], header="image,group,label,split")
+    path = write_table(root, *["a.png,3,good,train", "d.png,4,dent,test"], header="image,camera,label,split")
     train_set, test_set = layouts.load("table", path, "")
-    assert test_set.masks == [None] and test_set[0].mask is None
-    assert train_set.place == f"'{path}' (table; columns not read: group)"
+    assert test_set.masks == [None] and test_set[0].mask is None and test_set.groups is None
+    assert train_set.place == f"'{path}' (table; columns not read: camera)"
+
+
+GROUPED = "a.png,good,train,,", "c.png,good,test,part 1,", "d.png,dent,test,part 1,masks/d.png", "e.png,good,test,,"
+
+
+def test_groups_of_a_table(root):
+    path = write_table(root, *GROUPED, header="image,label,split,group,mask")
+    train_set, test_set = layouts.load("table", path, "")
+    assert test_set.groups == ["part 1", "part 1", ""] and [record.group for record in test_set] == test_set.groups
+    assert train_set.groups is None and train_set[0].group == ""
+
+
+def write_parquet(root, *rows, header="image,label,split,mask"):
+    """The same table as `write_table` writes, in Parquet, where what is empty is null."""
+    path = write_table(root, *rows, header=header)
+    columns = zip(*(row.split(",") for row in rows), strict=True)
+    named = {name: [value or None for value in column] for name, column in zip(header.split(","), columns, strict=True)}
+    parquet.write_table(pyarrow.table(named), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("source", ["folder", "table"])
+def test_a_table_in_parquet(root, source):
+    path = write_parquet(root, *GROUPED, header="image,label,split,group,mask")
+    expected = layouts.load("table", path.with_suffix(".csv"), "")
+    for made, like in zip(layouts.load(source, path, ""), expected, strict=True):
+        assert (made.ids, made.paths, made.masks, made.groups) == (like.ids, like.paths, like.masks, like.groups)
+        assert made.place == f"'{path}' (table)"
+    assert layouts.folders_read(path) == [root, root / "masks"]
+
+
+def test_numbers_in_parquet_are_text(root):
+    path = write_parquet(root, *ROWS)
+    columns = parquet.read_table(path).to_pydict() | {"group": [1, 2, None, 7], "camera": [b"x"] * 4}
+    columns["label"] = pyarrow.array(columns["label"]).dictionary_encode()
+    parquet.write_table(pyarrow.table(columns), path)
+    train_set, test_set = layouts.load("table", path, "")
+    assert (train_set.groups, test_set.groups) == (["1", "2"], ["", "7"])
+    assert train_set.place == f"'{path}' (table; columns not read: camera)"
+
+
+def test_a_table_in_parquet_that_cannot_be_used(root, monkeypatch):
+    path = write_parquet(root, *ROWS, "e.png,good,valid,")
+    with refuses(path, "'valid'; write train") as caught:
+        layouts.load("table", path, "")
+    assert str(caught.value).startswith(f"row 5 of '{path}'")  # there is no header that would be a row
+    with refuses(write_parquet(root, *ROWS, header="image,label,part,mask"), "no column 'split'"):
+        layouts.load("table", path, "")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with refuses(path, "python3 -m pip install 'jaxad[table]'"):
+            layouts.load("table", path, "")
+    path.write_bytes(path.read_bytes()[:-20])
+    with refuses(path, "cannot be read"):
+        layouts.load("table", path, "")
+    with refuses(root / "no.parquet", "cannot be read"):
+        layouts.load("table", root / "no.parquet", "")
+
+
+def test_a_table_is_read_once_until_it_changes(root, monkeypatch):
+    path, read = write_table(root, *ROWS), []
+    found = table.read_table
+    monkeypatch.setattr(table, "read_table", lambda *given: read.append(given) or found(*given))
+    layouts.folders_read(path)
+    assert len(layouts.load("table", path, "").test) == 2 and len(read) == 1
+    write_table(root, *ROWS, "e.png,good,test,")
+    assert len(layouts.load("table", path, "").test) == 3 and len(read) == 2
+    monkeypatch.chdir(root)
+    assert layouts.load("table", "images.csv", "").test.paths[0] == pathlib.Path("c.png") and len(read) == 3
 
 
 @pytest.mark.parametrize("row, word", [
@@ -539,7 +709,14 @@ def test_a_row_that_cannot_be_used(root, row, word):
     path = write_table(root, *ROWS, row)
     with refuses(path, word) as caught:
         layouts.load("table", path, "")
-    assert str(caught.value).startswith(f"row 5 of '{path}'")
+    assert str(caught.value).startswith(f"row 6 of '{path}'")  # below the header and the four others
+
+
+def test_rows_are_numbered_as_a_spreadsheet_does(root):
+    path = write_table(root, *ROWS, "", '"e.png",good,valid,')
+    with refuses(path, "'valid'") as caught:
+        layouts.load("table", path, "")
+    assert str(caught.value).startswith(f"row 7 of '{path}'")  # the empty row counts
 
 
 def test_a_table_that_cannot_be_used(root):
@@ -611,7 +788,8 @@ def test_training_and_evaluation_take_every_layout(root, tmp_path, capsys, name)
     assert command(evaluate.main, "--workdir", tmp_path / "work") == 0
     counts = json.loads((tmp_path / "work" / "results.json").read_text())["counts"]
     good = len([record for record in expected.test.split() if record.split("/")[1] == "good"])
-    assert counts == {"good": good, "defective": len(expected.rows), "with_mask": len(expected.rows)}
+    expected_counts = {"good": good, "defective": len(expected.rows), "with_mask": len(expected.rows)}
+    assert {kind: counts[kind] for kind in expected_counts} == expected_counts
 
 
 @pytest.mark.medium

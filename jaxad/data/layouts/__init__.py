@@ -55,7 +55,7 @@ LAYOUTS = {
         unused=by_defect.PRIVATE,
         read=("train", "validation", "test_public", *by_defect.PRIVATE),
     ),
-    "mvtec_loco": _by_defect(by_defect.LOCO, by_defect.is_loco, validation="validation", several=True),
+    "mvtec_loco": Layout(by_defect.LOCO, by_defect.is_loco, by_defect.find_loco),
     "visa": Layout(visa.TITLE, visa.is_here, visa.find, read=("Data",)),
     "real_iad": Layout(real_iad.TITLE, real_iad.is_here, real_iad.find, read=real_iad.READ),
     "btad": _by_defect(by_defect.BTAD, by_defect.is_btad, good="ok"),
@@ -81,7 +81,7 @@ def recognized(folder: pathlib.Path) -> str | None:
 
 
 def _is_table(path: str | os.PathLike) -> bool:
-    return os.fspath(path).lower().endswith(table.SUFFIX) and os.path.isfile(path)
+    return os.fspath(path).lower().endswith(table.SUFFIXES) and os.path.isfile(path)
 
 
 def folders_read(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -186,7 +186,7 @@ def _dataset(title: str, found: Found, options: dict[str, int | None]) -> Datase
     _refuse_repeated([item for _, item in train + test])
     return Dataset(
         _source(train, place=place, beside=found.beside, others=others[0], **options),
-        _source(test, place=place, others=others[1], **options),
+        _source(test, place=place, others=others[1], saturations=found.saturations, **options),
     )
 
 
@@ -216,5 +216,6 @@ def _source(rows: list[tuple[str, Item]], **options: Any) -> FolderSource:
         ids=list(by_id),
         labels=[int(item.defect != GOOD) for item in items],
         defects=[disk.escaped(item.defect) for item in items],
+        groups=[disk.escaped(item.group) for item in items] if any(item.group for item in items) else None,
         **options,
     )

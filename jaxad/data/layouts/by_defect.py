@@ -11,6 +11,8 @@ import pathlib
 from jaxad.data.folder import GOOD, defect_folders, unique_stems
 from jaxad.data.image import SUFFIXES, find_images, list_folder
 from jaxad.data.layouts.found import Found, Item, good_items, require, unpack, without_image, without_mask
+from jaxad.data.saturation import NAME as TABLE
+from jaxad.data.saturation import read as read_saturations
 from jaxad.errors import UserError
 
 AD_2, LOCO, BTAD, AUTOVI = "MVTec AD 2", "MVTec LOCO AD", "BTAD", "AutoVI"
@@ -20,7 +22,12 @@ PRIVATE = ("test_private", "test_private_mixed")  # of MVTec AD 2: without label
 
 def is_ad_2(folder: pathlib.Path) -> bool:
     """Whether a folder is a category of MVTec AD 2, be it incomplete."""
-    return any(os.path.isdir(folder / part) for part in ("test_public", *PRIVATE))
+    if any(os.path.isdir(folder / part) for part in ("test_public", *PRIVATE)):
+        return True
+    good = folder / "train" / GOOD
+    if os.path.isdir(folder / "test") or not os.path.isdir(folder / "validation" / GOOD) or not os.path.isdir(good):
+        return False
+    return any(path.stem.endswith("_regular") for path in list_folder(good)[0])  # what no other set calls its images
 
 
 def is_loco(folder: pathlib.Path) -> bool:
@@ -28,6 +35,8 @@ def is_loco(folder: pathlib.Path) -> bool:
 
     One in MVTec AD's layout may have defect types of the same names, but no validation images or folders of masks.
     """
+    if os.path.isdir(folder / "validation") and os.path.isfile(folder / TABLE):
+        return True
     masks = [folder / "ground_truth" / defect for defect in _LOCO_DEFECTS]
     if not any(os.path.isdir(place) for place in (*masks, *(folder / "test" / defect for defect in _LOCO_DEFECTS))):
         return False
@@ -43,10 +52,12 @@ def is_btad(folder: pathlib.Path) -> bool:
 
 
 def is_autovi(folder: pathlib.Path) -> bool:
-    """Whether a folder is a category of AutoVI: without its folders of masks it is like one of MVTec AD."""
+    """Whether a folder is a category of AutoVI, told from one of MVTec AD by folders of masks, or a table alone."""
     masks = folder / "ground_truth"
-    if is_loco(folder) or not os.path.isdir(masks):
+    if is_loco(folder):
         return False
+    if not os.path.isdir(masks):
+        return os.path.isfile(folder / TABLE)
     listed = [list_folder(defect) for defect in list_folder(masks)[1]]
     return any(folders for _, folders in listed) and not any(
         path.suffix.lower() in SUFFIXES for files, _ in listed for path in files
@@ -110,6 +121,16 @@ def find(
         beside=(folder, used),
         folders=(tuple(folder / split for split in splits), tuple(places)),
     )
+
+
+def find_loco(folder: pathlib.Path) -> Found:
+    """`find` in a category of MVTec LOCO AD, with the saturations of its table.
+
+    Raises:
+      UserError: As `find`, or the table is missing or damaged.
+    """
+    found = find(folder, title=LOCO, validation="validation", several=True)
+    return found._replace(saturations=read_saturations(folder / TABLE, unpack(LOCO)))
 
 
 def _masks(folder: pathlib.Path, title: str, *, several: bool) -> dict[tuple[str, str], list[pathlib.Path]]:

@@ -2,10 +2,11 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxad.data.folder import GOOD
+from jaxad.data.saturation import Saturation
 from jaxad.errors import UserError
 
 
@@ -18,12 +19,14 @@ class Item(NamedTuple):
       name: The end of its id.
       masks: The mask files, of which a pixel is defective that any marks; None for good images and where the pixel
         truth is unknown.
+      group: The sample that the image is a view of; "" for a sample of its own.
     """
 
     path: pathlib.Path
     defect: str
     name: str
     masks: tuple[pathlib.Path, ...] | None = None
+    group: str = ""
 
 
 class Found(NamedTuple):
@@ -38,6 +41,7 @@ class Found(NamedTuple):
         itself says which images are used.
       folders: The folders of the training images, and those of the test images. Their files that are no images are
         passed over.
+      saturations: How much of a defect is enough, by the value in its mask; None where the data set does not say.
     """
 
     train: list[Item]
@@ -47,6 +51,7 @@ class Found(NamedTuple):
     note: str = ""
     beside: tuple[pathlib.Path, tuple[pathlib.Path, ...]] | None = None
     folders: tuple[tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]] = ((), ())
+    saturations: Mapping[int, Saturation] | None = None
 
 
 def good_items(paths: Iterable[pathlib.Path]) -> list[Item]:

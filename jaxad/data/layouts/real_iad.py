@@ -24,7 +24,8 @@ def is_here(folder: pathlib.Path) -> bool:
 def find(folder: pathlib.Path) -> Found:
     """Finds the images and masks of one category by its list, ``realiad_jsons/realiad_jsons/<category>.json``.
 
-    Every view is an image of its own. The defect types are the codes of the list.
+    Every view is an image of its own, and those in one folder show one sample. The defect types are the codes of the
+    list.
 
     Raises:
       UserError: The list, or a file that it names, is missing; the list is damaged, names no training images, or
@@ -51,5 +52,6 @@ def _item(row: dict[str, Any], folder: pathlib.Path) -> Item:
     masks = (folder / row["mask_path"],) if row["mask_path"] else ()
     if missing := next((file for file in (image, *masks) if not os.path.isfile(file)), None):
         raise UserError(f"'{missing}', which the list of {TITLE} names, does not exist; {unpack(TITLE)}", about=missing)
-    name = str(pathlib.PurePath(row["image_path"]).with_suffix(""))
-    return Item(image, GOOD, name) if defect == _GOOD else Item(image, defect, name, masks or None)
+    name = pathlib.PurePath(row["image_path"]).with_suffix("")
+    item = Item(image, GOOD, str(name), group=str(name.parent))
+    return item if defect == _GOOD else item._replace(defect=defect, masks=masks or None)

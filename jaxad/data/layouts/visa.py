@@ -35,7 +35,7 @@ def find(folder: pathlib.Path) -> Found:
     path = place.parent / _SPLITS
     rows = read_table(path, ("object", "split", "label", "image", "mask"), unpack(TITLE))
     splits: dict[str, list[Item]] = {"train": [], "test": []}
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         if row["object"] == place.name:
             if row["split"] not in splits or row["label"] not in _LABELS:
                 raise UserError(

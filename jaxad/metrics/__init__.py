@@ -11,17 +11,19 @@ defect type; every metric is then a short sum.
     aupimo(ranking, labels == 0)
 """
 
-from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from jaxad.errors import UserError
+from jaxad.metrics.ranking import IGNORED, Ranking, Thresholds, rank_images, rank_pixels, select
+from jaxad.metrics.samples import by_sample
+from jaxad.metrics.saturated import LIMITS as SPRO_LIMITS
+from jaxad.metrics.saturated import Defects, over_types, select_saturated
 
 IMAGE_METRICS = ("auroc", "ap", "f1_max")
 PIXEL_METRICS = ("auroc", "ap", "f1_max", "aupro", "aupro_005", "aupimo")
-IGNORED = 255  # in a mask: a pixel of no image, see `jaxad.data.geometry`
 PIMO_BOUNDS = (1e-5, 1e-4)  # the false positive rates between which AUPIMO integrates, as published
 
 
@@ -37,131 +39,8 @@ class TestScores(NamedTuple):
     masks: list[np.ndarray | None]  # uint8 (h, w) 0/1, or `IGNORED`; None: pixel truth unknown
     image_scores: np.ndarray  # (n,) higher is more anomalous
     maps: np.ndarray  # float32 (n, h, w) higher is more anomalous
-
-
-class Ranking(NamedTuple):
-    """Samples in ascending order of score, each with a code that says which image and which component it is from.
-
-    Code c < n: a good sample of image c. Code n + j: a sample of component j. For image-level metrics, every image is
-    one sample and every defective image a component of its own.
-    """
-
-    scores: np.ndarray  # uint32 (m,) ascending, in the order of the scores they stand for
-    codes: np.ndarray  # uint32 (m,)
-    images: int  # n
-    component_image: np.ndarray  # int (k,) the image that component j lies in
-    component_size: np.ndarray  # int (k,) its number of samples
-
-
-class Thresholds(NamedTuple):
-    """Cumulative counts at every distinct score of an anomalous sample, highest score first."""
-
-    fp_above: np.ndarray  # (t,) good samples scoring more than the threshold
-    fp: np.ndarray  # (t,) good samples scoring at least the threshold
-    tp: np.ndarray  # (t,) anomalous samples scoring at least the threshold
-    overlap: np.ndarray  # (t,) covered fraction of a component, averaged over components
-    good: int  # all good samples
-    anomalous: int  # all anomalous samples
-
-
-def _sortable(scores: np.ndarray) -> np.ndarray:
-    """Maps finite float32 to uint32 in the same order, equal to equal, by their bits."""
-    bits = (scores + np.float32(0)).view(np.int32)  # adding zero turns -0.0 into 0.0, its equal
-    # IEEE 754 bit patterns of positive floats are ordered like integers, those of negative floats in reverse.
-    flip = (bits >> 31) | np.int32(-(2**31))
-    return (bits ^ flip).view(np.uint32)
-
-
-def _ranking(keys: np.ndarray, images: int, component_image: Sequence[int], component_size: Sequence[int]) -> Ranking:
-    """Sorts keys, uint64 with the score in the upper and the code in the lower half; overwrites them."""
-    keys.sort()  # sorting values is several times faster than argsort and a gather
-    scores = (keys >> np.uint64(32)).astype(np.uint32)
-    return Ranking(
-        scores,
-        keys.astype(np.uint32),
-        images,
-        np.asarray(component_image, np.int64),
-        np.asarray(component_size, np.int64),
-    )
-
-
-def rank_images(labels: np.ndarray, scores: np.ndarray) -> Ranking:
-    """Ranks whole images: labels (n,) of 0 and 1, scores (n,) finite. Raises ValueError for other values or shapes."""
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if labels.shape != scores.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be two equally long vectors")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite")
-    defective = np.flatnonzero(labels)
-    codes = np.arange(len(labels), dtype=np.uint64)
-    codes[defective] = len(labels) + np.arange(len(defective))
-    ranks = np.unique(scores, return_inverse=True)[1].astype(np.uint64)
-    return _ranking(ranks << np.uint64(32) | codes, len(labels), defective, np.ones(len(defective)))
-
-
-def rank_pixels(masks: Sequence[np.ndarray], maps: np.ndarray) -> Ranking:
-    """Ranks all pixels of a test set.
-
-    Args:
-      masks: n masks (h, w), non-zero where anomalous; their 8-connected components are the regions of AU-PRO. Pixels
-        of the value `IGNORED` are no samples.
-      maps: float32 (n, h, w), finite.
-
-    Raises:
-      ValueError: Shapes differ, maps are of another type or not finite.
-    """
-    if len(masks) != len(maps) or maps.dtype != np.float32:
-        raise ValueError(f"need as many masks as maps, in float32, not {len(masks)} and {maps.shape} {maps.dtype}")
-    keys, ignored = np.empty(maps.shape, np.uint64), np.zeros(maps.shape, bool)
-    component_image, component_size = [], []
-    for i, (mask, scores) in enumerate(zip(masks, maps, strict=True)):
-        if mask.shape != scores.shape:
-            raise ValueError(f"mask {i} is {mask.shape}, its map {scores.shape}")
-        if not np.isfinite(scores).all():
-            raise ValueError(f"map {i} is not finite")
-        codes = np.full(mask.shape, i, np.uint64)
-        ignored[i] = mask == IGNORED
-        marked = (mask != 0) & ~ignored[i]
-        if marked.any():
-            count, components, stats, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=8)
-            inside = components > 0
-            codes[inside] = components[inside] - 1 + len(maps) + len(component_size)
-            component_image += [i] * (count - 1)
-            component_size += stats[1:, cv2.CC_STAT_AREA].tolist()
-        keys[i] = _sortable(scores)
-        keys[i] <<= np.uint64(32)
-        keys[i] |= codes
-    keys = keys[~ignored] if ignored.any() else keys.ravel()
-    return _ranking(keys, len(maps), component_image, component_size)
-
-
-def select(ranking: Ranking, chosen: np.ndarray) -> Thresholds:
-    """Counts at every threshold over the chosen images alone, chosen: bool (n,); linear in the number of samples."""
-    good = np.concatenate([chosen, np.zeros(len(ranking.component_image), bool)])[ranking.codes]
-    good_below = np.cumsum(good, dtype=np.int64)
-    total_good = int(good_below[-1]) if len(good_below) else 0
-
-    component_chosen = chosen[ranking.component_image]
-    at = np.flatnonzero(np.concatenate([np.zeros(len(chosen), bool), component_chosen])[ranking.codes])
-    levels, group = np.unique(ranking.scores[at], return_inverse=True)
-    first = np.searchsorted(ranking.scores, levels, "left")
-    last = np.searchsorted(ranking.scores, levels, "right")
-    component = ranking.codes[at] - ranking.images
-    weight = 1.0 / ranking.component_size[component] / max(component_chosen.sum(), 1)
-
-    def down(values: np.ndarray) -> np.ndarray:
-        return np.cumsum(values[::-1])
-
-    return Thresholds(
-        fp_above=total_good - good_below[last - 1][::-1],
-        fp=total_good - (good_below[first] - good[first])[::-1],
-        tp=down(np.bincount(group, minlength=len(levels))),
-        overlap=down(np.bincount(group, weight, minlength=len(levels))),
-        good=total_good,
-        anomalous=len(at),
-    )
+    groups: list[str] | None = None  # the sample that each image is a view of, "" for its own; None without samples
+    single_defects: list[Defects | None] | None = None  # see `select_saturated`; None for data without saturations
 
 
 def _need_both(thresholds: Thresholds) -> None:
@@ -300,65 +179,98 @@ def evaluate(scores: TestScores, *, pro_limit: float = 0.3) -> dict:
       "pro_limit": float, "counts": {"good", "defective", "with_mask"},
       "reasons": {"image.auroc": "no anomalous test images", ...},
       "by_defect": {type: {"images": int, "image": {...}, "pixel": {...}}},
-      "by_image": {"aupimo": [float or None for each image]}}
+      "by_image": {"aupimo": [float or None for each image]}}.
+      With samples also "sample": {"auroc", "ap", "f1_max"} and counts "good_samples" and "defective_samples". With
+      saturations also AU-sPRO in every "pixel", by the names of `SPRO_LIMITS`, and "over_types", see `over_types`.
 
     Raises:
       UserError: A score or a map is not finite.
       ValueError: A good image's mask marks anomalous pixels; shapes differ; the limit is outside (0, 1].
     """
     _check(scores)
-    labels = np.asarray(scores.labels)
-    defects = np.array(scores.defects, dtype=str)
-    known, masks = known_masks(scores)
-    images = rank_images(labels, scores.image_scores)
-    maps = scores.maps if known.all() else scores.maps[known]
-    pixels = rank_pixels(masks, maps)
-    unresolved = _unresolved(sum(int((masks[n] != IGNORED).sum()) for n in np.flatnonzero(labels[known] == 0)))
-    overlaps = np.full(len(labels), np.nan)
-    if not unresolved:
-        overlaps[known] = aupimo(pixels, labels[known] == 0)
-
+    labels, defects = np.asarray(scores.labels), np.array(scores.defects, dtype=str)
+    measure = _Measure(scores, pro_limit)
     result = {
         "counts": {
             "good": int((labels == 0).sum()),
             "defective": int(labels.sum()),
-            "with_mask": int((known & (labels == 1)).sum()),
+            "with_mask": int((measure.known & (labels == 1)).sum()),
         },
         "pro_limit": pro_limit,
-        "reasons": {},
+        "reasons": measure.reasons,
+        **measure(np.ones(len(labels), bool), ""),
+        "by_defect": {},
     }
-
-    def measure(chosen: np.ndarray, prefix: str) -> dict:
-        image, pixel = select(images, chosen), select(pixels, chosen[known])
-        image_reason = _missing(image)
-        pixel_reason = _missing_pixels(pixel, labels[chosen], labels[chosen & known])
-        functions = {
-            "auroc": auroc,
-            "ap": average_precision,
-            "f1_max": f1_max,
-            "aupro": lambda thresholds: aupro(thresholds, limit=pro_limit),
-            "aupro_005": lambda thresholds: aupro(thresholds, limit=0.05),
-            "aupimo": lambda _: float(np.nanmean(overlaps[chosen])),
-        }
-        measured = {"image": {}, "pixel": {}}
-        for level, names, thresholds, missing in (
-            ("image", IMAGE_METRICS, image, image_reason),
-            ("pixel", PIXEL_METRICS, pixel, pixel_reason),
-        ):
-            for name in names:
-                reason = missing or (unresolved if name == "aupimo" else "")
-                measured[level][name] = None if reason else functions[name](thresholds)
-                if reason:
-                    result["reasons"][f"{prefix}{level}.{name}"] = reason
-        return measured
-
-    result |= measure(np.ones(len(labels), bool), "")
-    result["by_defect"] = {}
     for defect in sorted(set(defects[labels == 1].tolist())):
         own = (defects == defect) & (labels == 1)
-        result["by_defect"][defect] = {"images": int(own.sum()), **measure(own | (labels == 0), f"by_defect.{defect}.")}
-    result["by_image"] = {"aupimo": [None if np.isnan(value) else value for value in overlaps.tolist()]}
+        made = measure(own | (labels == 0), f"by_defect.{defect}.")
+        result["by_defect"][defect] = {"images": int(own.sum()), **made}
+    if scores.single_defects is not None:
+        result["over_types"] = over_types(result["by_defect"])
+    if scores.groups is not None:
+        of_samples = by_sample(scores.groups, labels, scores.image_scores)
+        result["sample"] = measure.of_images(select_all(rank_images(*of_samples)), "sample")
+        bad = int(of_samples[0].sum())
+        result["counts"] |= {"good_samples": len(of_samples[0]) - bad, "defective_samples": bad}
+    result["by_image"] = {"aupimo": [None if np.isnan(value) else value for value in measure.overlaps.tolist()]}
     return result
+
+
+def select_all(ranking: Ranking) -> Thresholds:
+    """Counts at every threshold over all images."""
+    return select(ranking, np.ones(ranking.images, bool))
+
+
+class _Measure:
+    """Measures some images of a test set; `reasons` takes why a metric is None, by its dotted key."""
+
+    def __init__(self, scores: TestScores, pro_limit: float):
+        self.reasons: dict[str, str] = {}
+        self._labels = np.asarray(scores.labels)
+        self.known, masks = known_masks(scores)
+        self._images = rank_images(self._labels, scores.image_scores)
+        self._maps = scores.maps if self.known.all() else scores.maps[self.known]
+        self._pixels = rank_pixels(masks, self._maps)
+        good = np.flatnonzero(self._labels[self.known] == 0)
+        self._unresolved = _unresolved(sum(int((masks[n] != IGNORED).sum()) for n in good))
+        self.overlaps = np.full(len(self._labels), np.nan)
+        if not self._unresolved:
+            self.overlaps[self.known] = aupimo(self._pixels, self._labels[self.known] == 0)
+        one_by_one = scores.single_defects
+        self._defects = one_by_one and [own for own, known in zip(one_by_one, self.known, strict=True) if known]
+        self._pro_limits = {"aupro": pro_limit, "aupro_005": 0.05}
+
+    def __call__(self, chosen: np.ndarray, prefix: str) -> dict[str, dict[str, float | None]]:
+        """The metrics of the images chosen, bool (n,); `prefix` begins the keys of `reasons`."""
+        image = self.of_images(select(self._images, chosen), f"{prefix}image")
+        pixel = self._of_pixels(chosen, f"{prefix}pixel")
+        return {"image": image, "pixel": pixel}
+
+    def of_images(self, thresholds: Thresholds, prefix: str) -> dict[str, float | None]:
+        """The metrics of images, or of samples of several images."""
+        functions = {name: (f, thresholds) for name, f in _OF_IMAGES.items()}
+        return self._told(functions, dict.fromkeys(functions, _missing(thresholds)), prefix)
+
+    def _of_pixels(self, chosen: np.ndarray, prefix: str) -> dict[str, float | None]:
+        pixel = select(self._pixels, chosen[self.known])
+        functions = {name: (f, pixel) for name, f in _OF_IMAGES.items()}
+        functions |= {name: (functools.partial(aupro, limit=limit), pixel) for name, limit in self._pro_limits.items()}
+        functions["aupimo"] = (lambda overlaps: float(np.nanmean(overlaps))), self.overlaps[chosen]
+        missing = _missing_pixels(pixel, self._labels[chosen], self._labels[chosen & self.known])
+        reasons = dict.fromkeys(functions, missing) | {"aupimo": missing or self._unresolved}
+        if self._defects is not None:
+            found = select_saturated(self._pixels, self._maps, self._defects, chosen[self.known])
+            functions |= {n: (functools.partial(aupro, limit=limit), found) for n, limit in SPRO_LIMITS.items()}
+            reasons |= dict.fromkeys(SPRO_LIMITS, missing or ("" if found.anomalous else _VANISHED))
+        return self._told(functions, reasons, prefix)
+
+    def _told(self, functions: dict, reasons: dict[str, str], prefix: str) -> dict[str, float | None]:
+        self.reasons |= {f"{prefix}.{name}": reason for name, reason in reasons.items() if reason}
+        return {name: None if reasons[name] else function(of) for name, (function, of) in functions.items()}
+
+
+_OF_IMAGES = {"auroc": auroc, "ap": average_precision, "f1_max": f1_max}
+_VANISHED = "no pixel of any defect is left at this size"
 
 
 def _missing(thresholds: Thresholds) -> str:
