@@ -34,7 +34,8 @@ class Measures(NamedTuple):
       height, width: In pixels.
       color: Whether some pixel is not grey.
       digest: SHA-256 of its size and its pixels.
-      sharpness: Natural logarithm of the variance of the Laplacian, of the grey image at most 512 pixels a side.
+      sharpness: Natural logarithm of the variance of the Laplacian, of the grey image at most 512 pixels a side, as a
+        share of the image's own variance, so that contrast is no sharpness.
       brightness: Mean grey level, from 0 to 255.
       dark, bright: Shares of pixels that are clipped, from 0 to 1.
       thumbnail: float32 (SIDE, SIDE), the grey image.
@@ -90,7 +91,8 @@ def _sharpness(grey: np.ndarray) -> float:
     if shrink < 1:
         size = [max(1, round(side * shrink)) for side in grey.shape[::-1]]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return float(np.log(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-3))
+    edges = cv2.Laplacian(grey, cv2.CV_32F).var()
+    return float(np.log((edges + 1e-3) / (grey.var() + 1)))
 
 
 def thumbnail(grey: np.ndarray) -> np.ndarray:
@@ -151,12 +153,14 @@ def copies(images: Sequence[np.ndarray] | None, training: Sequence[np.ndarray]) 
     """
     if len(training) < 2 or (images is not None and not len(images)):
         return []
-    known = np.stack(training)
+    contrast = float(np.median([thumb.std() for thumb in training]))
+    known = np.stack([_with_contrast(thumb, contrast) for thumb in training])
     mean = known.mean(axis=0)
     along = np.linalg.qr(np.stack([np.ones_like(mean), mean, *_gradients(mean)]).reshape(4, -1).T)[0]
     directions = _directions(known - mean, along)
     found = {}
     for index, image in enumerate(known if images is None else images):
+        image = image if images is None else _with_contrast(image, contrast)
         alike = directions @ _directions((image - mean)[None], along)[0]
         if images is None:
             alike[index] = -1
@@ -196,6 +200,12 @@ def similarity(image: np.ndarray, other: np.ndarray, mean: np.ndarray) -> float:
     both = [np.float32(gain * moved + offset) - mean, other - mean]
     detail = [part - cv2.GaussianBlur(part, (0, 0), _DETAIL) for part in both]
     return min(_correlation(*(part[inner, inner] for part in pair)) for pair in (both, detail))
+
+
+def _with_contrast(image: np.ndarray, contrast: float) -> np.ndarray:
+    """A thumbnail with a mean of 0 and this standard deviation: exposure is nothing of an image's own."""
+    centered = image - image.mean()
+    return centered * np.float32(contrast / max(centered.std(), 1.0))
 
 
 def _gradients(image: np.ndarray) -> list[np.ndarray]:
