@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 SIDE = 64  # pixels a side of a thumbnail
-_FINE, _BLUR = 128, 1.5  # a thumbnail is made at this side and blurred, so that a move by part of a pixel is exact
+_FINE, _BLUR = 128, 2.5  # a thumbnail is made at this side and blurred, so that a move by part of a pixel is exact
 _DETAIL = 4.0  # standard deviation in pixels of a thumbnail: what is coarser than that is no detail
 _BORDER = 4  # pixels of a thumbnail that a move may bring in from outside
 _CANDIDATES = 3  # training images that an image is moved onto
-_NEAR, SAME = 0.5, 0.97  # correlations of a candidate, and of a copy
+_NEAR, SAME = 0.5, 0.98  # correlations of a candidate, and of a copy
 _FAINT = 0.25  # grey levels, of which deviations are less than what rounding makes
 _SHARP_SIDE = 512  # longest side in pixels at which sharpness is measured
 _DARK, _BRIGHT = 2, 253  # from here on a grey level counts as clipped
@@ -34,8 +34,8 @@ class Measures(NamedTuple):
       height, width: In pixels.
       color: Whether some pixel is not grey.
       digest: SHA-256 of its size and its pixels.
-      sharpness: Natural logarithm of the variance of the Laplacian, of the grey image at most 512 pixels a side, as a
-        share of the image's own variance, so that contrast is no sharpness.
+      sharpness: Natural logarithm of the variance of the Laplacian, of the grey image at most 512 pixels a side, over
+        the square of the span of its grey levels without the tenths at both ends, so that contrast is no sharpness.
       brightness: Mean grey level, from 0 to 255.
       dark, bright: Shares of pixels that are clipped, from 0 to 1.
       thumbnail: float32 (SIDE, SIDE), the grey image.
@@ -78,7 +78,7 @@ def measure(image: np.ndarray) -> Measures:
         width,
         color,
         digest.hexdigest(),
-        _sharpness(grey),
+        _sharpness(grey, float(np.diff(np.searchsorted(np.cumsum(counts), (0.1, 0.9)))[0])),
         float(counts @ np.arange(256)),
         float(counts[: _DARK + 1].sum()),
         float(counts[_BRIGHT:].sum()),
@@ -86,13 +86,13 @@ def measure(image: np.ndarray) -> Measures:
     )
 
 
-def _sharpness(grey: np.ndarray) -> float:
+def _sharpness(grey: np.ndarray, span: float) -> float:
     shrink = _SHARP_SIDE / max(grey.shape)
     if shrink < 1:
         size = [max(1, round(side * shrink)) for side in grey.shape[::-1]]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    edges = cv2.Laplacian(grey, cv2.CV_32F).var()
-    return float(np.log((edges + 1e-3) / (grey.var() + 1)))
+    edges = cv2.Laplacian(grey, cv2.CV_32F).var(dtype=np.float64)
+    return float(np.log((edges + 1e-3) / (span**2 + 1)))
 
 
 def thumbnail(grey: np.ndarray) -> np.ndarray:
