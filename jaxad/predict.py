@@ -7,7 +7,6 @@ import hashlib
 import io
 import itertools
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,6 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
-from PIL import Image
 
 from jaxad import config as configs
 from jaxad import detector, errors
@@ -32,7 +30,7 @@ from jaxad.data.image import (
     read_bytes,
     to_grey,
 )
-from jaxad.data.silence import pillow_silence
+from jaxad.data.room import Room, pixels_of
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
 from jaxad.reporting import prediction_files
@@ -43,7 +41,6 @@ from jaxad.runtime import devices, disk, processes
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for
 _EVERY_S, _LINES = 10, 10  # the fewest seconds between two lines of progress, and the most lines
 _READERS = 2
-_ROOM = 32_000_000  # pixels that are decoded at the same time; a larger image is decoded alone
 
 
 class _Progress:
@@ -75,27 +72,6 @@ class _Progress:
         print(f"{done}/{self._total} images  {speed:.1f} images/s  {left:.0f} s left", flush=True)
 
 
-class _Room:
-    """Lets threads decode images at the same time as long as these have few pixels together."""
-
-    def __init__(self):
-        self._taken, self._changed = 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Waits for so many pixels, and keeps them for the body."""
-        pixels = min(pixels, _ROOM)
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken + pixels <= _ROOM)
-            self._taken += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= pixels
-                self._changed.notify_all()
-
-
 class Seen(NamedTuple):
     """An image file as it is needed further: not with all of its pixels.
 
@@ -125,14 +101,14 @@ def batch_of(found: Detector, paths: list[Path]) -> int:
     return found.config.evaluate.batch if len(paths) > 1 else 1
 
 
-def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
+def _read(found: Detector, path: Path, side: int | None, room: Room) -> Seen:
     """Decodes one image, the only place where this is done; `side` is that of `Request`."""
     try:
         data = read_bytes(path)
     except UserError as error:
         return Seen(path, "", str(error))
     sha256 = hashlib.sha256(data).hexdigest()
-    with room.taken(_pixels(data)):
+    with room.taken(pixels_of(io.BytesIO(data))):
         try:
             decoded = decode(data, path, **found.read_options)
         except UserError as error:
@@ -142,15 +118,6 @@ def _read(found: Detector, path: Path, side: int | None, room: _Room) -> Seen:
         picture = None if side is None else _shrunk(decoded.image, side)
         shape = decoded.image.shape[:2]
         return Seen(path, sha256, None, deep, shape, resized, found.region.geometry.placement(shape).target, picture)
-
-
-def _pixels(data: bytes) -> int:
-    """How many pixels an image has; where that is not told at once, as many as are decoded at the same time."""
-    try:
-        with pillow_silence(), Image.open(io.BytesIO(data)) as header:
-            return header.width * header.height
-    except Exception:  # of whatever kind: what is wrong with the file is told when it is decoded
-        return _ROOM
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
@@ -173,7 +140,7 @@ def predictions(
       it cannot be read.
     """
     chunks = [paths[first : first + batch] for first in range(0, len(paths), batch)]
-    room = _Room()
+    room = Room()
     with ThreadPoolExecutor(_READERS) as readers:
 
         def start(chunk: list[Path]) -> list[Future]:

@@ -24,7 +24,7 @@ ORDER = (
     ("methods",),
     ("configs", "detector"),
     ("training",),
-    ("evaluate", "predict", "refit", "report", "pytorch_peer", "submission"),
+    ("check", "evaluate", "predict", "refit", "report", "pytorch_peer", "submission"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),
@@ -182,6 +182,6 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    names = ("train", "evaluate", "predict", "report", "benchmark")
+    names = ("train", "check", "evaluate", "predict", "report", "benchmark")
     for name in (*names, "sweep.__main__", "synthetic_anomalies.__main__"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

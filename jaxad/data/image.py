@@ -1,9 +1,11 @@
 """Image files: reading, resizing and listing, with one clear sentence for every file that cannot be used."""
 
 import collections
+import contextlib
+import contextvars
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +25,7 @@ UNREAD_SUFFIXES = (
 IMAGE_SUFFIXES = (*SUFFIXES, *UNREAD_SUFFIXES)
 NO_IMAGES = "they are no image files"  # why `passed_over` says that files are
 _FOLDER_LITTER = ("thumbs.db", "desktop.ini")  # written by file browsers, never by the user
+_OVERLOOKED = contextvars.ContextVar[frozenset[str]]("_OVERLOOKED", default=frozenset())
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
@@ -163,6 +166,16 @@ def smooth_map(scores: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(scores, (0, 0), sigma) if sigma else scores
 
 
+@contextlib.contextmanager
+def overlooking(paths: frozenset[str]) -> Iterator[None]:
+    """Within it, `list_folder` leaves these files and folders out, so that a check goes on after what it refused."""
+    token = _OVERLOOKED.set(paths)
+    try:
+        yield
+    finally:
+        _OVERLOOKED.reset(token)
+
+
 def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """The files and the subfolders of a folder, each sorted by name; hidden ones and file browsers' litter left out.
 
@@ -185,7 +198,9 @@ def list_folder(folder: str | os.PathLike) -> tuple[list[pathlib.Path], list[pat
     except ValueError:  # a NUL character
         raise UserError(f"folder {str(folder)!r} cannot exist; check the path", about=str(folder)) from None
     found = [entry for entry in found if not entry[0].startswith(".") and entry[0].lower() not in _FOLDER_LITTER]
-    root = pathlib.Path(folder)
+    root, overlooked = pathlib.Path(folder), _OVERLOOKED.get()
+    if overlooked:
+        found = [entry for entry in found if str(root / entry[0]) not in overlooked]
     return [root / name for name, is_dir in found if not is_dir], [root / name for name, is_dir in found if is_dir]
 
 
@@ -221,7 +236,7 @@ def find_images(folder: str | os.PathLike, *, allow_subfolders: bool = False) ->
             raise UserError(f"'{path}' is a directory where an image should be; move it away", about=path)
         if not allow_subfolders:
             raise UserError(
-                f"folder '{folder}' should hold images only, but has the subfolder '{path.name}'; move it", about=folder
+                f"folder '{folder}' should hold images only, but has the subfolder '{path.name}'; move it", about=path
             )
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 

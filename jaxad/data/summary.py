@@ -1,6 +1,9 @@
 """What a training says of its images before it begins: how many, from where, and what is left out."""
 
+import collections
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,8 +13,14 @@ from jaxad.data.record import Source
 from jaxad.errors import counted
 
 
-def training_images(source: Source, config: ConfigDict) -> str:
-    """The lines that tell which images are trained on, how many are held out, and what lies beside them unused."""
+def training_images(source: Source, config: ConfigDict, fingerprints: Mapping[str, Mapping[str, Any]]) -> str:
+    """The lines that tell which images are trained on, how many are held out, and what lies beside them unused.
+
+    Args:
+      source: The training images.
+      config: The config.
+      fingerprints: What `Source.fingerprint` tells of each, by its id; they tell copies.
+    """
     fitted, held = (len(part) for part in split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed))
     count, parts = len(source), "all to train on"
     if is_validation(source.ids).any():
@@ -21,7 +30,7 @@ def training_images(source: Source, config: ConfigDict) -> str:
         parts = f"{fitted} to train on and {held} held out for the threshold"
     lines = [f"training images: {count} from {source.place}, {parts}"]
     rate = config.threshold.false_alarm_rate
-    lines += [on_threshold(len(source), held, config.data.holdout, rate), beside(source)]
+    lines += [on_threshold(len(source), held, config.data.holdout, rate), beside(source), repeated(fingerprints)]
     return "\n".join(line for line in lines if line)
 
 
@@ -29,6 +38,23 @@ def beside(source: Source) -> str:
     """The lines on what lies beside the images of a source and is not used; "" where there is nothing."""
     others = passed_over(source.others, NO_IMAGES) if source.others else ""
     return "\n".join(line for line in (_on_left_out(source), others) if line)
+
+
+def repeated(fingerprints: Mapping[str, Mapping[str, Any]]) -> str:
+    """The line on training images of the same content; "" without any."""
+    by_content = collections.defaultdict(list)
+    for name, row in fingerprints.items():
+        by_content[row["sha256"]].append(name)
+    groups = [names for names in by_content.values() if len(names) > 1]
+    if not groups:
+        return ""
+    copies = sum(len(names) - 1 for names in groups)
+    what = "is a copy of another one" if copies == 1 else "are copies of other ones"
+    return (
+        f"WARNING: {counted(copies, 'training image')} {what}, such as '{groups[0][1]}' of '{groups[0][0]}'; remove "
+        "copies, since one that is held out makes the threshold too low (python -m jaxad.check FOLDER finds all, and "
+        "those that were encoded anew)"
+    )
 
 
 def on_threshold(images: int, held: int, holdout: float, rate: float) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-
 IGNORED = 255  # in a mask: a pixel of no image, see `jaxad.data.geometry`
 
 

@@ -116,7 +116,7 @@ def take_in(config: ConfigDict, workdir: Path, source: Source, *, restart: bool)
         binding.claim(workdir, fingerprints)
     processes.barrier()
     if processes.is_main_process():
-        print(summary.training_images(source, config), flush=True)
+        print(summary.training_images(source, config, fingerprints), flush=True)
         if white.reason:
             print(white.reason, flush=True)
     return source.bound(list(fingerprints.values()), white.value), white.value

@@ -755,7 +755,7 @@ def test_by_the_config(root):
 def test_validation_images_are_told(root):
     written(root, "mvtec_ad_2")
     config = configs.load(f"{NSA}:object", {"data.root": str(root / CATEGORY)})
-    lines = training_images(data.load(config).train, config).splitlines()
+    lines = training_images(data.load(config).train, config, {}).splitlines()
     assert lines[0] == (
         f"training images: 2 from '{root / CATEGORY / 'train' / 'good'}' (MVTec AD 2), all to train on; 1 validation "
         "image for the threshold, in place of config.data.holdout"

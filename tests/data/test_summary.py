@@ -7,7 +7,7 @@ import pytest
 from jaxad import config as configs
 from jaxad import detector
 from jaxad.data import folder
-from jaxad.data.summary import training_images
+from jaxad.data.summary import repeated, training_images
 from tests.commands import train
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
@@ -159,7 +159,7 @@ def test_enough_held_out_images_need_no_word(tmp_path) -> None:
     _, file, *_ = plain(tmp_path / "parts", tmp_path)
     config = configs.load(file, {"data.holdout": "0.5"})
     source = folder.load(tmp_path / "parts", "").train
-    assert training_images(source, config) == (
+    assert training_images(source, config, {}) == (
         f"training images: 38 from '{tmp_path / 'parts'}', 19 to train on and 19 held out for the threshold"
     )
 
@@ -177,3 +177,17 @@ def test_a_plain_folder_that_holds_only_subfolders_is_still_refused(tmp_path, ca
     write(tmp_path / "parts" / "a" / "0.png", part(0))
     message = refusal(capsys, train.main, *plain(tmp_path / "parts", tmp_path / "work"))
     assert "holds neither images nor 'train/good', only 'a'" in message
+
+
+@pytest.mark.medium
+def test_copies_among_the_training_images_are_named(tmp_path, capsys) -> None:
+    """Two of one image and one of another are three copies; without any there is no line."""
+    root = tmp_path / "parts"
+    for number, same in enumerate([0, 1, 0, 0, 1, 2]):
+        write(root / f"{number}.png", part(same))
+    lines = printed(capsys, *plain(root, tmp_path / "work", data__holdout=0))
+    [warning] = [line for line in lines if line.startswith("WARNING")]
+    assert warning.startswith("WARNING: 3 training images are copies of other ones, such as 'train/good/2' of ")
+    assert "python -m jaxad.check" in warning
+    assert repeated({"a": {"sha256": "x"}, "b": {"sha256": "y"}}) == ""
+    assert repeated({"a": {"sha256": "x"}, "b": {"sha256": "x"}}).startswith("WARNING: 1 training image is a copy of")
