@@ -33,12 +33,14 @@ class SyntheticSet(NamedTuple):
         over the channels; elsewhere the two are bit-identical.
       labels: int (m,), 0 for good and 1 for defective.
       kinds: "good", or one of `KINDS`, for each image.
+      sources: int (m,), the number of the good image that each was made of.
     """
 
     images: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
     kinds: list[str]
+    sources: np.ndarray
 
 
 def random_paste(rng: np.random.Generator, image: np.ndarray, *, size: tuple[float, float], angle: float) -> np.ndarray:
@@ -133,7 +135,7 @@ def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> Sy
     good = good[np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)]
     border = (good.shape[1] - crop) // 2 if crop else 0
     images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
-    kinds = ["good"] * len(good)
+    kinds, sources = ["good"] * len(good), list(range(len(good)))
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
             made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, border)
@@ -141,5 +143,6 @@ def make(good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0) -> Sy
                 images.append(made[0])
                 masks.append(made[1])
                 kinds.append(kind)
+                sources.append(number)
     labels = np.array([int(kind != "good") for kind in kinds])
-    return SyntheticSet(np.stack(images), np.stack(masks), labels, kinds)
+    return SyntheticSet(np.stack(images), np.stack(masks), labels, kinds, np.array(sources))

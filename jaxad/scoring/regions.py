@@ -18,7 +18,7 @@ class DefectRegion(NamedTuple):
         on the last one. Corners alone are given, so a single pixel is one point, and a thin line goes there and back.
       peak_score: Its highest score.
       mean_score: The mean of its scores.
-      peak: (row, column) of its highest score; of equal ones the first, row by row.
+      peak: (row, column) of its highest score.
     """
 
     box: tuple[int, int, int, int]
@@ -44,36 +44,30 @@ def find_regions(scores: np.ndarray, threshold: float) -> list[DefectRegion]:
       scores: float32 (h, w), NaN where the image is not judged.
       threshold: Scores above it are defective.
     """
-    mask = region_mask(scores, threshold)
-    places = np.flatnonzero(mask)
-    if not len(places):
-        return []
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    labels, values = labels.ravel()[places] - 1, scores.ravel()[places]
-    order = np.lexsort((places, -values, labels))  # the highest of each region comes first in its part
-    first = order[np.searchsorted(labels[order], np.arange(count - 1))]
-    means = np.bincount(labels, values.astype(np.float64)) / np.bincount(labels)
-    polygons = _polygons(mask, places, labels)
-    found = []
-    for number, at in enumerate(first.tolist()):
-        left, top, width, height, area = stats[number + 1].tolist()
-        row, column = divmod(int(places[at]), scores.shape[1])
-        box = (top, left, top + height, left + width)
-        found.append(DefectRegion(box, area, polygons[number], float(values[at]), float(means[number]), (row, column)))
+    mask, found = region_mask(scores, threshold), []
+    if not mask.any():
+        return found
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    polygons = _polygons(mask, labels)
+    for number, (left, top, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+        box = np.s_[top : top + height, left : left + width]
+        # OpenCV copies nothing: the map of a large scan is held once.
+        inside, part = (labels[box] == number).view(np.uint8), scores[box]
+        _, peak, _, (x, y) = cv2.minMaxLoc(part, mask=inside)
+        corners, place = (top, left, top + height, left + width), (top + y, left + x)
+        found.append(DefectRegion(corners, area, polygons[number], peak, cv2.mean(part, mask=inside)[0], place))
     return sorted(found, key=lambda region: (-region.peak_score, region.peak))
 
 
-def _polygons(mask: np.ndarray, places: np.ndarray, labels: np.ndarray) -> dict[int, list[tuple[int, int]]]:
-    """The outer contours of the regions by their labels, (n,), of the pixels at these places of the mask."""
+def _polygons(mask: np.ndarray, labels: np.ndarray) -> dict[int, list[tuple[int, int]]]:
+    """The outer contours of the regions, by the labels (h, w) of their pixels."""
     # Unlike RETR_EXTERNAL it also returns regions that lie in a hole of another one; holes have a parent.
     contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    outer = [
-        contour[:, 0] for contour, (*_, parent) in zip(contours, hierarchy.reshape(-1, 4), strict=True) if parent < 0
-    ]
-    starts = np.array([contour[0] for contour in outer])
-    owners = labels[np.searchsorted(places, starts[:, 1] * mask.shape[1] + starts[:, 0])]
-    # OpenCV goes round counterclockwise; from the same corner the other way round it is clockwise.
-    return {
-        int(owner): [tuple(point) for point in np.roll(contour[::-1], 1, axis=0).tolist()]
-        for owner, contour in zip(owners, outer, strict=True)
-    }
+    found = {}
+    for contour, (*_, parent) in zip(contours, hierarchy.reshape(-1, 4).tolist(), strict=True):
+        if parent < 0:
+            # OpenCV goes round counterclockwise; from the same corner the other way round it is clockwise.
+            points = np.roll(contour[::-1, 0], 1, axis=0).tolist()
+            column, row = points[0]
+            found[int(labels[row, column])] = [(x, y) for x, y in points]
+    return found
