@@ -56,7 +56,7 @@ class Images:
     def __init__(self, source: Source, numbers: np.ndarray, *, size: int, cache_bytes: float):
         self._source, self._numbers, self._size = source, numbers, size
         self._cache = None
-        if self.nbytes <= cache_bytes:
+        if 0 < self.nbytes <= cache_bytes:
             self._cache = self.stack()
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ CSS = """
  cursor:pointer}
 .decisions{width:auto;min-width:min(520px,100%)}.metrics.decisions td:first-child{white-space:normal}
 .metrics.decisions tbody tr:first-child{background:none;font-weight:400}
-.call{font-weight:650}.wrong .call{color:#fff;background:var(--bad);border-radius:3px;padding:0 .3rem}
+.call{font-weight:650;white-space:nowrap}.wrong .call{color:#fff;background:var(--bad);border-radius:3px;padding:0 .3rem}
 .wrong .tiles{outline:3px solid var(--bad);outline-offset:1px}
 """
 SCRIPT = """
@@ -52,7 +52,7 @@ SCRIPT = """
     put('right-share', percent(hits, hits + alarms));
     if (held.unseen.length) {
       var rate = (above(held.unseen, threshold) + 1) / (held.unseen.length + 1);
-      put('rate', rate < 1 ? rate.toFixed(4) : 'n/a');
+      put('rate', rate < 1 ? (Math.ceil(rate * 1e4 - 1e-6) / 1e4).toFixed(4) : 'n/a');  // rounded down it is less
     }
     document.querySelectorAll('figure[data-score]').forEach(function (figure) {
       var called = +figure.dataset.score > threshold;
