@@ -77,10 +77,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("output", type=Path, metavar="FILE.json")
     flags = parser.parse_args(argv)
     options = {"images": flags.images, "rate": flags.rate}
-    rows = [row for draw in range(flags.draws) for row in compare(flags.config, flags.root, draw=draw, **options)]
     command = f"python -m jaxad.train --config {flags.config} --config.data.root=DIR"
-    made = {"command": command, **provenance.collect(), "rows": rows}
-    flags.output.write_text(json.dumps(made, indent=1) + "\n")
+    made = {"command": command, **provenance.collect(), "rows": []}
+    for draw in range(flags.draws):
+        made["rows"] += compare(flags.config, flags.root, draw=draw, **options)
+        flags.output.write_text(json.dumps(made, indent=1) + "\n")  # what is done stays if the command is stopped
 
 
 if __name__ == "__main__":
