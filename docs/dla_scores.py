@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxad import config as configs
 from jaxad import data, detector, report
 from jaxad.augment import synthetic_defects
 from jaxad.data import pipeline
@@ -38,7 +39,7 @@ def held_out(found: detector.Detector) -> synthetic_defects.SyntheticSet:
     """
     config = found.config
     source = data.load(config, white_level=found.white_level).train
-    fitted, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
+    fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(config))
     if not len(held):
         raise UserError("the training held no good images out; train with config.data.holdout=0.1")
     return synthetic_validation.held_out(config, source, fitted, held)

@@ -85,6 +85,25 @@ def _dla_scores(results: Path) -> list[tables.Table]:
     return [tables.Table([*keys_of, *heads], body, "llll" + "r" * len(heads))]
 
 
+def _false_alarms(results: Path) -> list[tables.Table]:
+    """False alarms that were promised and that were: a row for each way and draw of ``docs.false_alarms``."""
+    rows = []
+    for file in sorted(results.glob("threshold_*.json")):
+        name = file.stem.removeprefix("threshold_")
+        for row in json.loads(file.read_text())["rows"]:
+            found = [row["good test"], row["good not drawn"], row["defective test"]]
+            cells = [f"{part[kind]} of {part['images']}" for part in found for kind in ("called", "marked")]
+            promised = f"{100 * row['promised']:.1f}"
+            rows.append([name, str(row["draw"]), row["way"], str(row["for the threshold"]), promised, *cells])
+    heads = ["detector", "draw", "good images are", "for the threshold", "promised, %"]
+    heads += [
+        f"{kind} {what}"
+        for kind in ("good test images", "good images not drawn", "defective test images")
+        for what in ("called defective", "with a region")
+    ]
+    return [tables.Table(heads, rows, "lrlrr" + "r" * 6)]
+
+
 def _levels(runs: Sequence[dict]) -> tables.Table:
     """Scorers of features by levels, each category with its figures and the seconds of the fit."""
     categories = sorted({one["category"] for one in runs})
@@ -152,6 +171,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         "methods": _trainings,
     },
     "docs/configuration.md": {"configuration": _keys},
+    "docs/own_images.md": {"false_alarms": _false_alarms},
     "docs/nsa.md": {
         "full": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=320),
         "text": _measured(

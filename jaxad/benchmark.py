@@ -373,7 +373,7 @@ def measure(config: ConfigDict, *, repeats: int, scoring: bool = True) -> dict[s
     dataset = data.load(config)
     white_level = levels.choose(binding.fingerprints(dataset.train, {}), configs.white_level(config)).value
     dataset = data.load(config, white_level=white_level)
-    fitted, _ = pipeline.split_holdout(dataset.train.ids, holdout=config.data.holdout, seed=config.seed)
+    fitted, _ = pipeline.split_holdout(dataset.train.ids, **configs.split_options(config))
     dtype = compute_dtype(config) if "dtype" in config else jnp.dtype(jnp.float32)
     yardstick = Yardstick(devices.make_mesh(), dtype, repeats)
     cache = {"cache_bytes": config.data.cache_gib * 2**30}

@@ -31,6 +31,7 @@ _OPTIONAL = {
     "data": {
         "white_level": 0, "max_megapixels": 1000, "resize": "squeeze", "aspect": 0.0, "tile": 0, "tile_overlap": 0.125,
     },
+    "threshold": {"cross_fit_below": 60},
     "evaluate": {"heatmap_sigma": 0.0, "mask_rule": "any"},
     "synthesis": {"size_bounds": "half", "object_test": "source", "tolerance": 1.0},
 }  # fmt: skip
@@ -338,9 +339,7 @@ def claim(
         if not differing:
             return
         unfitted = (*unfitted, "dtype") if old.get("dtype") == "auto" else unfitted
-        if (path.parent / "detector.json").exists() or not all(
-            key.startswith(unfitted) for key in differing
-        ):
+        if (path.parent / "detector.json").exists() or not all(key.startswith(unfitted) for key in differing):
             was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; {remedy}", about=workdir)
@@ -418,6 +417,13 @@ def inner(outer: tuple[int, int], side: int, crop: int) -> tuple[int, int]:
 def max_pixels(config: ConfigDict) -> int:
     """The most pixels of an image that are read: ``config.data.max_megapixels`` millions."""
     return config.data.max_megapixels * 10**6
+
+
+def split_options(config: ConfigDict) -> dict:
+    """The options of `jaxad.data.pipeline.split_holdout`; with a network that is trained, or tiles, nothing is
+    cross-fitted."""
+    below = 0 if config.epochs or tile(config) else config.threshold.cross_fit_below
+    return {"holdout": config.data.holdout, "seed": config.seed, "cross_fit_below": below}
 
 
 def steps_per_epoch(config: ConfigDict, images: int) -> int:

@@ -94,7 +94,10 @@ optim.momentum: Momentum of SGD.
 score.size: Shorter side in pixels of the images that are scored.
 score.reduction: The image score from the map: `mean`, `max`, or `top`, the mean of the highest `score.top`.
 score.top: Share of the map's highest values in the image score by `top`.
-threshold.false_alarm_rate: Share of good images that the threshold may call defective.
+threshold.false_alarm_rate: Share of good images that the threshold may call defective, and in which a pixel may exceed
+  the threshold for pixels.
+threshold.cross_fit_below: With fewer good images than this none is held out where nothing is trained: each is scored by
+  a density of the others, for the threshold and for synthetic defects. 0 for never.
 evaluate.batch: Images that are scored at once.
 evaluate.crop: Side in pixels of the central square that is judged, 0 for the whole image. With another value than the
   trained one there is no threshold.
@@ -123,6 +126,7 @@ checkpoint.keep: Checkpoints that are kept.
         "optim.learning_rate": 0.0,
         "optim.final_learning_rate": 0.0,
         "score.size": 1,
+        "threshold.cross_fit_below": 0,
         "evaluate.batch": 1,
         "evaluate.crop": 0,
         "evaluate.heatmap_sigma": 0.0,
@@ -139,6 +143,10 @@ checkpoint.keep: Checkpoints that are kept.
         "threshold.false_alarm_rate": "[0, 1)",
         "evaluate.pro_limit": "(0, 1]",
     },
-    used_with={"score.top": ("score.reduction", ("top",)), "data.aspect": ("data.resize", ("keep",)),
-               "data.tile_overlap": ("data.tile", None)},
+    used_with={
+        "score.top": ("score.reduction", ("top",)),
+        "data.aspect": ("data.resize", ("keep",)),
+        "data.tile_overlap": ("data.tile", None),
+        "threshold.cross_fit_below": ("epochs", (0,)),
+    },
 )

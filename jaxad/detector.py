@@ -31,8 +31,15 @@ from jaxad.methods import memory
 from jaxad.methods.method import Scores
 from jaxad.runtime import checkpoint, devices, disk
 from jaxad.runtime.fork_guard import refuse_forked
+from jaxad.scoring.calibration import Calibration, calibrate
 from jaxad.scoring.region import region_of
+from jaxad.scoring.regions import DefectRegion, find_regions
 
+NO_THRESHOLD = (
+    "no good images were held out, or config.score, config.evaluate.crop or the white level is not what it was fitted "
+    "with"
+)
+_FITTED = ("threshold", "heat_range", "good_scores", "white_level", "pixel_threshold", "calibration")
 REWRITE = "run its training command again to rewrite it"
 # What may still be changed in a trained detector's config.
 CHANGEABLE = (
@@ -52,6 +59,11 @@ class Prediction(NamedTuple):
       peak: (row, column) of the highest value of the map as it was scored, in pixels of the image.
       judged: (top, left, bottom, right) of the region that is judged, in pixels of the image; bottom and right lie
         outside it. What the training left out, such as the border around a central crop, is not judged.
+      percentile: The share in percent, from 0 to 100, of good images with a lower score, of those that the thresholds
+        were fitted on; None without a threshold.
+      pixel_threshold: Pixels whose value in the map is above it are called defective; None where none was fitted.
+      regions: Those pixels, in connected regions, the highest peak first; None without a threshold for pixels. An image
+        below `threshold` may have some, and one above it none.
     """
 
     score: float
@@ -60,13 +72,16 @@ class Prediction(NamedTuple):
     map: np.ndarray
     peak: tuple[int, int]
     judged: tuple[int, int, int, int]
+    percentile: float | None = None
+    pixel_threshold: float | None = None
+    regions: list[DefectRegion] | None = None
 
 
 class Detector:
     """A method with its fitted variables and density.
 
     It can be passed to another process, if that was spawned and not forked: it is pickled as the path of its workdir,
-    where the process loads it. `threshold`, `heat_range`, `good_scores` and `white_level` are passed as they are.
+    where the process loads it. What was fitted on good images (from `threshold` on) is passed as it is.
 
     Args:
       config: The config that it was trained with. `channels` of it, 3 or 1, is what c stands for below.
@@ -77,6 +92,8 @@ class Detector:
       good_scores: Mean and standard deviation of good images' scores.
       white_level: Of the 16-bit training images, for `jaxad.data.image.read_image`; ``config.data.white_level`` goes
         before it. None where no training image has 16 bits.
+      pixel_threshold: Values of the map above it are called defective; None without held-out images.
+      calibration: The scores of the good images that both thresholds were fitted on; None without held-out images.
     """
 
     def __init__(
@@ -88,12 +105,15 @@ class Detector:
         heat_range: tuple[float, float] = (0.0, 1.0),
         good_scores: tuple[float, float] = (0.0, 1.0),
         white_level: int | None = None,
+        pixel_threshold: float | None = None,
+        calibration: Calibration | None = None,
     ):
         refuse_forked()
         self._origin: tuple | None = None  # the arguments of `_load_again`, once it is in a workdir
         self.config, self.channels, self.threshold = config, configs.channels(config), threshold
         self.region, self.tiling = region_of(config), tiling_of(config)
         self.heat_range, self.good_scores = heat_range, good_scores
+        self.pixel_threshold, self.calibration = pixel_threshold, calibration
         self.white_level = configs.white_level(config) or white_level
         self.variables, self.density = variables, density
         self._mesh = devices.local_mesh()
@@ -126,7 +146,7 @@ class Detector:
 
     @property
     def _fitted(self) -> dict:
-        return {name: getattr(self, name) for name in ("threshold", "heat_range", "good_scores", "white_level")}
+        return {name: getattr(self, name) for name in _FITTED}
 
     def __reduce__(self):
         if self._origin is None:
@@ -323,7 +343,8 @@ class Detector:
         size = image.shape[:2]
         region = self.region
         placed = region.map_at(scored, size), region.peak_at(scored, size), region.judged_at(size)
-        return Prediction(float(score), self.threshold, self.decide(float(score)), *placed)
+        decided = self.percentile(float(score)), self.pixel_threshold, self.regions_of(placed[0])
+        return Prediction(float(score), self.threshold, self.decide(float(score)), *placed, *decided)
 
     def decide(self, score: float) -> bool | None:
         """Whether an image with this score is defective; None without a threshold.
@@ -335,11 +356,47 @@ class Detector:
             raise UserError("the detector's score of an image is not finite; train again with a lower learning rate")
         return None if self.threshold is None else score > self.threshold
 
+    def percentile(self, score: float) -> float | None:
+        """See `Prediction`."""
+        return None if self.calibration is None else self.calibration.percentile(score)
+
+    def regions_of(self, placed: np.ndarray) -> list[DefectRegion] | None:
+        """The regions above the threshold for pixels in a map float32 (h, w), NaN where it is not judged."""
+        return None if self.pixel_threshold is None else find_regions(placed, self.pixel_threshold)
+
+    def set_false_alarm_rate(self, rate: float) -> None:
+        """Sets `threshold` and `pixel_threshold` for another false-alarm rate, from the good images of the training.
+
+        Args:
+          rate: In [0, 1). Of n good images both thresholds have no lower rate than about 1 / (n + 1).
+
+        Raises:
+          UserError: The rate lies outside [0, 1), or the detector has no good images to set thresholds by.
+        """
+        if self.calibration is None:
+            raise UserError(f"there is no threshold for a false-alarm rate to be set: {NO_THRESHOLD}")
+        self.threshold, self.pixel_threshold = self.calibration.thresholds(rate)
+        if rate != self.config.threshold.false_alarm_rate:
+            self.calibration = self.calibration._replace(regions=None)
+
+    def _judged(self, maps: np.ndarray, boxes: np.ndarray | None) -> np.ndarray:
+        """What is judged of maps (n, h, w); NaN outside the boxes, see `score`."""
+        inside = None if boxes is None else is_inside(boxes, self.region.size)
+        return self.region.inside(maps if inside is None else np.where(inside, maps, np.float32(np.nan)))
+
+    def fit_thresholds(self, good: Scores, boxes: np.ndarray | None = None, *, cross_fitted: bool) -> None:
+        """Sets `calibration` and both thresholds from scores of good images that the density was not fitted to; for the
+        boxes see `score`."""
+        rate, maps = self.config.threshold.false_alarm_rate, self._judged(good.map, boxes)
+        self.calibration, (self.threshold, self.pixel_threshold) = calibrate(
+            good.image, maps, false_alarm_rate=rate, cross_fitted=cross_fitted
+        )
+
     def fit_ranges(self, good: Scores, boxes: np.ndarray | None = None) -> None:
-        """Sets `heat_range` and `good_scores` from the scores of good images of the training split; boxes as in
+        """Sets `heat_range` and `good_scores` from the scores of good images of the training split; for the boxes see
         `score`."""
-        valid = None if boxes is None else is_inside(boxes, self.region.size)
-        maps = self.region.inside(good.map) if valid is None else good.map[valid]
+        maps = self._judged(good.map, boxes)
+        maps = maps[np.isfinite(maps)]
         self.heat_range = (float(np.median(maps)), float(maps.max()))
         image = good.image.astype(np.float64)
         self.good_scores = (float(image.mean()), float(image.std()))
@@ -386,7 +443,8 @@ def write(detector: Detector, workdir: Path) -> None:
     tree = {"variables": detector.variables, "density": detector.density}
     with disk.locked(workdir):
         configs.claim(workdir, detector.config)
-        checkpoint.write(workdir / "detector.json", tree, detector._fitted)
+        calibration = detector.calibration and detector.calibration._asdict()
+        checkpoint.write(workdir / "detector.json", tree, detector._fitted | {"calibration": calibration})
     detector._origin = str(workdir.absolute()), None, detector._fitted
 
 
@@ -418,7 +476,7 @@ def scores_as_trained(config: ConfigDict, trained: ConfigDict, white_level: int 
 
 
 def read_fitted(workdir: str | Path) -> dict[str, Any]:
-    """The ``threshold``, ``heat_range``, ``good_scores`` and ``white_level`` of a trained detector (see `Detector`).
+    """What a trained detector was fitted with beside its arrays, by the names of `Detector`'s arguments.
 
     Errors are those of `load`.
     """
@@ -441,9 +499,11 @@ def _told(workdir: str | Path) -> Iterator[None]:
 
 def _arguments(values: dict) -> dict:
     """What `Detector.save` kept beside the arrays, as arguments of `Detector`; what it raises, `_told` explains."""
-    (low, high), (mean, std) = values["heat_range"], values["good_scores"]
-    pairs = {"heat_range": (low, high), "good_scores": (mean, std)}
-    return {"threshold": values["threshold"], "white_level": values["white_level"], **pairs}
+    (low, high), (mean, std), kept = values["heat_range"], values["good_scores"], values["calibration"]
+    if kept is not None:
+        kept = Calibration(**{name: tuple(held) if isinstance(held, list) else held for name, held in kept.items()})
+    same = {name: values[name] for name in ("threshold", "white_level", "pixel_threshold")}
+    return same | {"heat_range": (low, high), "good_scores": (mean, std), "calibration": kept}
 
 
 def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> Detector:
@@ -452,8 +512,8 @@ def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> D
     Args:
       workdir: A directory that ``jaxad.train`` has completed.
       overrides: Values of its config to change for this use, by dotted key, as `jaxad.config.override` takes them:
-        where the test images are, and how they are scored. Where that is not `scores_as_trained`, the threshold, which
-        was fitted so, is None.
+        where the test images are, and how they are scored. Where that is not `scores_as_trained`, the thresholds, which
+        were fitted so, are None.
 
     Raises:
       UserError: It is no workdir, its training is not complete, its files were damaged, or an override comes too late.
@@ -466,7 +526,7 @@ def load(workdir: str | Path, overrides: Mapping[str, Value] | None = None) -> D
         tree, values = checkpoint.load(workdir / "detector.json")
         fitted = _arguments(values)
     if not scores_as_trained(config, configs.read(workdir), fitted["white_level"]):
-        fitted["threshold"] = None
+        fitted |= dict.fromkeys(("threshold", "pixel_threshold", "calibration"))
     detector = Detector(config, tree["variables"], tree["density"], **fitted)
     detector._origin = str(workdir.absolute()), overrides, detector._fitted
     return detector

@@ -30,6 +30,7 @@ from jaxad.methods import memory
 from jaxad.methods.method import Scores
 from jaxad.reporting import html_report
 from jaxad.runtime import devices, disk, processes, provenance
+from jaxad.scoring import decisions
 from jaxad.training import synthetic_validation
 from jaxad.training.log import read_history
 
@@ -119,17 +120,16 @@ def example_terms(found: detector.Detector, scores: metrics.TestScores) -> dict[
 def threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
     """How the fitted threshold does on the test set: shares of good and of defective images called defective."""
     if found.threshold is None:
-        reason = (
-            "no good images were held out, or config.score, config.evaluate.crop or the white level is not what it was "
-            "fitted with"
-        )
-        return {"value": None, "reason": reason}
-    called = scores.image_scores > found.threshold
-    rates = {
-        name: float(called[scores.labels == label].mean()) if (scores.labels == label).any() else None
-        for name, label in (("false_alarm_rate", 0), ("detection_rate", 1))
-    }
-    return {"value": found.threshold, **rates}
+        return {"value": None, "reason": detector.NO_THRESHOLD}
+    return {"value": found.threshold, **decisions.image_decisions(scores, found.threshold)}
+
+
+def pixel_threshold_results(found: detector.Detector, scores: metrics.TestScores) -> dict:
+    """How the fitted threshold for pixels does on the test set, see `pixel_decisions`."""
+    if found.pixel_threshold is None:
+        return {"value": None, "seg_f1": None, "reason": detector.NO_THRESHOLD}
+    level = found.pixel_threshold
+    return {"value": level, **decisions.pixel_decisions(scores, level, found.region)}
 
 
 def evaluate(found: detector.Detector, workdir: str | Path, *, command: str | None = None) -> dict:
@@ -158,6 +158,7 @@ def _evaluate(found: detector.Detector, workdir: Path, command: str | None) -> d
     results = metrics.evaluate(scores, pro_limit=found.config.evaluate.pro_limit)
     by_image = results.pop("by_image")  # for scores.csv
     results["threshold"] = threshold_results(found, scores)
+    results["pixel_threshold"] = pixel_threshold_results(found, scores)
     results["synthetic"] = synthetic_validation.read(workdir, found.config)
     # With the config that it was trained with, the training command alone makes these numbers.
     command = command if found.config.to_json() != configs.read(workdir).to_json() else None
@@ -248,7 +249,9 @@ def evaluate_ensemble(
     scores = scores._replace(image_scores=image / len(members), maps=maps / np.float32(len(members)))
     results = metrics.evaluate(scores, pro_limit=settings[0].evaluate.pro_limit)
     by_image = results.pop("by_image")  # for scores.csv
-    results["threshold"] = {"value": None, "reason": "members' thresholds hold for their own scores, not for the mean"}
+    reason = "members' thresholds hold for their own scores, not for the mean"
+    results["threshold"] = {"value": None, "reason": reason}
+    results["pixel_threshold"] = {"value": None, "seg_f1": None, "reason": reason}
     results["synthetic"] = synthetic_validation.unknown("measured of each member alone, at the end of its training")
     typed = [*(f"--workdir={workdir}" for workdir in workdirs), f"--output={output}"]
     command = provenance.command("jaxad.evaluate", typed + [f"--config.{k}={v}" for k, v in (overrides or {}).items()])
@@ -387,6 +390,7 @@ def _write(
             samples_png=samples if samples.is_file() else None,
             features=embed_test_set(found, scores) if found else None,
             terms=example_terms(found, scores) if found else None,
+            unseen=found.calibration.scores if found and found.calibration else (),
         )
         disk.write_json(folder / "results.json", results)
     except OSError as error:

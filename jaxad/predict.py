@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -31,12 +32,14 @@ from jaxad.data.image import (
     to_grey,
 )
 from jaxad.data.room import Room, pixels_of
+from jaxad.data.summary import on_few
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
 from jaxad.reporting import prediction_files
 from jaxad.reporting.charts import overlay
-from jaxad.reporting.prediction_files import COLUMNS, Request
+from jaxad.reporting.prediction_files import COLUMNS, Entry, Request
 from jaxad.runtime import devices, disk, processes
+from jaxad.scoring.regions import DefectRegion, region_mask
 
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for
 _EVERY_S, _LINES = 10, 10  # the fewest seconds between two lines of progress, and the most lines
@@ -160,13 +163,14 @@ def predictions(
             readers.shutdown(cancel_futures=True)
 
 
-def _row(
+def _entry(
     found: Detector, seen: Seen, score: float, scored: np.ndarray, output: Path, number: int, request: Request
-) -> list:
-    """Writes one image's pictures; returns its row."""
+) -> Entry:
+    """Writes one image's pictures; returns its entry in the tables."""
     threshold = "n/a" if found.threshold is None else found.threshold
     if seen.reason is not None:
-        return [str(seen.path), "", threshold, "unreadable", *[""] * 9, seen.reason, seen.sha256]
+        row = [str(seen.path), "", threshold, "unreadable", *[""] * 9, seen.reason, seen.sha256]
+        return Entry(row, _line(found, seen, None, "unreadable", None, ""))
     name, heatmap, region = prediction_files.stem(number, seen.path), "", found.region
     decision = {None: "n/a", True: "defective", False: "good"}[found.decide(score)]
     if seen.picture is not None:
@@ -174,14 +178,51 @@ def _row(
         sigma = found.config.evaluate.heatmap_sigma
         picture = overlay(seen.picture, region.map_at(scored, seen.picture.shape[:2], sigma=sigma), low=low, high=high)
         heatmap = f"heatmaps/{prediction_files.save_picture(output / 'heatmaps', name, picture)}"
-    if request.maps:
-        prediction_files.save_map(output / "maps", name, region.map_at(scored, seen.shape), request.maps)
+    regions, mask = _placed(found, seen, scored, output, name, request)
     place = *region.peak_at(scored, seen.shape), *region.judged_at(seen.shape)
-    return [str(seen.path), score, threshold, decision, *place, *seen.deep, heatmap, "", seen.sha256]
+    row = [str(seen.path), score, threshold, decision, *place, *seen.deep, heatmap, "", seen.sha256]
+    return Entry(row, _line(found, seen, score, decision, regions, mask))
+
+
+def _placed(
+    found: Detector, seen: Seen, scored: np.ndarray, output: Path, name: str, request: Request
+) -> tuple[list[DefectRegion] | None, str]:
+    """Writes an image's map and mask as asked; returns its regions, and the mask's name where there is one."""
+    level = found.pixel_threshold
+    # Resampling makes no score higher, so that no full map is made of an image that has no region.
+    clear = level is None or not (found.region.inside(scored) > np.float32(level)).any()
+    placed = None if clear and not request.maps else found.region.map_at(scored, seen.shape)
+    if request.maps:
+        prediction_files.save_map(output / "maps", name, placed, request.maps)
+    mask = ""
+    if request.masks:
+        marked = np.zeros(seen.shape, np.uint8) if clear else region_mask(placed, level)
+        mask = f"masks/{prediction_files.save_mask(output / 'masks', name, marked)}"
+    if level is None:
+        return None, mask
+    return [] if clear else found.regions_of(placed), mask
+
+
+def _line(
+    found: Detector, seen: Seen, score: float | None, decision: str, regions: list[DefectRegion] | None, mask: str
+) -> str:
+    """An image's line of predictions.jsonl; null stands for what there is not."""
+    said = {
+        "path": disk.escaped(str(seen.path)),
+        "score": score,
+        "percentile": None if score is None else found.percentile(score),
+        "threshold": found.threshold,
+        "decision": decision,
+        "pixel_threshold": found.pixel_threshold,
+        "regions": None if regions is None else [region._asdict() for region in regions],
+        "mask": disk.escaped(mask) or None,
+        "reason": seen.reason and disk.escaped(seen.reason),
+    }
+    return json.dumps(said, ensure_ascii=False)
 
 
 def score_files(found: Detector, output: Path, request: Request) -> tuple[int, int, int]:
-    """Scores images and writes predictions.csv, and as asked heatmaps/ and maps/, to `output`.
+    """Scores images and writes the two tables to `output`, and as asked heatmaps/, maps/ and masks/.
 
     A call that was interrupted goes on where it was. Of several processes, each scores its share of the images and
     writes the pictures of these; they begin anew, and the table is written at the end.
@@ -197,23 +238,24 @@ def score_files(found: Detector, output: Path, request: Request) -> tuple[int, i
     alone, kept = processes.count() == 1, 0
     if processes.is_main_process():
         # Another request than any of one process: no call goes on with the rows of several.
-        rows = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
-        rows = rows if alone else []
-        if kept := len(rows):
+        made = prediction_files.prepare(output, request if alone else request._replace(detector="several processes"))
+        made = made if alone else []
+        if kept := len(made):
             print(f"going on after {kept} of {counted(len(request.paths), 'image')} of an interrupted call")
     processes.barrier()
     if alone:
-        table = prediction_files.Table(output, rows)
+        table = prediction_files.Table(output, made)
         with contextlib.closing(table):
-            for row in _score_share(found, output, request, slice(len(rows), len(request.paths))):
-                table.add(row)
-                rows.append(row)
+            for entry in _score_share(found, output, request, slice(len(made), len(request.paths))):
+                table.add(entry)
+                made.append(entry)
     else:
         shares = processes.gather(list(_score_share(found, output, request, processes.local_slice(len(request.paths)))))
-        rows = list(itertools.chain(*shares))
+        made = [Entry(*entry) for entry in itertools.chain(*shares)]
         if processes.is_main_process():
-            with contextlib.closing(prediction_files.Table(output, rows)):
+            with contextlib.closing(prediction_files.Table(output, made)):
                 pass
+    rows = [entry.row for entry in made]
     if processes.is_main_process():
         prediction_files.complete(output, request)
         if sentence := levels.clipped_images(_deep(rows), found.white_level):
@@ -228,13 +270,13 @@ def _deep(rows: list[list]) -> dict[str, tuple[int, int]]:
     return {row[path]: (int(row[clipped]), int(row[peak])) for row in rows if row[peak] != ""}
 
 
-def _score_share(found: Detector, output: Path, request: Request, mine: slice) -> Iterator[list]:
-    """Scores some of the images, writes their pictures, and yields their rows of predictions.csv."""
+def _score_share(found: Detector, output: Path, request: Request, mine: slice) -> Iterator[Entry]:
+    """Scores some of the images, writes their pictures, and yields their entries in the tables."""
     made = predictions(found, request.paths[mine], batch=request.batch, side=request.side)
     progress = _Progress(mine.start, mine.stop)
     for number, (seen, score, scored) in enumerate(made, start=mine.start + 1):
-        row = _row(found, seen, score, scored, output, number, request)
-        yield [disk.escaped(cell) if isinstance(cell, str) else cell for cell in row]
+        entry = _entry(found, seen, score, scored, output, number, request)
+        yield entry._replace(row=[disk.escaped(cell) if isinstance(cell, str) else cell for cell in entry.row])
         if processes.is_main_process():
             progress.add(number)
 
@@ -244,7 +286,7 @@ def identity(found: Detector) -> str:
     seen = hashlib.sha256()
     for leaf in jax.tree.leaves((found.variables, found.density)):
         seen.update(np.ascontiguousarray(leaf))
-    fitted = found.threshold, found.heat_range, found.white_level
+    fitted = found.threshold, found.heat_range, found.white_level, found.pixel_threshold, found.calibration
     machine = jax.__version__, jax.local_device_count(), jax.default_backend()
     seen.update(f"{found.config.to_json()}{fitted}{machine}".encode())
     return seen.hexdigest()
@@ -254,13 +296,18 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
         "python -m jaxad.predict",
-        description="Scores images: predictions.csv, and heatmap overlays in heatmaps/. What the detector was trained "
-        "on is judged: the whole image, or its central part where config.evaluate.crop is set.",
+        description="Scores images: predictions.csv, predictions.jsonl with the defective regions, and heatmap "
+        "overlays in heatmaps/. What the detector was trained on is judged: the whole image, or its central part where "
+        "config.evaluate.crop is set.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders of images")
     parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
     parser.add_argument("--output", help="directory to write to (default: predictions/ in the workdir)")
     parser.add_argument("--maps", choices=("npy", "tiff"), help="also write the raw score maps, float32, to maps/")
+    parser.add_argument("--masks", action="store_true", help="also write which pixels are defective, PNG, to masks/")
+    parser.add_argument(
+        "--false-alarm-rate", metavar="R", help="set the thresholds for another rate than the training did, in [0, 1)"
+    )
     drawn = parser.add_mutually_exclusive_group()
     drawn.add_argument("--no-heatmaps", action="store_true", help="draw no heatmaps, which saves time")
     drawn.add_argument(
@@ -277,17 +324,44 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}", about="--heatmap-side")
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
         raise UserError(f"--max-megapixels must be a whole number from 1 on, not {largest!r}", about="--max-megapixels")
+    rate = _rate(flags.false_alarm_rate)
     devices.set_up_process()
     with processes.run_distributed(flags):
-        unreadable = _run(flags)
+        unreadable = _run(flags, rate)
     if unreadable:
         sys.exit(1)
 
 
-def _run(flags: argparse.Namespace) -> int:
+def _rate(text: str | None) -> float | None:
+    """The value of --false-alarm-rate; None where it is not given."""
+    try:
+        rate = None if text is None else float(text)
+    except ValueError:
+        rate = np.nan
+    if rate is not None and not 0 <= rate < 1:
+        raise UserError(f"--false-alarm-rate must be a number in [0, 1), not {text!r}", about="--false-alarm-rate")
+    return rate
+
+
+def _set_thresholds(found: Detector, rate: float | None, *, masks: bool) -> None:
+    """Sets the thresholds for the rate that is asked, if any, and refuses masks where there is no threshold."""
+    if rate is not None:
+        found.set_false_alarm_rate(rate)
+        if processes.is_main_process() and (few := on_few(len(found.calibration.scores), rate)):
+            print(few, flush=True)
+    if masks and found.pixel_threshold is None:
+        raise UserError(
+            f"there is no threshold for pixels to make masks by: {detector.NO_THRESHOLD}; leave --masks out, or train "
+            "with config.data.holdout=0.1",
+            about="--masks",
+        )
+
+
+def _run(flags: argparse.Namespace, rate: float | None) -> int:
     """Scores what the flags name; returns how many images cannot be read."""
     largest = {"data.max_megapixels": flags.max_megapixels} if flags.max_megapixels else {}
     found = detector.load(flags.workdir, largest)
+    _set_thresholds(found, rate, masks=flags.masks)
     output = Path(flags.output or Path(flags.workdir) / "predictions")
     disk.refuse_nul(output)
     paths, others, trained = prediction_files.walk(flags.paths, list_folder, IMAGE_SUFFIXES)
@@ -296,7 +370,7 @@ def _run(flags: argparse.Namespace) -> int:
     if trained:
         print(passed_over(trained, "a training wrote them"))
     batch, side = batch_of(found, paths), None if flags.no_heatmaps else flags.heatmap_side
-    request = Request(identity(found), paths, batch, side, flags.maps)
+    request = Request(identity(found), paths, batch, side, flags.maps, flags.masks)
     found.prepare(batch)
     start = time.perf_counter()
     try:

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from jaxad import config as configs
-from jaxad import data, detector, errors, predict
-from jaxad.data import layouts, pipeline
+from jaxad import detector, errors, predict
+from jaxad.data import layouts
 from jaxad.data.folder import category_folder, unique_stems
 from jaxad.data.image import find_images
 from jaxad.data.layouts.by_defect import AD_2, PRIVATE
@@ -31,7 +31,6 @@ from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
 from jaxad.methods.method import Scores
 from jaxad.runtime import devices, disk
-from jaxad.scoring.threshold import fit_threshold
 
 _CATEGORIES = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 _MAPS, _MASKS = "anomaly_images", "anomaly_images_thresholded"
@@ -70,22 +69,6 @@ def write_category(found: Detector, output: Path, *, threshold: float) -> int:
             _write(found, made, threshold, [place / seen.path.stem for place in places[split]], tifffile)
             count += 1
     return count
-
-
-def pixel_threshold(found: Detector) -> float:
-    """The value of score maps above which a pixel is called anomalous, from the validation images alone.
-
-    A new good image has such a pixel with at most the probability ``config.threshold.false_alarm_rate``: it is
-    `fit_threshold` of the highest values of the images' maps.
-
-    Raises:
-      UserError: An image cannot be read, or has scores that are not finite.
-    """
-    source, config = data.load(found.config, white_level=found.white_level).train, found.config
-    _, held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
-    images = pipeline.Images(source, held, size=config.score.size, cache_bytes=0).stack()
-    highest = found.region.inside(found.score(images).map).max(axis=(1, 2))
-    return fit_threshold(highest, false_alarm_rate=config.threshold.false_alarm_rate)
 
 
 def _library() -> Any:
@@ -158,7 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     found, output, start = detector.load(flags.workdir, overrides), Path(flags.output), time.perf_counter()
     try:
         with disk.locked(flags.workdir):
-            threshold = pixel_threshold(found)
+            threshold = found.pixel_threshold
+            if threshold is None:
+                raise UserError(f"there is no threshold for pixels to make masks by: {detector.NO_THRESHOLD}")
             count = write_category(found, output, threshold=threshold)
     except OSError as error:
         raise UserError(

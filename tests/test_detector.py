@@ -1,6 +1,7 @@
 """A trained detector: padded batches, crops, sizes, peaks, threshold, and its directory."""
 
 import json
+import pickle
 
 import cv2
 import jax
@@ -18,6 +19,7 @@ from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.methods.method import Hooks, Method, Scores
 from jaxad.runtime import checkpoint
+from jaxad.scoring.regions import find_regions
 from tests.parts import BASELINE, NSA
 from tests.refusals import refuses
 
@@ -337,6 +339,62 @@ def test_without_a_spread_scores_are_only_shifted():
     made = found.normalize(Scores(np.array([7, 9], np.float32), np.array([[[3, 5]], [[1, 3]]], np.float32)))
     np.testing.assert_array_equal(made.image, [0, 2])
     np.testing.assert_array_equal(made.map, [[[0, 2]], [[-2, 0]]])
+
+
+def calibrated(**overrides):
+    """A baseline with thresholds from 30 other pictures."""
+    found = baseline(**overrides)
+    found.fit_thresholds(found.score(pictures(30, seed=5)), cross_fitted=False)
+    return found
+
+
+def test_thresholds_regions_and_the_percentile_of_a_prediction():
+    found, image = calibrated(), pictures(1, size=64, seed=6)[0]
+    image[20:30, 40:50] = 255
+    [made] = found.predict([image])
+    good = found.score(pictures(30, seed=5))
+    assert found.calibration.peaks == tuple(sorted(good.map.max((1, 2)).tolist()))
+    assert made.percentile == 100 and made.defective and made.pixel_threshold == found.pixel_threshold
+    assert made.regions == find_regions(made.map, found.pixel_threshold)
+    top, left, bottom, right = made.regions[0].box
+    assert top <= 20 and left <= 40 and bottom >= 30 and right >= 50 and made.regions[0].peak_score <= made.map.max()
+    plain = found.predict(pictures(30, seed=5))
+    share = np.mean([bool(one.regions) for one in plain])
+    assert share <= 0.05 and plain[0].percentile == 100 * np.mean(good.image < np.float32(plain[0].score))
+    [alone] = baseline().predict([image])
+    assert alone.percentile is alone.pixel_threshold is alone.regions is None
+
+
+def test_what_is_not_judged_has_no_part_in_the_threshold_for_pixels(divided):
+    found = Detector(config(evaluate__crop=24), divided.variables, {})
+    scores = found.score(pictures(30, seed=5))
+    framed = scores._replace(map=np.where(scores.map == 0, 99, scores.map))
+    found.fit_thresholds(framed, cross_fitted=False)
+    assert found.pixel_threshold < 9 and found.calibration.peaks[-1] < 9
+
+
+@pytest.mark.medium
+def test_another_false_alarm_rate_is_set_kept_and_passed_on(tmp_path):
+    found = calibrated()
+    first, regions = (found.threshold, found.pixel_threshold), found.calibration.regions
+    assert regions is not None
+    found.save(tmp_path / "w")
+    loaded = jaxad.load(tmp_path / "w")
+    assert loaded.calibration == found.calibration
+    loaded.set_false_alarm_rate(0.3)
+    assert (loaded.threshold, loaded.pixel_threshold) == found.calibration.thresholds(0.3)
+    assert loaded.threshold < first[0] and loaded.calibration.regions is None
+    again = pickle.loads(pickle.dumps(loaded))
+    assert (again.threshold, again.pixel_threshold) == (loaded.threshold, loaded.pixel_threshold)
+    loaded.save(tmp_path / "w")
+    assert jaxad.load(tmp_path / "w").threshold == loaded.threshold
+    for rate in (-0.1, 1.0):
+        with refuses("threshold.false_alarm_rate", "[0, 1)"):
+            loaded.set_false_alarm_rate(rate)
+    other = jaxad.load(tmp_path / "w", {"score.reduction": "mean"})
+    assert other.threshold is other.pixel_threshold is other.calibration is None
+    with refuses(None, "held out"):
+        other.set_false_alarm_rate(0.1)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 import jaxad
 from jaxad import data, evaluate, methods, metrics, report
@@ -104,6 +104,18 @@ def test_aupimo_of_each_image_is_in_scores_csv(run, tmp_path):
     assert found["pixel"]["aupimo"] == pytest.approx(np.mean(overlaps)) and 0 < min(overlaps) < 1
     assert "by_image" not in found and "pixel.aupimo" not in found["reasons"]
     assert ">AUPIMO</th>" in (tmp_path / "work" / "report.html").read_text()
+
+
+def test_seg_f1_is_that_of_all_test_pixels(run):
+    detector, found = jaxad.load(run / "work"), results(run / "work")["pixel_threshold"]
+    scores = evaluate.score_test_set(detector)
+    called = scores.maps > np.float32(detector.pixel_threshold)
+    assert found["value"] == detector.pixel_threshold
+    assert found["seg_f1"] == pytest.approx(f1_score(np.stack(scores.masks).ravel(), called.ravel()), abs=1e-6)
+    assert found["seg_f1"] > 0.3
+    assert found["false_alarm_rate"] == called[scores.labels == 0].any((1, 2)).mean()
+    page = (run / "work" / "report.html").read_text()
+    assert f"SegF1 of {100 * found['seg_f1']:.2f} %" in page and "id=threshold" in page
 
 
 def test_the_threshold_and_what_it_does(run):

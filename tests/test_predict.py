@@ -32,7 +32,8 @@ pytestmark = pytest.mark.medium
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     write_parts(folder / "sets", train=20)
-    assert command(train.main, *baseline(folder / "sets", folder / "work", data__holdout=0.3)) == 0
+    given = {"data__holdout": 0.3, "threshold__cross_fit_below": 0}
+    assert command(train.main, *baseline(folder / "sets", folder / "work", **given)) == 0
     return folder / "work"
 
 
@@ -68,6 +69,11 @@ def run(workdir, output, *arguments):
     """Predicts; returns the rows of predictions.csv."""
     assert command(predict.main, "--workdir", workdir, "--output", output, *arguments) == 0
     return table(output)
+
+
+def lines(output):
+    """What the lines of predictions.jsonl say."""
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def table(output):
@@ -111,6 +117,68 @@ def test_the_table(workdir, new, tmp_path, capsys):
     assert [row["decision"] for row in rows] == ["defective", "good", "defective", "defective"]
     printed = capsys.readouterr().out
     assert "4 images, 3 called defective, " in printed and str(tmp_path / "out" / "predictions.csv") in printed
+
+
+def test_the_lines_say_what_the_api_says(workdir, new, tmp_path):
+    (new / "c.png").write_bytes(b"broken")
+    output = tmp_path / "out"
+    assert command(predict.main, "--workdir", workdir, "--output", output, new) == 1
+    rows, detector = table(output), jaxad.load(workdir)
+    for line, row in zip(lines(output), rows, strict=True):
+        assert (line["path"], line["decision"]) == (row["path"], row["decision"]) and line["mask"] is None
+        assert (line["threshold"], line["pixel_threshold"]) == (detector.threshold, detector.pixel_threshold)
+        if line["decision"] == "unreadable":
+            assert line["reason"] == row["reason"]
+            assert line["score"] is line["percentile"] is line["regions"] is None
+            continue
+        [made] = detector.predict([read_image(row["path"])])
+        assert line["score"] == float(row["score"]) and line["percentile"] == made.percentile and line["reason"] is None
+        assert len(line["regions"]) == len(made.regions)
+        for told, region in zip(line["regions"], made.regions, strict=True):
+            same = {name: value for name, value in told.items() if not name.endswith("_score")}
+            assert same == json.loads(json.dumps({name: getattr(region, name) for name in same}))
+            scores = told["peak_score"], told["mean_score"]
+            assert scores == pytest.approx((region.peak_score, region.mean_score), rel=1e-4)
+    spotted = lines(output)[0]
+    top, left, bottom, right = spotted["regions"][0]["box"]
+    assert top < SPOT[0].stop and bottom > SPOT[0].start and left < SPOT[1].stop and right > SPOT[1].start
+    assert spotted["percentile"] == 100
+
+
+def test_masks_are_what_the_maps_say(workdir, new, tmp_path, monkeypatch):
+    """They have the image's own size; an image whose map lies below the threshold has a blank one."""
+    output = tmp_path / "out"
+    rows = run(workdir, output, "--masks", "--maps", "npy", new)
+    level = jaxad.load(workdir).pixel_threshold
+    for number, (row, line) in enumerate(zip(rows, lines(output), strict=True), start=1):
+        with Image.open(output / line["mask"]) as file, Image.open(row["path"]) as image:
+            assert file.format == "PNG" and file.mode == "L" and file.size == image.size
+            mask = np.array(file)
+        name = Path(line["mask"]).stem
+        assert name == prediction_files.stem(number, Path(row["path"]))
+        np.testing.assert_array_equal(mask, 255 * (np.load(output / "maps" / f"{name}.npy") > np.float32(level)))
+        assert (mask > 0).sum() == sum(region["area"] for region in line["regions"])
+    assert [bool(line["regions"]) for line in lines(output)] == [True, False, True, True]
+    assert len(collect(tmp_path / "out" / "..")[0]) == 4  # masks are known as ours
+    run(workdir, output, new / "b.png")
+    assert not (output / "masks").exists()
+
+
+def test_another_false_alarm_rate(workdir, new, tmp_path, capsys):
+    detector = jaxad.load(workdir)
+    first = run(workdir, tmp_path / "out", new)
+    capsys.readouterr()
+    rows = run(workdir, tmp_path / "out", "--false-alarm-rate", 0.5, new)
+    told, expected = capsys.readouterr().out, detector.calibration.thresholds(0.5)
+    assert "exceed" not in told and expected[0] < detector.threshold
+    assert {float(row["threshold"]) for row in rows} == {expected[0]}
+    assert {line["pixel_threshold"] for line in lines(tmp_path / "out")} == {expected[1]}
+    assert [row["score"] for row in rows] == [row["score"] for row in first]
+    run(workdir, tmp_path / "out", "--false-alarm-rate", 0.01, new)
+    assert "about 1 in 7 will exceed a threshold from 6; a false-alarm rate of 0.01 needs 99" in capsys.readouterr().out
+    for wrong in ("1", "-0.1", "five"):
+        message = refusal(capsys, predict.main, "--workdir", workdir, "--false-alarm-rate", wrong, new)
+        assert message.startswith("--false-alarm-rate must be a number in [0, 1)") and wrong in message
 
 
 def test_the_peak_is_in_pixels_of_the_image(workdir, new, tmp_path):
@@ -174,6 +242,11 @@ def test_without_a_threshold_there_is_no_decision(new, tmp_path, capsys):
     [row] = run(tmp_path / "work", tmp_path / "out", new / "b.png")
     assert (row["threshold"], row["decision"]) == ("n/a", "n/a") and float(row["score"]) > 0
     assert "1 image, no decision (no threshold was fitted), " in capsys.readouterr().out
+    [line] = lines(tmp_path / "out")
+    assert line["decision"] == "n/a" and line["regions"] is line["percentile"] is line["pixel_threshold"] is None
+    for given in ("--masks", "--false-alarm-rate=0.1"):
+        message = refusal(capsys, predict.main, "--workdir", tmp_path / "work", given, new)
+        assert "no good images were held out" in message
 
 
 def test_a_second_run_replaces_the_first(workdir, new, tmp_path):
@@ -235,7 +308,7 @@ def test_progress_away_from_a_terminal_is_a_line_now_and_then(workdir, tmp_path,
     for number in range(25):
         write(tmp_path / "many" / f"{number:02d}.png", part(number))
 
-    def lines(output, seconds):
+    def progress(output, seconds):
         """The lines of progress where each look at the clock finds it so much later."""
         clock = SimpleNamespace(perf_counter=itertools.count(0.0, seconds).__next__)
         with monkeypatch.context() as patch:
@@ -243,10 +316,10 @@ def test_progress_away_from_a_terminal_is_a_line_now_and_then(workdir, tmp_path,
             run(workdir, tmp_path / output, tmp_path / "many", "--no-heatmaps")
         return re.findall(r"^(\d+)/25 images  (\S+) images/s  (\d+) s left$", capsys.readouterr().out, re.MULTILINE)
 
-    assert lines("quick", 0.001) == []
+    assert progress("quick", 0.001) == []
     # Every third image is the first beyond a tenth; the last image has the command's own line.
-    assert [int(done) for done, _, _ in lines("slow", 20.0)] == [3, 6, 9, 12, 15, 18, 21, 24]
-    assert lines("even", 2.5)[0] == ("4", "0.4", "52")  # every fourth, since three take less than ten seconds
+    assert [int(done) for done, _, _ in progress("slow", 20.0)] == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert progress("even", 2.5)[0] == ("4", "0.4", "52")  # every fourth, since three take less than ten seconds
 
 
 def test_a_terminal_shows_progress_in_place(workdir, new, tmp_path, monkeypatch, capsys):
@@ -353,28 +426,51 @@ def test_a_folder_of_the_user_is_not_taken_for_output(workdir, new, capsys):
 def test_a_call_that_was_killed_goes_on(workdir, tmp_path, monkeypatch, capsys, kept):
     for number in range(19):
         write(tmp_path / "many" / f"{number:02d}.png", part(number, spot=number == 17))
-    alone = run(workdir, tmp_path / "alone", tmp_path / "many")
+    alone = run(workdir, tmp_path / "alone", "--masks", tmp_path / "many")
     with monkeypatch.context() as patch:
         killed_at(kept + 1, patch, prediction_files.Table, "add")
         output = tmp_path / "out"
-        assert command(predict.main, "--workdir", workdir, "--output", output, tmp_path / "many") == 130
-    assert len(table(output)) == kept
+        assert command(predict.main, "--workdir", workdir, "--output", output, "--masks", tmp_path / "many") == 130
+    assert len(table(output)) == len(lines(output)) == kept
     with open(output / "predictions.csv", "a") as file:
         file.write(f"{tmp_path / 'many' / f'{kept:02d}.png'},0.12")  # half a row
+    with open(output / "predictions.jsonl", "a") as file:
+        file.write('{"path": "' + str(tmp_path / "many" / f"{kept:02d}.png"))  # and half a line
     capsys.readouterr()
-    assert run(workdir, output, tmp_path / "many") == alone
+    assert run(workdir, output, "--masks", tmp_path / "many") == alone
     whole = kept - kept % jaxad.load(workdir).config.evaluate.batch
     assert (f"going on after {whole} of 19 images" in capsys.readouterr().out) == bool(whole)
-    for row in alone:
-        assert (output / row["heatmap"]).read_bytes() == (tmp_path / "alone" / row["heatmap"]).read_bytes()
+    assert lines(output) == lines(tmp_path / "alone")
+    for row, line in zip(alone, lines(output), strict=True):
+        for name in (row["heatmap"], line["mask"]):
+            assert (output / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert len(list((output / "heatmaps").iterdir())) == 19
+
+
+@pytest.mark.parametrize("lost", ["predictions.jsonl", "masks", "a line"])
+def test_what_was_lost_of_a_killed_call_is_made_again(workdir, tmp_path, monkeypatch, lost):
+    for number in range(11):
+        write(tmp_path / "many" / f"{number:02d}.png", part(number, spot=number == 7))
+    alone, output = run(workdir, tmp_path / "alone", "--masks", tmp_path / "many"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        killed_at(10, patch, prediction_files.Table, "add")
+        assert command(predict.main, "--workdir", workdir, "--output", output, "--masks", tmp_path / "many") == 130
+    file = output / "predictions.jsonl"
+    if lost == "masks":
+        (output / "masks" / "00003_02.png").unlink()
+    elif lost == "a line":
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    else:
+        file.unlink()
+    assert run(workdir, output, "--masks", tmp_path / "many") == alone
+    assert lines(output) == lines(tmp_path / "alone") and len(list((output / "masks").iterdir())) == 11
 
 
 @pytest.fixture(scope="module")
 def other(workdir):
     """A detector of the same images with other scores."""
     folder = workdir.parent
-    assert command(train.main, *baseline(folder / "sets", folder / "other", data__holdout=0.3, score__sigma=3.0)) == 0
+    assert command(train.main, *baseline(folder / "sets", folder / "other", score__sigma=3.0, data__holdout=0.3)) == 0
     return folder / "other"
 
 

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from jaxad import detector, submission
+from jaxad.data.geometry import Geometry
 from jaxad.data.image import read_image, resize_image
 from jaxad.methods.method import Scores
 from jaxad.scoring.region import Region
@@ -60,7 +61,7 @@ def test_maps_and_masks(trained, output, capsys):
         + [f"anomaly_images_thresholded/can/{stem}.png" for stem in stems]
     )
     found = detector.load(workdir)
-    threshold, marked = submission.pixel_threshold(found), {}
+    threshold, marked = found.pixel_threshold, {}
     low, high = found.heat_range
     for stem in stems:
         [expected] = found.predict(top / f"{stem}.png")
@@ -84,10 +85,9 @@ def test_the_threshold_is_of_the_validation_images(trained):
     found = detector.load(workdir)
     images = [read_image(path) for path in (top / "validation" / "good").iterdir()]
     highest = np.sort(found.score(np.stack([resize_image(image, (32, 32)) for image in images])).map.max((1, 2)))
-    assert len(highest) == 10 and submission.pixel_threshold(found) > highest[-1]
-    with found.config.unlocked():
-        found.config.threshold.false_alarm_rate = 0.2
-    assert submission.pixel_threshold(found) == pytest.approx(highest[-2:].mean())
+    assert len(highest) == 10 and found.pixel_threshold > highest[-1]
+    found.set_false_alarm_rate(0.2)
+    assert found.pixel_threshold == pytest.approx(highest[-2:].mean())
 
 
 @pytest.mark.medium
@@ -112,7 +112,7 @@ def test_scores_beyond_float16_are_cut(trained, output):
 @pytest.mark.medium
 def test_what_is_not_judged_is_not_marked(trained, output, monkeypatch):
     found = detector.load(trained[1])
-    monkeypatch.setattr(found, "region", Region(32, 16))
+    monkeypatch.setattr(found, "region", Region(Geometry((32, 32)), border=8))
     maps = np.pad(np.arange(256, dtype=np.float32).reshape(1, 16, 16) + 1, ((0, 0), (8, 8), (8, 8)))
     monkeypatch.setattr(
         found, "score", lambda images, batch: Scores(np.zeros(len(images)), maps.repeat(len(images), 0))

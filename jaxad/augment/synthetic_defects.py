@@ -34,6 +34,7 @@ class SyntheticSet(NamedTuple):
         over the channels; elsewhere the two are bit-identical. `IGNORED` where the frame is filled beside an image.
       labels: int (m,), 0 for good and 1 for defective.
       kinds: "good", or one of `KINDS`, for each image.
+      sources: int (m,), the number of the good image that each was made of.
       boxes: int (m, 4), where each image lies in its frame, see `jaxad.data.record.Record`; None where all fill it.
     """
 
@@ -41,6 +42,7 @@ class SyntheticSet(NamedTuple):
     masks: np.ndarray
     labels: np.ndarray
     kinds: list[str]
+    sources: np.ndarray
     boxes: np.ndarray | None = None
 
 
@@ -151,7 +153,7 @@ def make(
     whole = border, border, height - border, width - border
     places = np.tile(whole, (len(good), 1)) if boxes is None else boxes[chosen]
     images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
-    kinds, numbers = ["good"] * len(good), list(range(len(good)))
+    kinds, sources = ["good"] * len(good), list(range(len(good)))
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
             made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, places[number])
@@ -159,9 +161,9 @@ def make(
                 images.append(made[0])
                 masks.append(made[1])
                 kinds.append(kind)
-                numbers.append(number)
-    labels, masks = np.array([int(kind != "good") for kind in kinds]), np.stack(masks)
-    inside = None if boxes is None else is_inside(places[numbers], (height, width))
+                sources.append(number)
+    labels, masks, sources = np.array([int(kind != "good") for kind in kinds]), np.stack(masks), np.array(sources)
+    inside = None if boxes is None else is_inside(places[sources], (height, width))
     if inside is not None:
         masks = np.where(inside, masks, np.uint8(IGNORED))
-    return SyntheticSet(np.stack(images), masks, labels, kinds, None if inside is None else places[numbers])
+    return SyntheticSet(np.stack(images), masks, labels, kinds, sources, None if inside is None else places[sources])

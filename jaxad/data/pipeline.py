@@ -50,7 +50,7 @@ class Images:
     def __init__(self, source: Source, numbers: np.ndarray, *, geometry: Geometry, cache_bytes: float):
         self._source, self._numbers, self._geometry = source, numbers, geometry
         self._cache = None
-        if self.nbytes <= cache_bytes:
+        if 0 < self.nbytes <= cache_bytes:
             self._cache = self.stack()
 
     def __len__(self) -> int:
@@ -100,15 +100,27 @@ def is_validation(ids: Sequence[str]) -> np.ndarray:
     return np.array([name.startswith(f"{VALIDATION}/") for name in ids], bool)
 
 
-def split_holdout(ids: Sequence[str], *, holdout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def cross_fits(images: int, *, holdout: float, cross_fit_below: int) -> bool:
+    """Whether so few training images, none for validation, are all fitted, and each is scored by a density of others.
+
+    Three are needed, so that two are left to fit. No threshold is wanted where `holdout` is 0.
+    """
+    return 3 <= images < cross_fit_below and holdout > 0
+
+
+def split_holdout(
+    ids: Sequence[str], *, holdout: float, seed: int, cross_fit_below: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits the numbers of training images into a part to fit and a part that is held out, both in ascending order.
 
-    Held out are the validation images. Where there are none, it is a random fraction `holdout`, rounded.
+    Held out are the validation images. Where there are none, it is a random fraction `holdout`, rounded, or none at all
+    with few images (see `cross_fits`).
 
     Args:
       ids: The images' ids, see `Source`.
       holdout: In [0, 1).
       seed: Where the randomness comes from.
+      cross_fit_below: See `cross_fits`.
 
     Raises:
       UserError: `holdout` is no fraction below 1, or fewer than two images are left to fit.
@@ -116,7 +128,8 @@ def split_holdout(ids: Sequence[str], *, holdout: float, seed: int) -> tuple[np.
     if not 0 <= holdout < 1:
         raise UserError(f"config.data.holdout must lie in [0, 1), not {holdout}", about="data.holdout")
     images, validation = len(ids), is_validation(ids)
-    held = int(validation.sum()) or round(images * holdout)
+    crossed = cross_fits(images, holdout=holdout, cross_fit_below=cross_fit_below)
+    held = int(validation.sum()) or (0 if crossed else round(images * holdout))
     if images - held < 2:
         raise UserError(f"training needs at least 2 good images besides the held-out part; there are {images - held}")
     if validation.any():

@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxad import config as configs
+from jaxad.data import pipeline
 from jaxad.data.image import NO_IMAGES, passed_over
-from jaxad.data.pipeline import is_validation, split_holdout
 from jaxad.data.record import Source
 from jaxad.errors import counted
 
@@ -21,16 +22,19 @@ def training_images(source: Source, config: ConfigDict, fingerprints: Mapping[st
       config: The config.
       fingerprints: What `Source.fingerprint` tells of each, by its id; they tell copies.
     """
-    fitted, held = (len(part) for part in split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed))
+    fitted, held = (len(part) for part in pipeline.split_holdout(source.ids, **configs.split_options(config)))
     count, parts = len(source), "all to train on"
-    if is_validation(source.ids).any():
+    crossed = not held and cross_fits(count, config)
+    if pipeline.is_validation(source.ids).any():
         validation = counted(held, "validation image")
         count, parts = fitted, f"{parts}; {validation} for the threshold, in place of config.data.holdout"
     elif held:
         parts = f"{fitted} to train on and {held} held out for the threshold"
+    elif crossed:
+        parts = f"{parts}; for the threshold each is scored by a density of others"
     lines = [f"training images: {count} from {source.place}, {parts}"]
-    rate = config.threshold.false_alarm_rate
-    lines += [on_threshold(len(source), held, config.data.holdout, rate), beside(source), repeated(fingerprints)]
+    lines.append(on_threshold(len(source), len(source) if crossed else held, config))
+    lines += [beside(source), repeated(fingerprints)]
     return "\n".join(line for line in lines if line)
 
 
@@ -57,9 +61,22 @@ def repeated(fingerprints: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
-    """Why there is no threshold, or what one of few images is worth; "" where there is nothing to say."""
-    if not held:
+def cross_fits(images: int, config: ConfigDict) -> bool:
+    """See `pipeline.cross_fits`."""
+    options = configs.split_options(config)
+    return pipeline.cross_fits(images, holdout=options["holdout"], cross_fit_below=options["cross_fit_below"])
+
+
+def on_threshold(images: int, scored: int, config: ConfigDict) -> str:
+    """Why there is no threshold, or what one of few images is worth; "" where there is nothing to say.
+
+    Args:
+      images: All good images.
+      scored: Those that the threshold is fitted to.
+      config: The config.
+    """
+    holdout = config.data.holdout
+    if not scored:
         if not holdout:
             return "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided"
         share = _least_share(images)
@@ -69,10 +86,18 @@ def on_threshold(images: int, held: int, holdout: float, rate: float) -> str:
             f"out: no threshold will be fitted, and nothing is decided; add good images{advice}, and train again "
             "with --restart (from Python restart=True)"
         )
-    if 1 / (held + 1) <= rate:
+    return on_few(scored, config.threshold.false_alarm_rate)
+
+
+def on_few(images: int, rate: float) -> str:
+    """What false-alarm rate a threshold from so few good images has, and what to do; "" where it is the asked one."""
+    if 1 / (images + 1) <= rate:
         return ""
-    needed = f"; config.threshold.false_alarm_rate={rate:g} needs {math.ceil(1 / rate) - 1} held out" if rate else ""
-    return f"of new good images, about 1 in {held + 1} will exceed a threshold from {held} held out{needed}"
+    told = f"of new good images, about 1 in {images + 1} will exceed a threshold from {images}"
+    if not rate:
+        return f"{told}, which is the lowest rate that they allow"
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    return f"{told}; a false-alarm rate of {rate:g} needs {needed} images that are not trained on: add good images"
 
 
 def _least_share(images: int) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
-from jaxad.data.pipeline import Images
+from jaxad.data.pipeline import Chosen, Images
 
 _KEPT = 4  # frames that `Tiles` remembers, so that one is not decoded again for each of its tiles
 
@@ -73,12 +73,12 @@ class Tiles:
     """Random access to the tiles of framed images, uint8 (side, side, c): those of the first one, then of the next.
 
     Args:
-      images: The images.
+      images: The framed images.
       tiling: Their tiles.
       number: Which tile of each image there is; None for all of them.
     """
 
-    def __init__(self, images: Images, tiling: Tiling, number: int | None = None):
+    def __init__(self, images: Images | Chosen, tiling: Tiling, number: int | None = None):
         places = tiling.places()
         self._images, self._places = images, places if number is None else [places[number]]
         self._frame = functools.lru_cache(_KEPT)(images.__getitem__)

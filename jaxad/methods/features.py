@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxad import config as configs
 from jaxad.config_keys import Keys, explained
 from jaxad.errors import UserError
-from jaxad.methods.features_fitting import AUTO, Functions, extend_scorer, fit_scorer
+from jaxad.methods.features_fitting import AUTO, Functions, extend_scorer, fit_named, fit_scorer
 from jaxad.methods.features_summary import NEAREST, PER_LOCATION, SHARED
 from jaxad.methods.memory import check_bank, check_gaussians
 from jaxad.methods.method import (
@@ -183,12 +183,17 @@ def scoring(config: ConfigDict) -> Scoring:
         scorer, kept = extend_scorer(key, config, functions(variables, np.asarray(density["channels"])), kept, images)
         return density | {"scorer": scorer}, kept
 
+    def again(variables, density, good_images, key):
+        given = functions(variables, np.asarray(density["channels"])), _name(density["scorer"]), good_images
+        scorer, kept = fit_named(key, config, *given)
+        return density | {"scorer": scorer}, kept
+
     def score(density, features, size, factor, valid):
         features = chosen(features, density["channels"])
         _check_scorer(config, density["scorer"], features.shape[1:3], size)
         return scored(density["scorer"], features, factor, valid)
 
-    return Scoring(functools.partial(network.init, train=False), joined, score, check, Refit(fit, extend))
+    return Scoring(functools.partial(network.init, train=False), joined, score, check, Refit(fit, extend, again))
 
 
 def _check(config: ConfigDict) -> None:
@@ -337,6 +342,13 @@ def _scored(config: ConfigDict) -> Callable[..., Scores]:
 
 def _is_bank(scorer: dict[str, Any]) -> bool:
     return set(scorer) == set(Bank._fields)
+
+
+def _name(scorer: dict[str, Any]) -> str:
+    """What `density.name` calls a scorer."""
+    if _is_bank(scorer):
+        return NEAREST
+    return SHARED if scorer["mean"].ndim == 1 else PER_LOCATION
 
 
 def _distances(scorer: dict[str, Any], features: jax.Array, *, reweight: int) -> tuple[jax.Array, jax.Array | float]:

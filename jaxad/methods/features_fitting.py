@@ -46,9 +46,15 @@ def fit_scorer(
     if config.density.name == AUTO:
         summary = _chosen(key, config, functions, good_images)
     else:
-        summary = empty_summary(key, config.density.name, config)
-        _take([summary], functions, good_images, np.arange(len(good_images)))
-    return _fitted(summary, len(good_images))
+        summary = _summary(key, config, functions, config.density.name, good_images)
+    return _told(summary, *_fitted(summary, len(good_images)))
+
+
+def fit_named(
+    key: jax.Array, config: ConfigDict, functions: Functions, name: str, good_images: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """As `fit_scorer`, for a scorer by its name, and without a word."""
+    return _fitted(_summary(key, config, functions, name, good_images), len(good_images))
 
 
 def extend_scorer(
@@ -57,15 +63,28 @@ def extend_scorer(
     """The scorer for the images of before and some more, and what the next call needs; what was chosen stays."""
     before, summary = int(kept["images"]), restore_summary(key, kept["summary"], config)
     _take([summary], functions, images, np.arange(len(images)), before=before)
-    return _fitted(summary, before + len(images))
+    return _told(summary, *_fitted(summary, before + len(images)))
+
+
+def _summary(
+    key: jax.Array, config: ConfigDict, functions: Functions, name: str, good_images: Sequence[np.ndarray]
+) -> Summary:
+    """The summary of all good images for a scorer by its name."""
+    summary = empty_summary(key, name, config)
+    _take([summary], functions, good_images, np.arange(len(good_images)))
+    return summary
 
 
 def _fitted(summary: Summary, images: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What both return for a summary of so many images."""
-    scorer = summary.fit()
+    """What all return for a summary of so many images."""
+    return summary.fit(), {"images": np.asarray(images), "summary": summary.arrays()}
+
+
+def _told(summary: Summary, scorer: dict[str, np.ndarray], kept: dict[str, Any]) -> tuple:
+    """What `_fitted` returned, after a sentence on it."""
     if told := summary.told(scorer):
         print(told, flush=True)
-    return scorer, {"images": np.asarray(images), "summary": summary.arrays()}
+    return scorer, kept
 
 
 def _take(
@@ -85,9 +104,7 @@ def _take(
         at += len(features)
 
 
-def _chosen(
-    key: jax.Array, config: ConfigDict, functions: Functions, good_images: Sequence[np.ndarray]
-) -> Summary:
+def _chosen(key: jax.Array, config: ConfigDict, functions: Functions, good_images: Sequence[np.ndarray]) -> Summary:
     """The summary of all good images for the scorer that suits them, which is said with the reason."""
     n = len(good_images)
     count = min(_MOST, n // _EVERY)

@@ -38,12 +38,13 @@ class Refit(NamedTuple):
       fit: ``(variables, good_images, key) -> (density, kept)``: what `Method.fit` returns, and nested dicts of NumPy
         arrays, from which `extend` goes on without the images.
       extend: ``(variables, density, kept, new_images, key) -> (density, kept)``, with the same key.
+      again: ``(variables, density, good_images, key) -> (density, kept)``: as `fit`, of other images, with what was
+        chosen when this density was made. It says nothing.
     """
 
     fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]]
-    extend: Callable[
-        [dict[str, Any], Any, dict[str, Any], Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]
-    ]
+    extend: Callable[[dict[str, Any], Any, dict[str, Any], Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]]
+    again: Callable[[dict[str, Any], Any, Sequence[np.ndarray], jax.Array], tuple[Any, dict[str, Any]]]
 
 
 class Hooks(NamedTuple):
@@ -268,10 +269,14 @@ def untrained(method: Method) -> Method:
         extended, kept = method.hooks.refit.extend(density["variables"], density["features"], kept, images, key)
         return density | {"features": extended}, kept
 
+    def again(variables, density, images, key):
+        fitted, kept = method.hooks.refit.again(density["variables"], density["features"], images, key)
+        return density | {"features": fitted}, kept
+
     def of(function):
         return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
 
     hooks = {name: of(f) for name in ("embed", "map_terms") if (f := getattr(method.hooks, name)) is not None}
     hooks |= dict.fromkeys(("device_augment", "samples", "param_labels", "prepare"))
-    hooks |= {"refit": method.hooks.refit and Refit(fit_kept, extend)}
+    hooks |= {"refit": method.hooks.refit and Refit(fit_kept, extend, again)}
     return method._replace(loss=None, fit=fit, score=of(method.score), hooks=method.hooks._replace(**hooks))

@@ -87,6 +87,7 @@ def create(config: ConfigDict) -> Method:
     refit = Refit(
         fit=lambda variables, *given: parts.refit.fit(encoder_variables(variables), *given),
         extend=lambda variables, *given: parts.refit.extend(encoder_variables(variables), *given),
+        again=lambda variables, *given: parts.refit.again(encoder_variables(variables), *given),
     )
     hooks = loaded_encoder(config)._replace(
         min_images=MIN_IMAGES, prepare=prepare, param_labels=_param_labels, map_terms=map_terms, refit=refit,

@@ -15,14 +15,16 @@ from jaxad.config import recorded
 from jaxad.data.geometry import Geometry
 from jaxad.errors import UserError
 from jaxad.metrics import IGNORED, TestScores
-from jaxad.reporting import charts, published
+from jaxad.reporting import charts, published, threshold_slider
 from jaxad.reporting.sample_grid import rgb
 from jaxad.runtime import disk
 from jaxad.scoring.region import Region
+from jaxad.scoring.regions import region_mask
 
 HEADINGS = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro_005": "AU-PRO(0.05)", "aupimo": "AUPIMO"}
 _SPRO = "auspro_005"  # the limit of the paper; results.json has the others
 HEADINGS[_SPRO] = "AU-sPRO(0.05)"
+FOUND, TRUTH = (255, 140, 0), (0, 230, 118)  # outlines of regions and of the ground truth, RGB
 TILE = 320  # pixels of the longer side of an example; larger images are reduced so that the report stays small
 
 CSS = """
@@ -80,6 +82,7 @@ def write_html(
     samples_png: str | Path | None = None,
     features: dict[str, np.ndarray] | None = None,
     terms: dict[str, dict[int, np.ndarray]] | None = None,
+    unseen: Sequence[float] = (),
 ) -> None:
     """Writes a report of one evaluation as a single HTML file that loads nothing from elsewhere.
 
@@ -91,6 +94,7 @@ def write_html(
       samples_png: A picture of synthetic training samples, or None.
       features: Features (n, d) of good, defective and changed images by kind, or None.
       terms: Maps (h, w) whose sum is the score map, by name and by index of the images of `pick_examples`, or None.
+      unseen: Image scores of the good images that the threshold was fitted on; empty where there is none.
 
     Raises:
       UserError: The file cannot be written or the picture cannot be read.
@@ -108,12 +112,16 @@ def write_html(
                 "training tells apart; a number behind it is the weight of this change in a sum, and a frame shows "
                 f"where local changes lie.</p><img class=samples src='{source}' alt='synthetic samples'>"
             )
-        body += [_examples(scores, terms or {}, results.get("config", {}).get("evaluate", {})), _provenance(results)]
+        if len(scores.ids):
+            body.append(threshold_slider.section(scores, _value(results, "threshold"), unseen))
+            body.append(_examples(scores, terms or {}, results))
+            body.append(f"<script>{threshold_slider.SCRIPT}</script>")
+        body.append(_provenance(results))
         disk.write_text(
             path,
             "<!doctype html><html lang=en><head><meta charset=utf-8>"
             "<meta name=viewport content='width=device-width, initial-scale=1'>"
-            f"<title>{html.escape(name)}: report</title><style>{CSS}</style></head>\n<body>"
+            f"<title>{html.escape(name)}: report</title><style>{CSS}{threshold_slider.CSS}</style></head>\n<body>"
             + "\n".join(body)
             + "</body></html>\n",
         )
@@ -133,6 +141,11 @@ def _picture(image: np.ndarray, alt: str) -> str:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
     return f"<img src='{_data_uri(data, 'jpeg')}' alt='{html.escape(alt, quote=True)}'>"
+
+
+def _value(results: dict, name: str) -> float | None:
+    """A threshold in the results; None where none was fitted."""
+    return results.get(name, {}).get("value")
 
 
 def _percent(value: float | None, *, digits: int = 2) -> str:
@@ -156,7 +169,7 @@ def _summary(name: str, results: dict) -> str:
         about += f" The threshold {threshold['value']:.4g} calls {' and '.join(rates)} defective."
     elif threshold.get("reason"):
         about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
-    about += _without_labels(results.get("synthetic", {}))
+    about += _pixels(results.get("pixel_threshold", {})) + _without_labels(results.get("synthetic", {}))
     return f"<h1>{html.escape(name)}</h1><div class=cards>{_cards(results)}</div><p class=soft>{about}</p>"
 
 
@@ -177,6 +190,22 @@ def _cards(results: dict) -> str:
         f"{f'<br><small>{html.escape(note)}</small>' if note else ''}</span></div>"
         for value, label, note in rows
     )
+
+
+def _pixels(found: dict) -> str:
+    """How the threshold for pixels does, in sentences; empty where the results do not say."""
+    if not found:
+        return ""
+    if found["value"] is None:
+        return f" Threshold for pixels and SegF1: n/a ({html.escape(found['reason'])})."
+    told = f" The threshold for pixels {found['value']:.4g}"
+    if found["false_alarm_rate"] is not None:
+        told += f" marks regions in {_percent(found['false_alarm_rate'], digits=1)} % of the good images"
+        told += f", {found['regions_per_good_image']:.2g} in one on average,"
+    if found["seg_f1"] is None:
+        return f"{told} has no SegF1 ({html.escape(found['reason'])})."
+    rates = f"precision {_percent(found['precision'])} %, recall {_percent(found['recall'])} %"
+    return f"{told} has a SegF1 of {_percent(found['seg_f1'])} % ({rates})."
 
 
 def _without_labels(synthetic: dict) -> str:
@@ -227,8 +256,7 @@ def _metric_table(results: dict) -> str:
 
 def _charts(results: dict, scores: TestScores, history: Sequence[dict], features: dict | None) -> str:
     drawn = []
-    threshold = results.get("threshold", {})
-    threshold = threshold.get("value") if "reason" not in threshold else None
+    threshold = _value(results, "threshold")
     if len(scores.ids):
         drawn.append(("Image scores", charts.score_histogram(scores.labels, scores.image_scores, threshold)))
         drawn.append(
@@ -297,10 +325,12 @@ def pick_examples(scores: TestScores, *, count: int = 6) -> list[tuple[str, str,
     return picked
 
 
-def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], settings: dict) -> str:
+def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], results: dict) -> str:
     """Examples with heatmaps, which ``config.evaluate`` may smooth, and restrict to the region that is judged."""
     if not len(scores.ids):
         return ""
+    settings = results.get("config", {}).get("evaluate", {})
+    thresholds = _value(results, "threshold"), _value(results, "pixel_threshold")
     size, crop, sigma = scores.maps.shape[1:], settings.get("crop", 0), settings.get("heatmap_sigma", 0)
     region = Region(Geometry(size), (min(size) - crop) // 2 if crop else 0)
     limits = {"score": charts.colour_limits(region.inside(scores.maps))}
@@ -318,14 +348,15 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], setti
         about += f". The central {crop} of {min(size)} pixels are judged, the darkened border is not"
     if sigma:
         about += f". Heatmaps are smoothed with a standard deviation of {sigma:g} pixels, scores are not"
-    body = [f"<h2>Examples</h2><p class=soft>Image, ground truth outline, {about}.</p>"]
+    lines = "outlines" if thresholds[1] is None else "outlines (ground truth green, regions above the threshold orange)"
+    body = [f"<h2>Examples</h2><p class=soft>Image, {lines}, {about}.</p>"]
     for name, (low, high) in limits.items():
         start = f"<span>{html.escape(name)}</span><span>{low:.3g}</span>" if terms else f"{low:.3g}"
         note = " (logarithmic)" if terms and charts.logarithmic(low, high) else ""
         bar = _picture(charts.colour_bar(), "colour scale")
         body.append(f"<div class=scale>{start}{bar}{high:.3g}{note}</div>")
     for title, explanation, indices in pick_examples(scores):
-        cards = "".join(_example(scores, terms, i, limits, region, sigma) for i in indices)
+        cards = "".join(_example(scores, terms, i, limits, region, sigma, thresholds) for i in indices)
         kind = "'examples terms'" if terms else "examples"
         body.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class={kind}>{cards}</div>")
     return "\n".join(body)
@@ -338,33 +369,47 @@ def _example(
     limits: dict[str, tuple[float, float]],
     region: Region,
     sigma: float,
+    thresholds: tuple[float | None, float | None],
 ) -> str:
     image, mask, label, score = scores.images[i], scores.masks[i], scores.labels[i], scores.image_scores[i]
     filled = None if mask is None else mask == IGNORED
-    mask = None if mask is None else np.where(filled, 0, mask)
-    if mask is not None and mask.any():
-        truth = _picture(charts.outline(image, mask), "ground truth outline")
+    mask = np.uint8(mask == 1) if mask is not None and (mask == 1).any() else None
+    level = np.inf if thresholds[1] is None else thresholds[1]
+    found = region_mask(_placed(region, scores.maps[i], filled), level)
+    drawn = {FOUND: found, TRUTH: mask}
+    if drawn := {color: marked for color, marked in drawn.items() if marked is not None and marked.any()}:
+        outlined = image
+        for color, marked in drawn.items():
+            outlined = charts.outline(outlined, marked, color)
+        truth = _picture(outlined, "outlines")
     else:
         truth = f"<div>{'good: nothing to outline' if label == 0 else 'no ground-truth mask'}</div>"
-        mask = None
     others = scores.image_scores[scores.labels != label]
     kind, other = ("good", "defective") if label == 0 else ("bad", "good")
     rank = f", above {(others < score).sum()} of {len(others)} {other}" if len(others) else ""
     caption = (
         f"<span class=id>{html.escape(scores.ids[i])}</span> · <span class={kind}>"
         f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
+        f"{threshold_slider.caption(score, thresholds[0])}"
     )
-    tiles = {"image": _picture(rgb(image), "image"), "ground truth": truth}
+    tiles = {"image": _picture(rgb(image), "image"), "outlines": truth}
     for name, map in {"score": scores.maps[i], **{name: maps[i] for name, maps in terms.items()}}.items():
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"
-        map = region.map_at(map, map.shape, sigma=sigma)
-        map = map if filled is None else np.where(filled, np.float32(np.nan), map)
+        map = _placed(region, map, filled, sigma=sigma)
         tiles[name] = _picture(charts.overlay(image, map, low=low, high=high, mask=mask), alt)
     if terms:  # only then a heatmap can be taken for another one
         tiles = {k: f"<figure>{tile}<figcaption>{html.escape(k)}</figcaption></figure>" for k, tile in tiles.items()}
     classes = "'tiles terms'" if terms else "tiles"
-    return f"<figure><div class={classes}>{''.join(tiles.values())}</div><figcaption>{caption}</figcaption></figure>"
+    data = f"data-score={float(score)!r} data-label={label}"
+    shown = f"<div class={classes}>{''.join(tiles.values())}</div><figcaption>{caption}</figcaption>"
+    return f"<figure {data}>{shown}</figure>"
+
+
+def _placed(region: Region, map: np.ndarray, filled: np.ndarray | None, *, sigma: float = 0.0) -> np.ndarray:
+    """A map as it is shown: NaN where it is not judged, or where there is no image."""
+    map = region.map_at(map, map.shape, sigma=sigma)
+    return map if filled is None else np.where(filled, np.float32(np.nan), map)
 
 
 def _provenance(results: dict) -> str:

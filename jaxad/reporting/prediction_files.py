@@ -1,10 +1,11 @@
 """The folder that ``jaxad.predict`` writes, and how a call that was interrupted goes on in it.
 
 predict.json marks the folder and says what was asked; it comes first. A picture is whole before its row is written, and
-a row names the digest of its image, so the rows on the disk tell what need not be done again.
+so is the image's line in predictions.jsonl. A row names the digest of its image, so the rows on the disk tell what need
+not be done again.
 
-predictions.csv is UTF-8. In its texts ``\\\\`` is a backslash, and ``\\xNN`` a byte of a file's name that is no UTF-8,
-so that different names stay different (`disk.escaped`).
+predictions.csv and predictions.jsonl are UTF-8. In their texts ``\\\\`` is a backslash, and ``\\xNN`` a byte of a
+file's name that is no UTF-8, so that different names stay different (`disk.escaped`).
 """
 
 import collections
@@ -32,7 +33,8 @@ COLUMNS = (
     "judged_top", "judged_left", "judged_bottom", "judged_right", "largest_value", "clipped_pixels", "heatmap",
     "reason", "sha256",
 )  # fmt: skip
-_MARKER, _TABLE, _FOLDERS = "predict.json", "predictions.csv", ("heatmaps", "maps")
+_MARKER, _TABLE, _LINES = "predict.json", "predictions.csv", "predictions.jsonl"
+_FOLDERS = ("heatmaps", "maps", "masks")
 _WRITER = "jaxad.predict"
 _LONGEST = 200  # bytes of a picture's name before its suffix; file systems take 255 with it
 _JPEG_SIDE = 65_500  # the longest side that libjpeg writes
@@ -47,6 +49,7 @@ class Request(NamedTuple):
       batch: Images that are scored together.
       side: Longest side of a heatmap, 0 for the image's own; None for no heatmaps.
       maps: "npy", "tiff" or None.
+      masks: Whether masks are written.
     """
 
     detector: str
@@ -54,10 +57,18 @@ class Request(NamedTuple):
     batch: int
     side: int | None
     maps: str | None
+    masks: bool = False
 
     def described(self) -> dict:
         """It as predict.json holds it."""
         return self._asdict() | {"paths": [str(path) for path in self.paths], "writer": _WRITER}
+
+
+class Entry(NamedTuple):
+    """What is written of an image: its row of predictions.csv, and its line of predictions.jsonl without the end."""
+
+    row: list
+    line: str
 
 
 def digest(path: Path) -> str:
@@ -71,7 +82,7 @@ def digest(path: Path) -> str:
 
 def _written(folder: Path, files: list[Path]) -> list[Path]:
     """Those of a folder's files that earlier calls wrote into a folder that they marked."""
-    names = {_MARKER, _TABLE, disk.LOCK} if _marked(folder) else set()
+    names = {_MARKER, _TABLE, _LINES, disk.LOCK} if _marked(folder) else set()
     if folder.name in _FOLDERS and (marked := _marked(folder.parent)):
         with contextlib.suppress(KeyError, TypeError):  # of another version it is not known
             names |= _pictures(marked, _rows(folder.parent))[folder.name].keys()
@@ -93,13 +104,14 @@ def _pictures(marked: dict, rows: list[list[str]]) -> dict[str, dict[str, int]]:
     for row in rows:
         listed.setdefault(row[COLUMNS.index("path")], []).append(row[COLUMNS.index("heatmap")])
     listed = {path: drawn for path, drawn in listed.items() if len(drawn) == times[path]}  # it may be named twice
-    heatmaps, maps = {}, {}
+    heatmaps, maps, masks = {}, {}, {}
     for number, path in enumerate(marked["paths"], start=1):
         name, known = stem(number, Path(path)), listed.get(disk.escaped(path))
         drawn = (f"{name}{suffix}" for suffix in suffixes[0])
         heatmaps |= {file: number for file in drawn if known is None or disk.escaped(f"{_FOLDERS[0]}/{file}") in known}
         maps |= {f"{name}{suffix}": number for suffix in suffixes[1]}
-    return dict(zip(_FOLDERS, (heatmaps, maps), strict=True))
+        masks |= {f"{name}.png": number} if marked["masks"] else {}
+    return dict(zip(_FOLDERS, (heatmaps, maps, masks), strict=True))
 
 
 def _rows(output: Path) -> list[list[str]]:
@@ -110,6 +122,23 @@ def _rows(output: Path) -> list[list[str]]:
     except (OSError, csv.Error):
         return []
     return list(itertools.takewhile(lambda row: len(row) == len(COLUMNS), found))
+
+
+def _lines(output: Path) -> list[str]:
+    """The lines of a folder's predictions.jsonl, up to one that a kill cut off."""
+    try:
+        found = (output / _LINES).read_text(encoding="utf-8").split("\n")[:-1]  # behind the last end there is nothing
+    except (OSError, UnicodeDecodeError):
+        return []
+    return list(itertools.takewhile(lambda line: _path_in(line) is not None, found))
+
+
+def _path_in(line: str) -> str | None:
+    """The image that a line of predictions.jsonl is about; None where it is no such line."""
+    try:
+        return json.loads(line)["path"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _marked(folder: Path) -> dict | None:
@@ -125,7 +154,7 @@ def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     """Refuses a folder in which the predictions would take the place of files that are not ours.
 
     Returns:
-      What an earlier call wrote into the two folders, as `_pictures`.
+      What an earlier call wrote into the folders, as `_pictures`.
 
     Raises:
       UserError: It holds such a file or folder.
@@ -133,7 +162,7 @@ def check(output: Path, request: Request) -> dict[str, dict[str, int]]:
     remedy = "move it away or choose another --output"
     marked = _marked(output)
     if marked is None:
-        for name in (_TABLE, _MARKER, *_FOLDERS):
+        for name in (_TABLE, _LINES, _MARKER, *_FOLDERS):
             path = output / name
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise UserError(f"{path} was not written by jaxad.predict; {remedy}", about=path)
@@ -182,6 +211,14 @@ def save_map(folder: Path, name: str, map: np.ndarray, kind: str) -> None:
     _put(folder / f"{name}.{kind}", encoded.getbuffer())
 
 
+def save_mask(folder: Path, name: str, mask: np.ndarray) -> str:
+    """Writes a mask, uint8 (h, w) of 0 and 1, as a PNG of 0 and 255; returns its name with the suffix."""
+    encoded = io.BytesIO()
+    Image.fromarray(mask * np.uint8(255)).save(encoded, "PNG", compress_level=1)
+    _put(folder / f"{name}.png", encoded.getbuffer())
+    return f"{name}.png"
+
+
 def _put(path: Path, data: bytes | memoryview) -> None:
     """Writes a file at once. Unlike `disk.write_bytes` it does not wait for the disk, which a picture is not worth."""
     unfinished = disk.temporary(path)
@@ -193,11 +230,11 @@ def _put(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
-def prepare(output: Path, request: Request) -> list[list[str]]:
+def prepare(output: Path, request: Request) -> list[Entry]:
     """Makes the folder ready: marks it, and removes what an earlier call left and this one does not go on with.
 
     Returns:
-      The rows that an interrupted call with the same request has made of the same images: whole batches.
+      What an interrupted call with the same request has made of the same images: whole batches.
 
     Raises:
       UserError: As in `check`; or a picture would take the place of a file that is not ours.
@@ -218,18 +255,19 @@ def prepare(output: Path, request: Request) -> list[list[str]]:
         if not coming[folder] and not any((output / folder).iterdir()):
             (output / folder).rmdir()
     if not again:
-        (output / _TABLE).unlink(missing_ok=True)  # a kill before the next one must not pass it off as this call's
+        for name in (_TABLE, _LINES):  # a kill before the next one must not pass it off as this call's
+            (output / name).unlink(missing_ok=True)
     disk.write_json(output / _MARKER, asked | {"complete": False})
     return rows
 
 
-def _kept(output: Path, request: Request) -> list[list[str]]:
-    """The rows of whole batches that still hold."""
-    found, kept = _rows(output), 0
-    for number, (row, path) in enumerate(zip(found, request.paths, strict=False), start=1):
+def _kept(output: Path, request: Request) -> list[Entry]:
+    """The entries of whole batches that still hold."""
+    found, kept = [Entry(*both) for both in zip(_rows(output), _lines(output), strict=False)], 0
+    for number, ((row, line), path) in enumerate(zip(found, request.paths, strict=False), start=1):
         values = dict(zip(COLUMNS, row, strict=True))
         # The digest is the last column: where it is whole, so is the row.
-        same = values["path"] == disk.escaped(str(path)) and values["sha256"] == digest(path)
+        same = values["path"] == disk.escaped(str(path)) == _path_in(line) and values["sha256"] == digest(path)
         name = stem(number, path)
         heatmaps = [output / "heatmaps" / f"{name}{suffix}" for suffix in (".jpg", ".png")]
         drawn = not values["heatmap"] or any(heatmap.is_file() for heatmap in heatmaps)
@@ -238,31 +276,37 @@ def _kept(output: Path, request: Request) -> list[list[str]]:
             break
         if request.maps and not (output / "maps" / f"{name}.{request.maps}").is_file():
             break
+        if request.masks and not (output / "masks" / f"{name}.png").is_file():
+            break
         kept = number
     return found[: kept if kept == len(request.paths) else kept - kept % request.batch]
 
 
 class Table:
-    """predictions.csv, of which every row is on the disk as soon as it is added."""
+    """predictions.csv and predictions.jsonl, of which every entry is on the disk as soon as it is added."""
 
-    def __init__(self, output: Path, rows: list[list[str]]):
-        # The new file takes the old one's place at once, with the rows that are kept.
+    def __init__(self, output: Path, entries: list[Entry]):
+        # The new files take the old ones' places at once, with the entries that are kept.
         kept = io.StringIO(newline="")
-        csv.writer(kept).writerows([COLUMNS, *rows])
-        path = output / _TABLE
-        _put(path, kept.getvalue().encode())
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
-        self._writer = csv.writer(self._file)
+        csv.writer(kept).writerows([COLUMNS, *(entry.row for entry in entries)])
+        _put(output / _LINES, "".join(f"{entry.line}\n" for entry in entries).encode())
+        _put(output / _TABLE, kept.getvalue().encode())
+        self._lines = open(output / _LINES, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._rows = open(output / _TABLE, "a", newline="", encoding="utf-8")  # noqa: SIM115
+        self._writer = csv.writer(self._rows)
 
-    def add(self, row: list) -> None:
-        """Writes a row."""
-        self._writer.writerow(row)
-        self._file.flush()
+    def add(self, entry: Entry) -> None:
+        """Writes an entry, the row last: where it is whole, so is the line."""
+        self._lines.write(f"{entry.line}\n")
+        self._lines.flush()
+        self._writer.writerow(entry.row)
+        self._rows.flush()
 
     def close(self) -> None:
-        """Closes the file with all of its rows on the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Closes the files with all entries on the disk."""
+        for file in (self._lines, self._rows):
+            os.fsync(file.fileno())
+            file.close()
 
 
 def complete(output: Path, request: Request) -> None:

@@ -20,7 +20,7 @@ from jaxad import config as configs
 from jaxad import data, methods
 from jaxad import detector as detectors
 from jaxad.augment import synthetic_defects
-from jaxad.data import binding, geometry, pipeline, tiling
+from jaxad.data import binding, geometry, pipeline, summary, tiling
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
@@ -28,7 +28,7 @@ from jaxad.methods.method import Method
 from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
 from jaxad.runtime.checkpoint import Checkpoints, NoCheckpoints
-from jaxad.training import intake, refit, synthetic_validation
+from jaxad.training import cross_fitting, intake, refit, synthetic_validation
 from jaxad.training import step as training
 from jaxad.training.log import Log, NoLog
 from jaxad.training.step import Plan, TrainState
@@ -58,11 +58,13 @@ class _Run:
         self.config, self.method, self.workdir, self.command = config, method, workdir, command
         self.resumable = resumable
         self.source, self.white_level, self._scorer, self._summary = source, None, None, None
-        self.fitted, self.held = pipeline.split_holdout(source.ids, holdout=config.data.holdout, seed=config.seed)
-        if len(self.fitted) < self.method.hooks.min_images:
+        self.fitted, self.held = pipeline.split_holdout(source.ids, **configs.split_options(config))
+        self.crossed = not len(self.held) and summary.cross_fits(len(source), config)
+        fewest = len(self.fitted) - (cross_fitting.largest_fold(len(self.fitted)) if self.crossed else 0)
+        if fewest < self.method.hooks.min_images:
             raise UserError(
                 f"the density of {config.method} needs at least {self.method.hooks.min_images} good images besides the "
-                f"held-out part, and there are {len(self.fitted)}; add images or choose another density"
+                f"held-out part, and there are {fewest}; add images or choose another density"
             )
 
     def fresh(self, plan: Plan, images: pipeline.Images) -> TrainState:
@@ -146,17 +148,23 @@ class _Run:
         """Makes the complete detector and writes it to the workdir."""
         detector = self.detector(variables)
         # A sample of the training images shows how good images score where none were held out.
-        sample = self._frames(self.held if len(self.held) else self.fitted[: refit.SAMPLE])
-        seen, boxes = sample.stack(), sample.boxes()
-        refit.complete(detector, seen, boxes, held_out=bool(len(self.held)))
+        sample = self.fitted if self.crossed else self.fitted[: refit.SAMPLE]
+        frames, figures = self._frames(self.held if len(self.held) else sample), None
+        seen, boxes = frames.stack(), frames.boxes()
+        if self.crossed:
+            figures = refit.complete_crossed(detector, seen, boxes)
+        else:
+            refit.complete(detector, seen, boxes, held_out=bool(len(self.held)))
         if processes.is_main_process():
             if self._summary is not None and self.resumable:
                 images = binding.read(self.workdir) or {}
-                refit.write(self.workdir, refit.Kept(self._summary, seen, boxes, len(self.fitted), images))
-            if len(self.held):
+                kept = refit.Kept(self._summary, seen, boxes, len(self.fitted), images, self.crossed)
+                refit.write(self.workdir, kept)
+            if len(self.held) or self.crossed:
                 # How it finds synthetic defects in good images that it has not seen, for `jaxad.evaluate`.
-                synthetic_validation.write(self.workdir, self.measure(detector))
+                synthetic_validation.write(self.workdir, self.measure(detector) if figures is None else figures)
             detectors.write(detector, self.workdir)  # last: where it is, all is there
+            print(refit.on_thresholds(detector), end="", flush=True)
         processes.barrier()
         return detector
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import methods
 from jaxad.augment import synthetic_defects
@@ -23,9 +25,10 @@ from jaxad.data.given import Given, training_source
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted, first_line
+from jaxad.methods.method import Refit
 from jaxad.runtime import arrays, devices, disk, provenance
-from jaxad.scoring.threshold import fit_threshold
 from jaxad.training import synthetic_validation
+from jaxad.training.cross_fitting import cross_fit
 
 FILE = "refit.npz"
 SAMPLE = 32  # good images that say what scores are like where none is held out
@@ -42,10 +45,11 @@ class Kept(NamedTuple):
     Attributes:
       summary: What `Refit.fit` or `Refit.extend` returned.
       seen: uint8 (n, h, w, c), the good images by whose scores threshold and ranges are set: those that are held out,
-        or where none is, the first `SAMPLE`.
+        or all where they are cross-fitted, or else the first `SAMPLE`.
       boxes: int (n, 4), where they lie in their frames, see `Detector.score`; None where they fill these.
       fitted: How many images the density was fitted to.
       fingerprints: Of all images, by their ids (see `jaxad.data.binding`).
+      crossed: Whether the images are cross-fitted (see `jaxad.training.cross_fitting`).
     """
 
     summary: dict[str, Any]
@@ -53,6 +57,7 @@ class Kept(NamedTuple):
     boxes: np.ndarray | None
     fitted: int
     fingerprints: dict[str, dict[str, Any]]
+    crossed: bool
 
 
 def write(workdir: Path, kept: Kept) -> None:
@@ -66,7 +71,8 @@ def write(workdir: Path, kept: Kept) -> None:
     try:
         # First, so that no training of fewer images takes the place of a call that was cut off.
         disk.write_json(workdir / binding.FILE, {"images": kept.fingerprints})
-        arrays.write(path, held, {"fitted": kept.fitted, "fingerprints": kept.fingerprints})
+        values = {name: getattr(kept, name) for name in ("fitted", "fingerprints", "crossed")}
+        arrays.write(path, held, values)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})", about=path) from error
 
@@ -80,7 +86,8 @@ def _read(workdir: Path) -> Kept:
     path = workdir / FILE
     try:
         held, values = arrays.read(path)
-        return Kept(held["summary"], held["seen"], held.get("boxes"), values["fitted"], values["fingerprints"])
+        fitted = values["fitted"], values["fingerprints"], values["crossed"]
+        return Kept(held["summary"], held["seen"], held.get("boxes"), *fitted)
     except FileNotFoundError as error:
         raise UserError(
             f"{workdir} has no {FILE}, which a training writes and Detector.save does not; train in a workdir",
@@ -95,14 +102,35 @@ def _read(workdir: Path) -> Kept:
 
 
 def complete(found: Detector, seen: np.ndarray, boxes: np.ndarray | None, *, held_out: bool) -> None:
-    """Sets the ranges of a detector, and its threshold where the good images (n, h, w, c) were held out.
+    """Sets the ranges of a detector, and its thresholds where the good images (n, h, w, c) were held out.
 
     For the boxes see `Detector.score`.
     """
     scores = found.score(seen, boxes=boxes)
     found.fit_ranges(scores, boxes)
     if held_out:
-        found.threshold = fit_threshold(scores.image, false_alarm_rate=found.config.threshold.false_alarm_rate)
+        found.fit_thresholds(scores, boxes, cross_fitted=False)
+
+
+def complete_crossed(found: Detector, images: np.ndarray, boxes: np.ndarray | None) -> dict[str, float]:
+    """As `complete`, from all images that the density was fitted to; returns the figures of synthetic defects."""
+    scores, figures = cross_fit(found, images, boxes)
+    found.fit_ranges(scores, boxes)
+    found.fit_thresholds(scores, boxes, cross_fitted=True)
+    return figures
+
+
+def on_thresholds(found: Detector) -> str:
+    """Lines on the thresholds of a detector and what rate they have; "" where there are none."""
+    if (kept := found.calibration) is None:
+        return ""
+    given = f"from {counted(len(kept.scores), 'good image')} that " + (
+        "were cross-fitted" if kept.cross_fitted else "were held out"
+    )
+    told = f"thresholds {given}: {found.threshold:.6g} for images and {found.pixel_threshold:.6g} for pixels"
+    regions = "" if kept.regions is None else f", which mark {kept.regions:.3g} regions in such an image on average"
+    few = summaries.on_few(len(kept.scores), found.config.threshold.false_alarm_rate)
+    return "".join(f"{line}\n" for line in (told + regions, few) if line)
 
 
 def refit(
@@ -114,9 +142,10 @@ def refit(
     """Adds good images to what a detector was fitted to, and fits its density and threshold again.
 
     The old images are not needed. The density is that of all images together. ``config.data.holdout`` of all images are
-    held out, as near as it can be, and the threshold is fitted on them; validation images of the training count among
-    them. What ``density.name=auto`` chose stays. The
-    files and arrays that the detector has taken in already are left out. Results of earlier evaluations are removed.
+    held out, as near as it can be, and the thresholds are fitted on them; validation images of the training count among
+    them. As long as there are too few images to hold some out, they are cross-fitted. What ``density.name=auto`` chose
+    stays. The files and arrays that the detector has taken in already are left out. Results of earlier evaluations are
+    removed.
 
     Args:
       workdir: A directory that ``jaxad.train`` has completed, with a method whose density can take in images
@@ -151,59 +180,106 @@ def _refit(workdir: Path, images: Any, command: str) -> Detector:
     kept = _read(workdir)
     source, rows = _bound(found, images)
     new = _unknown(rows, kept)
-    held_before = len(kept.fingerprints) - kept.fitted
-    fitted, held = _split(len(new), kept, holdout=config.data.holdout, seed=config.seed)
-
-    def part(chosen: np.ndarray) -> pipeline.Images | tuple[()]:
-        framed = {"geometry": geometry.scored(config), "cache_bytes": 0}
-        return pipeline.Images(source, new[chosen], **framed) if len(chosen) else ()
-
-    def cut(images: pipeline.Images | tuple[()]) -> Sequence[np.ndarray]:
-        tiles = tiling.tiling_of(config)
-        return tiling.Tiles(images, tiles) if tiles is not None and images else images
-
-    begun = time.perf_counter()
-    given = found.variables, devices.to_host(found.density), kept.summary
-    density, summary = hook.extend(*given, cut(part(fitted)), jax.random.key(config.seed))
-    held_out = held_before + len(held) > 0
-    # A sample of fitted images stands for held-out ones only as long as there are none.
-    old = kept.seen if held_before or not held_out else kept.seen[:0]
-    shown = part(held if held_out else fitted[: SAMPLE - len(old)])
-    seen = np.concatenate([old, shown.stack()]) if shown else old
-    boxes = kept.boxes
-    if boxes is not None:
-        boxes = np.concatenate([boxes[: len(old)], *([shown.boxes()] if shown else [])])
-    made = found.with_weights(found.variables, density)
-    complete(made, seen, boxes, held_out=held_out)
     names = {number: f"{binding.ADDED}{len(kept.fingerprints)}/{source.ids[number]}" for number in new}
     every = kept.fingerprints | {name: rows[number] for number, name in names.items()}
-    write(workdir, Kept(summary, seen, boxes, kept.fitted + len(fitted), every))
+    framed = {"geometry": geometry.scored(config), "cache_bytes": 0}
+    added, begun = pipeline.Images(source, new, **framed), time.perf_counter()
+    made, now, figures = (_take_in_crossed if kept.crossed else _take_in)(found, hook, kept, added)
+    now = now._replace(fingerprints=every)
+    write(workdir, now)
     stale = [name for name in _STALE if (workdir / name).exists()]
     for name in stale:
         disk.remove(workdir / name)
-    if held_out:
-        defects = synthetic_defects.make(seen, part(fitted) or seen, boxes=boxes)
-        scores = made.score(defects.images, boxes=defects.boxes)
-        synthetic_validation.write(workdir, synthetic_validation.measure(scores, defects))
+    if figures is not None:
+        synthetic_validation.write(workdir, figures)
     detectors.write(made, workdir)
     provenance.record(workdir, command, refit=len(new), fit_s=time.perf_counter() - begun)
-    _tell(found, source, len(rows), (len(fitted), len(held)), (len(every), len(seen) if held_out else 0))
+    _tell(found, made, source, len(rows), kept, now)
     if measured := [name for name in stale if name != "synthetic.json"]:
         print(f"removed, since they were of the detector before: {', '.join(measured)}", flush=True)
-    if held_out:
-        before = "none" if found.threshold is None else f"{found.threshold:.6g}"
-        print(f"the threshold is {made.threshold:.6g} now; it was {before}", flush=True)
     return made
 
 
-def _tell(found: Detector, source: Source, given: int, new: tuple[int, int], now: tuple[int, int]) -> None:
-    """Says what was taken in: `new` and `now` are how many were fitted and held out, and all that are, and held out."""
-    config, (fitted, held), (every, held_out) = found.config, new, now
-    told = f"{counted(fitted + held, 'new image')} ({fitted} to fit, {held} held out); the detector has {every} now"
-    if before := given - fitted - held:
-        told += f"; {counted(before, 'image')} of those given were among them before"
-    lines = [told, summaries.on_threshold(every, held_out, config.data.holdout, config.threshold.false_alarm_rate)]
-    lines += [summaries.beside(source), levels.clipped_images(source.deep, found.white_level)]
+def _take_in(
+    found: Detector, hook: Refit, kept: Kept, images: pipeline.Images
+) -> tuple[Detector, Kept, dict[str, float] | None]:
+    """The detector with new images, of which a part is held out, what it keeps, and the figures of synthetic defects.
+
+    The fingerprints stay as they were.
+    """
+    config, held_before = found.config, len(kept.fingerprints) - kept.fitted
+    fitted, held = _split(len(images), kept, holdout=config.data.holdout, seed=config.seed)
+    held_out = held_before + len(held) > 0
+    given = found.variables, devices.to_host(found.density), kept.summary
+    density, summary = hook.extend(*given, _cut(config, images, fitted), jax.random.key(config.seed))
+    # A sample of fitted images stands for held-out ones only as long as there are none.
+    old = kept.seen if held_before or not held_out else kept.seen[:0]
+    shown = held if held_out else fitted[: SAMPLE - len(old)]
+    seen = np.concatenate([old, images.stack(shown)]) if len(shown) else old
+    boxes = _joined(kept.boxes, images, shown, old=len(old))
+    made, figures = found.with_weights(found.variables, density), None
+    complete(made, seen, boxes, held_out=held_out)
+    if held_out:
+        figures = _measure(made, seen, pipeline.Chosen(images, fitted) if len(fitted) else seen, boxes)
+    return made, kept._replace(summary=summary, seen=seen, boxes=boxes, fitted=kept.fitted + len(fitted)), figures
+
+
+def _cut(config: ConfigDict, images: pipeline.Images, numbers: np.ndarray) -> Sequence[np.ndarray]:
+    """Some of the images, or their tiles, as the density takes them."""
+    chosen, tiles = pipeline.Chosen(images, numbers), tiling.tiling_of(config)
+    return chosen if tiles is None else tiling.Tiles(chosen, tiles)
+
+
+def _joined(boxes: np.ndarray | None, images: pipeline.Images, shown: np.ndarray, *, old: int) -> np.ndarray | None:
+    """The boxes of the first `old` images that were kept, and of some new ones; None where all fill their frames."""
+    if boxes is None:
+        return None
+    return np.concatenate([boxes[:old], images.boxes()[shown]]) if len(shown) else boxes[:old]
+
+
+def _measure(
+    found: Detector, good: np.ndarray, others: Sequence[np.ndarray], boxes: np.ndarray | None
+) -> dict[str, float]:
+    """How well a detector finds synthetic defects in good images that it was not fitted to."""
+    made = synthetic_defects.make(good, others, boxes=boxes)
+    return synthetic_validation.measure(found.score(made.images, boxes=made.boxes), made)
+
+
+def _take_in_crossed(
+    found: Detector, hook: Refit, kept: Kept, images: pipeline.Images
+) -> tuple[Detector, Kept, dict[str, float]]:
+    """As `_take_in` where all images of before are at hand: some of all are held out once there are enough."""
+    config, key, density = found.config, jax.random.key(found.config.seed), devices.to_host(found.density)
+    every = np.concatenate([kept.seen, images.stack()]) if len(images) else kept.seen
+    boxes = _joined(kept.boxes, images, np.arange(len(images)), old=len(kept.seen))
+    if summaries.cross_fits(len(every), config):
+        density, summary = hook.extend(found.variables, density, kept.summary, images, key)
+        made = found.with_weights(found.variables, density)
+        figures = complete_crossed(made, every, boxes)
+        return made, kept._replace(summary=summary, seen=every, boxes=boxes, fitted=len(every)), figures
+    numbers = [str(number) for number in range(len(every))]
+    fitted, held = pipeline.split_holdout(numbers, **configs.split_options(config))
+    density, summary = hook.again(found.variables, density, every[fitted], key)
+    made = found.with_weights(found.variables, density)
+    seen, boxes = every[held], None if boxes is None else boxes[held]
+    complete(made, seen, boxes, held_out=True)
+    figures = _measure(made, seen, every[fitted], boxes)
+    return made, kept._replace(summary=summary, seen=seen, boxes=boxes, fitted=len(fitted), crossed=False), figures
+
+
+def _tell(found: Detector, made: Detector, source: Source, given: int, before: Kept, now: Kept) -> None:
+    """Says what was taken in of so many images that were given, and what thresholds there are now."""
+    images, held = len(now.fingerprints), len(now.fingerprints) - now.fitted
+    new = images - len(before.fingerprints)
+    told = f"{counted(new, 'new image')}; the detector has {images} now, of which {held} are held out"
+    if known := given - new:
+        told += f"; {counted(known, 'image')} of those given were among them before"
+    lines = [told, summaries.beside(source), levels.clipped_images(source.deep, found.white_level)]
+    if made.threshold is None:
+        lines.append(summaries.on_threshold(images, 0, made.config))
+    else:
+        was = "none" if found.threshold is None else f"{found.threshold:.6g}"
+        lines += [on_thresholds(made).rstrip(), f"the threshold of images was {was} before"]
     print("\n".join(line for line in lines if line), flush=True)
 
 

@@ -17,7 +17,8 @@ from pyarrow import parquet
 import jaxad
 from jaxad import config as configs
 from jaxad import data, detector, evaluate
-from jaxad.data import folder, layouts, pipeline
+from jaxad.data import folder, layouts
+from jaxad.data.geometry import Geometry
 from jaxad.data.layouts import table
 from jaxad.data.summary import training_images
 from tests.commands import train
@@ -396,10 +397,10 @@ def test_each_defect_of_loco_has_its_saturation(root):
     (first, one), (second, both) = test[2].single_defects
     assert (one, both) == (0.5, 1.0) and test[0].single_defects is None
     assert [np.argwhere(mask)[0].tolist() for mask in (first, second)] == [[1, 2], [5, 2]]
-    smaller = pipeline.resized(test[2], 20).single_defects
+    smaller = Geometry((20, 20)).record(test[2]).single_defects
     assert [(mask.shape, share) for mask, share in smaller] == [((20, 20), 0.5), ((20, 20), 1.0)]
     assert all(mask.any() for mask, _ in smaller)
-    vanished = pipeline.resized(test[2], 20, mask_rule="all").single_defects
+    vanished = Geometry((20, 20)).record(test[2], mask_rule="all").single_defects
     assert not any(mask.any() for mask, _ in vanished)
     path = top / "ground_truth" / "logical_anomalies" / "000" / "001.png"
     draw_mask(path, row=5, value=7)

@@ -7,7 +7,7 @@ import pytest
 from jaxad import config as configs
 from jaxad import detector
 from jaxad.data import folder
-from jaxad.data.summary import repeated, training_images
+from jaxad.data.summary import on_few, repeated, training_images
 from tests.commands import train
 from tests.parts import baseline, command, part, refusal, write, write_parts
 
@@ -57,8 +57,11 @@ def test_little_that_is_left_out_is_named_without_a_warning(tmp_path, capsys) ->
         write(root / f"{number}.png", part(number))
     for name in ("extra", "check/good", "check/spot", "truth/spot"):
         write(root / name / "0.png", part(0))
-    lines = printed(capsys, *plain(root, tmp_path / "work", data__holdout=0.3, data__test=root / "check"))
-    assert f"training images: 6 from '{root}', 4 to train on and 2 held out for the threshold" in lines
+    lines = printed(
+        capsys,
+        *plain(root, tmp_path / "work", data__holdout=0.5, data__test=root / "check", threshold__cross_fit_below=0),
+    )
+    assert f"training images: 6 from '{root}', 3 to train on and 3 held out for the threshold" in lines
     assert f"left out, with the number of images: 'extra' (1), 'truth/spot' (1); {RULE.format(root)}" in lines
     assert not any(line.startswith("WARNING") for line in lines)
 
@@ -138,8 +141,8 @@ HELD = {
     "threshold will be fitted, and nothing is decided; add good images, and train again with --restart (from Python "
     "restart=True)",
     (5, 0.0): "no images are held out (config.data.holdout=0): no threshold will be fitted, and nothing is decided",
-    (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1 held out; "
-    "config.threshold.false_alarm_rate=0.05 needs 19 held out",
+    (5, 0.11): "of new good images, about 1 in 2 will exceed a threshold from 1; a false-alarm rate of 0.05 needs 19 "
+    "images that are not trained on: add good images",
 }  # fmt: skip
 
 
@@ -148,7 +151,7 @@ HELD = {
 def test_few_images_say_what_becomes_of_the_threshold(tmp_path, capsys, images, holdout) -> None:
     for number in range(images):
         write(tmp_path / "parts" / f"{number}.png", part(number))
-    given = plain(tmp_path / "parts", tmp_path / "work", data__holdout=holdout)
+    given = plain(tmp_path / "parts", tmp_path / "work", data__holdout=holdout, threshold__cross_fit_below=0)
     assert HELD[images, holdout] in printed(capsys, *given)
     assert (detector.load(tmp_path / "work").threshold is None) == (holdout != 0.11)
 
@@ -157,11 +160,29 @@ def test_enough_held_out_images_need_no_word(tmp_path) -> None:
     for number in range(38):
         write(tmp_path / "parts" / f"{number}.png", part(number))
     _, file, *_ = plain(tmp_path / "parts", tmp_path)
-    config = configs.load(file, {"data.holdout": "0.5"})
+    config = configs.load(file, {"data.holdout": "0.5", "threshold.cross_fit_below": "38"})
     source = folder.load(tmp_path / "parts", "").train
     assert training_images(source, config, {}) == (
         f"training images: 38 from '{tmp_path / 'parts'}', 19 to train on and 19 held out for the threshold"
     )
+    with config.unlocked():
+        config.threshold.cross_fit_below = 39
+    assert training_images(source, config, {}) == (
+        f"training images: 38 from '{tmp_path / 'parts'}', all to train on; for the threshold each is scored by a "
+        "density of others"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "rate", "needed"), [(18, 0.05, 19), (19, 0.05, None), (98, 0.01, 99), (99, 0.01, None)]
+)
+def test_too_few_images_for_a_rate_are_told_with_the_number_that_it_needs(images, rate, needed) -> None:
+    told = on_few(images, rate)
+    assert (f"about 1 in {images + 1} " in told and f"{rate:g} needs {needed} images" in told) if needed else told == ""
+
+
+def test_no_number_of_images_allows_a_rate_of_0() -> None:
+    assert "about 1 in 10 " in on_few(9, 0.0) and "needs" not in on_few(9, 0.0)
 
 
 @pytest.mark.slow

@@ -32,9 +32,10 @@ def write(path, images, start=0):
 
 
 def run(tmp_path, name="nearest_neighbor", count=20, **changes):
-    """A workdir of a detector of some images, with a quarter of them held out."""
+    """A workdir of a detector of some images, with a quarter of them held out, however few they are."""
     write(tmp_path / "old", shifted(count))
-    given = {"density__name": name, "data__root": tmp_path / "old", "data__holdout": 0.25} | changes
+    given = {"density__name": name, "data__root": tmp_path / "old", "data__holdout": 0.25}
+    given |= {"threshold__cross_fit_below": 0} | changes
     loop.train(config_of("auto", **given), tmp_path / "run")
     return tmp_path / "run"
 
@@ -71,9 +72,9 @@ def test_what_was_chosen_stays_and_old_results_go(tmp_path, capsys):
     assert set(jaxad.load(workdir).density["features"]["scorer"]) == scorer
     assert not (workdir / "results.json").exists()  # synthetic.json is another one by now
     told = capsys.readouterr().out
-    assert "9 new images (7 to fit, 2 held out); the detector has 37 now" in told
+    assert "9 new images; the detector has 37 now, of which 9 are held out" in told
     assert "before: results.json\n" in told
-    assert "of new good images, about 1 in 10 will exceed a threshold from 9 held out" in told
+    assert "of new good images, about 1 in 10 will exceed a threshold from 9; " in told
     found, kept = jaxad.load(workdir), refits._read(workdir)
     fitted = [image for image in shifted(9, seed=1) if not (kept.seen == image).all((1, 2, 3)).any()]
     made = synthetic_defects.make(kept.seen, fitted)
@@ -190,8 +191,8 @@ def test_the_command(tmp_path, capsys):
     assert "one folder" in refusal(capsys, refit.main, new, tmp_path / "old", "--workdir", workdir)
     assert command(refit.main, *sorted(new.glob("*.png")), "--workdir", workdir) == 0
     told = capsys.readouterr().out
-    assert "4 new images (3 to fit, 1 held out); the detector has 24 now" in told
-    assert "the threshold is " in told and "evaluate" in told
+    assert "4 new images; the detector has 24 now, of which 6 are held out" in told
+    assert "thresholds from 6 good images that were held out: " in told and "evaluate" in told
     rows = json.loads((workdir / "provenance.json").read_text())
     assert "jaxad.refit" in str(rows)
 
