@@ -85,3 +85,30 @@ def test_tiles_that_cannot_be_are_refused():
             jaxad.train(load("baseline_mean", "object", values), [surface(1)] * 4)
     with pytest.raises(jaxad.UserError, match=r"tile_overlap has no effect while config.data.tile is 0"):
         load("baseline_mean", "object", {"data.tile_overlap": 0.2})
+
+
+@pytest.mark.slow
+def test_a_small_defect_of_a_very_large_image_needs_tiles():
+    """Twelve pixels in images of 4096 x 512, with features of published weights."""
+    shape = (512, 4096)
+    rng = np.random.default_rng(0)
+
+    def image(number, defect=False):
+        made = surface(number, shape=shape)
+        if defect:
+            top, left = rng.integers(12, shape[0] - 24), rng.integers(12, shape[1] - 24)
+            made[top : top + 12, left : left + 12] //= 2
+        return made
+
+    good = [image(number) for number in range(10)]
+    tests = [image(100 + number, number % 2 == 1) for number in range(20)]
+
+    def auroc(changes):
+        options = {"data.holdout": 0.2, "density.name": "nearest_neighbor", "density.patches": 20_000}
+        options |= {"density.bank": 0.05}
+        found = jaxad.train(load("lite", "texture", options | changes), good)
+        scores = np.array([one.score for one in found.predict(tests)])
+        return (scores[1::2, None] > scores[::2]).mean()
+
+    assert auroc({"data.size": 512, "data.tile": 256}) >= 0.95
+    assert auroc({"data.resize": "squeeze"}) < 0.95
