@@ -155,10 +155,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="the submission, of all categories")
     flags, overrides = configs.arguments(parser, argv)
     devices.set_up_process()
-    found, output, start = detector.load(flags.workdir, overrides), Path(flags.output), time.perf_counter()
+    found, output = detector.load(flags.workdir, overrides), Path(flags.output)
     try:
         with disk.locked(flags.workdir):
-            threshold = pixel_threshold(found)
+            threshold, start = pixel_threshold(found), time.perf_counter()
             count = write_category(found, output, threshold=threshold)
     except OSError as error:
         raise UserError(
