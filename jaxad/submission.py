@@ -138,10 +138,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="the submission, of all categories")
     flags, overrides = configs.arguments(parser, argv)
     devices.set_up_process()
-    found, output, start = detector.load(flags.workdir, overrides), Path(flags.output), time.perf_counter()
+    found, output = detector.load(flags.workdir, overrides), Path(flags.output)
     try:
         with disk.locked(flags.workdir):
-            threshold = found.pixel_threshold
+            threshold, start = found.pixel_threshold, time.perf_counter()
             if threshold is None:
                 raise UserError(f"there is no threshold for pixels to make masks by: {detector.NO_THRESHOLD}")
             count = write_category(found, output, threshold=threshold)

@@ -24,9 +24,9 @@ from jaxad.data.image import (
     read_bytes,
 )
 from jaxad.data.levels import declared, has_16_bits
-from jaxad.data.mask import read_mask_of, read_value
+from jaxad.data.mask import read_mask_of
 from jaxad.data.record import Dataset, Record
-from jaxad.data.saturation import NAME, Saturation
+from jaxad.data.saturation import Saturation, share_of
 from jaxad.errors import UserError
 from jaxad.runtime import disk
 
@@ -112,7 +112,8 @@ class FolderSource:
         singles = None
         if self.saturations is not None and self.labels[index] and masks is not None:
             pairs = zip(self.masks[index], masks, strict=True)
-            singles = tuple((single, self._share(place, single)) for place, single in pairs if single.any())
+            options = {"max_pixels": self.max_pixels}
+            singles = tuple((m, share_of(m, place, self.saturations, **options)) for place, m in pairs if m.any())
         group = self.groups[index] if self.groups else ""
         return Record(decoded.image, self.labels[index], mask, self.ids[index], self.defects[index], group, singles)
 
@@ -147,13 +148,6 @@ class FolderSource:
             return [np.zeros(image.image.shape[:2], np.uint8)]
         masks, path = self.masks[index], self.paths[index]
         return masks and [read_mask_of(mask, image, path, max_pixels=self.max_pixels) for mask in masks]
-
-    def _share(self, path: pathlib.Path, mask: np.ndarray) -> float:
-        """Which share of a mask's pixels is enough."""
-        value = read_value(path, max_pixels=self.max_pixels)
-        if value not in self.saturations:
-            raise UserError(f"mask '{path}' has the value {value}, which {NAME} does not list; replace one", about=path)
-        return self.saturations[value].share(int(mask.sum()))
 
 
 def load(

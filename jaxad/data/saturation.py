@@ -1,8 +1,12 @@
 """How much of a defect is enough, for the metric of MVTec LOCO AD: its table ``defects_config.json``."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
+from jaxad.data.mask import read_value
 from jaxad.errors import UserError
 from jaxad.runtime import disk
 
@@ -47,3 +51,21 @@ def read(path: pathlib.Path, remedy: str) -> dict[int, Saturation]:
             )
         found[value] = Saturation(threshold, relative)
     return found
+
+
+def share_of(mask: np.ndarray, path: pathlib.Path, table: Mapping[int, Saturation], *, max_pixels: int) -> float:
+    """The share of a defect's pixels that is enough.
+
+    Args:
+      mask: uint8 (h, w), not zero where the defect is.
+      path: The file of the mask, whose value is that of a row.
+      table: What `read` returned.
+      max_pixels: See `jaxad.data.mask.read_mask`.
+
+    Raises:
+      UserError: The mask has several values, or one that the table does not list.
+    """
+    value = read_value(path, max_pixels=max_pixels)
+    if value not in table:
+        raise UserError(f"mask '{path}' has the value {value}, which {NAME} does not list; replace one", about=path)
+    return table[value].share(np.count_nonzero(mask))

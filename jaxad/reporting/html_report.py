@@ -222,9 +222,9 @@ def _without_labels(synthetic: dict) -> str:
 
 def _metric_table(results: dict) -> str:
     reasons = list(dict.fromkeys(results["reasons"].values()))
-    counts, pixel_names = results["counts"], list(metrics.PIXEL_METRICS)
-    if _SPRO in results["pixel"]:
-        pixel_names.append(_SPRO)
+    counts, pixel_names = results["counts"], metrics.PIXEL_METRICS
+    if _SPRO in results["pixel"]:  # takes the place of AU-PRO up to the same rate
+        pixel_names = [_SPRO if name == "aupro_005" else name for name in pixel_names]
     columns = [("image", name) for name in metrics.IMAGE_METRICS] + [("pixel", name) for name in pixel_names]
     rows = [("all", counts["good"] + counts["defective"], results, "")]
     rows += [(kind, own["images"], own, f"by_defect.{kind}.") for kind, own in results["by_defect"].items()]

@@ -426,7 +426,8 @@ def test_an_evaluation_of_loco_has_its_metric(root, tmp_path, capsys):
     shown = f"AU-sPRO(0.05) {100 * np.mean(types):.2f}"
     assert shown in capsys.readouterr().out
     page = (tmp_path / "work" / "report.html").read_text()
-    assert "AU-sPRO(0.05), %" in page and f"{100 * types[0]:.2f}" in page
+    assert "AU-sPRO(0.05), %" in page and "<th>AU-sPRO(0.05)</th>" in page and "AU-PRO(0.05)" not in page
+    assert all(f"<td>{100 * value:.2f}</td>" in page for value in types)
 
 
 def test_samples_of_real_iad_are_its_folders(root):
