@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import weakref
 
@@ -127,7 +128,7 @@ def test_the_threshold_and_what_it_does(run):
 def test_the_report_is_there_and_loads_nothing(run):
     text = (run / "work" / "report.html").read_text()
     assert text.startswith("<!doctype html>") and "baseline_mean" in text
-    assert "http://" not in text.replace("http://www.w3.org", "") and "<script" not in text
+    assert "http://" not in text.replace("http://www.w3.org", "") and not re.search(r"<script[^>]* src", text)
 
 
 def test_the_report_shows_terms_of_maps(run, tmp_path, monkeypatch):

@@ -348,7 +348,8 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], resul
         about += f". The central {crop} of {min(size)} pixels are judged, the darkened border is not"
     if sigma:
         about += f". Heatmaps are smoothed with a standard deviation of {sigma:g} pixels, scores are not"
-    lines = "outlines" if thresholds[1] is None else "outlines (ground truth green, regions above the threshold orange)"
+    marked = thresholds[1] is not None
+    lines = "outlines (ground truth green, regions above the threshold orange)" if marked else "ground truth outline"
     body = [f"<h2>Examples</h2><p class=soft>Image, {lines}, {about}.</p>"]
     for name, (low, high) in limits.items():
         start = f"<span>{html.escape(name)}</span><span>{low:.3g}</span>" if terms else f"{low:.3g}"
@@ -381,7 +382,7 @@ def _example(
         outlined = image
         for color, marked in drawn.items():
             outlined = charts.outline(outlined, marked, color)
-        truth = _picture(outlined, "outlines")
+        truth = _picture(outlined, "ground truth outline" if TRUTH in drawn else "outline of the regions")
     else:
         truth = f"<div>{'good: nothing to outline' if label == 0 else 'no ground-truth mask'}</div>"
     others = scores.image_scores[scores.labels != label]
@@ -392,7 +393,7 @@ def _example(
         f"{html.escape(scores.defects[i])}</span> · score {score:.4g}{rank}"
         f"{threshold_slider.caption(score, thresholds[0])}"
     )
-    tiles = {"image": _picture(rgb(image), "image"), "outlines": truth}
+    tiles = {"image": _picture(rgb(image), "image"), "ground truth" if thresholds[1] is None else "outlines": truth}
     for name, map in {"score": scores.maps[i], **{name: maps[i] for name, maps in terms.items()}}.items():
         low, high = limits[name]
         alt = "heatmap" if name == "score" else f"heatmap of the {name}"
