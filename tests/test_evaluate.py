@@ -24,12 +24,15 @@ from tests.parts import NSA, SIZE, baseline, command, refusal, write, write_part
 pytestmark = pytest.mark.medium
 
 
+HELD = {"data__holdout": 0.3, "threshold__cross_fit_below": 0}  # of few images too
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The workdir of an evaluated baseline and what training printed."""
     folder = tmp_path_factory.mktemp("evaluated")
     write_parts(folder / "sets", train=20)
-    assert command(train.main, *baseline(folder / "sets", folder / "work", data__holdout=0.3)) == 0
+    assert command(train.main, *baseline(folder / "sets", folder / "work", **HELD)) == 0
     return folder
 
 
@@ -336,9 +339,8 @@ def test_another_test_folder(tmp_path, run):
 @pytest.fixture(scope="module")
 def members(run):
     """The workdirs of three baselines, each with other images held out."""
-    given = {"data__holdout": 0.3}
     for seed in (1, 2):
-        assert command(train.main, *baseline(run / "sets", run / f"seed{seed}", seed=seed, **given)) == 0
+        assert command(train.main, *baseline(run / "sets", run / f"seed{seed}", seed=seed, **HELD)) == 0
     return [run / "work", run / "seed1", run / "seed2"]
 
 

@@ -97,7 +97,7 @@ def on_few(images: int, rate: float) -> str:
     if not rate:
         return f"{told}, which is the lowest rate that they allow"
     needed = math.ceil(1 / rate - 1e-9) - 1
-    return f"{told}; a false-alarm rate of {rate:g} needs {needed} images that are not trained on: add good images"
+    return f"{told}; a false-alarm rate of {rate:g} needs {needed} for the threshold: add good images"
 
 
 def _least_share(images: int) -> float | None:

@@ -169,7 +169,8 @@ def _summary(name: str, results: dict) -> str:
         about += f" The threshold {threshold['value']:.4g} calls {' and '.join(rates)} defective."
     elif threshold.get("reason"):
         about += f" Decision threshold: n/a ({html.escape(threshold['reason'])})."
-    about += _pixels(results.get("pixel_threshold", {})) + _without_labels(results.get("synthetic", {}))
+    about += threshold_slider.on_pixels(results.get("pixel_threshold", {}))
+    about += _without_labels(results.get("synthetic", {}))
     return f"<h1>{html.escape(name)}</h1><div class=cards>{_cards(results)}</div><p class=soft>{about}</p>"
 
 
@@ -190,22 +191,6 @@ def _cards(results: dict) -> str:
         f"{f'<br><small>{html.escape(note)}</small>' if note else ''}</span></div>"
         for value, label, note in rows
     )
-
-
-def _pixels(found: dict) -> str:
-    """How the threshold for pixels does, in sentences; empty where the results do not say."""
-    if not found:
-        return ""
-    if found["value"] is None:
-        return f" Threshold for pixels and SegF1: n/a ({html.escape(found['reason'])})."
-    told = f" The threshold for pixels {found['value']:.4g}"
-    if found["false_alarm_rate"] is not None:
-        told += f" marks regions in {_percent(found['false_alarm_rate'], digits=1)} % of the good images"
-        told += f", {found['regions_per_good_image']:.2g} in one on average,"
-    if found["seg_f1"] is None:
-        return f"{told} has no SegF1 ({html.escape(found['reason'])})."
-    rates = f"precision {_percent(found['precision'])} %, recall {_percent(found['recall'])} %"
-    return f"{told} has a SegF1 of {_percent(found['seg_f1'])} % ({rates})."
 
 
 def _without_labels(synthetic: dict) -> str:

@@ -139,3 +139,20 @@ def caption(score: float, fitted: float | None) -> str:
     """What an example's caption says of the decision; the script changes it."""
     words = "" if fitted is None else "called defective" if score > fitted else "called good"
     return f" · <span class=call>{words}</span>"
+
+
+def on_pixels(found: dict) -> str:
+    """How the threshold for pixels does, in sentences; empty where the results do not say."""
+    if not found:
+        return ""
+    if found["value"] is None:
+        return f" Threshold for pixels and SegF1: n/a ({html.escape(found['reason'])})."
+    told = f" The threshold for pixels {found['value']:.4g}"
+    if found["false_alarm_rate"] is not None:
+        told += f" marks regions in {100 * found['false_alarm_rate']:.1f} % of the good images"
+        told += f", {found['regions_per_good_image']:.2g} in one on average,"
+    if found["seg_f1"] is None:
+        return f"{told} has no SegF1 ({html.escape(found['reason'])})."
+    precision = "n/a" if found["precision"] is None else f"{100 * found['precision']:.2f} %"
+    rates = f"precision {precision}, recall {100 * found['recall']:.2f} %"
+    return f"{told} has a SegF1 of {100 * found['seg_f1']:.2f} % ({rates})."

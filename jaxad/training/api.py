@@ -29,9 +29,10 @@ def train(
 ) -> Detector:
     """Trains a detector on good images, or resumes its training.
 
-    A share ``config.data.holdout`` of the images is held out, and the threshold is fitted on it. Neither signal
-    handlers nor JAX's settings are changed, and programs are kept on disk only where JAX is set to. While it computes,
-    OpenCV's threads are off.
+    A share ``config.data.holdout`` of the images is held out, and the thresholds are fitted on it; few images are
+    cross-fitted instead where nothing is trained (``config.threshold.cross_fit_below``). Neither signal handlers
+    nor JAX's settings are changed, and programs are kept on disk only where JAX is set to. While it computes, OpenCV's
+    threads are off.
 
     Args:
       config: Of an experiment, see `jaxad.configs.load`.
