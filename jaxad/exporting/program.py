@@ -1,0 +1,54 @@
+"""What is exported of a detector: a pure function from the pixels of one image to its score and its map."""
+
+import contextlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxad import methods
+from jaxad.detector import Detector
+from jaxad.models import cpu
+from jaxad.runtime import devices
+
+
+def input_shape(found: Detector) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that are scored, behind the resizing."""
+    return found.config.score.size, found.config.score.size, found.channels
+
+
+def in_float32(config: ConfigDict) -> ConfigDict:
+    """The config of the same detector whose network computes in float32, whatever it was trained in."""
+    config = config.copy_and_resolve_references()
+    config.dtype = "float32"
+    return config
+
+
+def program(found: Detector) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """``image -> {"score": (), "map": (h, w)}``, float32, for uint8 (h, w, c).
+
+    All is in it: the division by 255, the region that is judged, the normalization, the network, the density and the
+    reduction; the map is zero outside the region. It is traced within `cpu.plain_forms`.
+    """
+    config = in_float32(found.config) if "dtype" in found.config else found.config
+    method = methods.create(config)
+    variables, density = devices.to_host((found.variables, found.density))
+    border = found.region.border
+
+    def scored(image: jax.Array) -> dict[str, jax.Array]:
+        height, width = image.shape[:2]
+        seen = image[border : height - border, border : width - border]
+        scores = method.score(variables, density, seen[None].astype(jnp.float32) / np.float32(255))
+        maps = jnp.pad(scores.map, ((0, 0), (border, border), (border, border)))
+        return {"score": scores.image[0], "map": maps[0]}
+
+    return scored
+
+
+@contextlib.contextmanager
+def tracing():
+    """Within it functions are traced as they are exported: in plain forms, in float32, their constants on the CPU."""
+    with cpu.plain_forms(), jax.enable_x64(False), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
