@@ -71,8 +71,7 @@ def _equation(g: Graph, eqn: Any, values: list[Value]) -> Sequence[Value]:
         return _scan(g, eqn, values)
     inner = next((eqn.params[key] for key in _CALLS if key in eqn.params), None)
     if inner is not None:
-        closed = isinstance(inner, core.ClosedJaxpr)
-        return _run(g, inner.jaxpr if closed else inner, inner.consts if closed else (), values)
+        return _run(g, *_opened(inner), values)
     of_images = any(isinstance(value, Tensor) for value in values)
     if not of_images and not any(is_dynamic(size) for variable in eqn.outvars for size in variable.aval.shape):
         made = eqn.primitive.bind(*values, **eqn.params)
@@ -83,6 +82,11 @@ def _equation(g: Graph, eqn: Any, values: list[Value]) -> Sequence[Value]:
     return made if eqn.primitive.multiple_results else made[:1]
 
 
+def _opened(inner: Any) -> tuple[Any, Sequence[Any]]:
+    """A program inside another one, and its constants."""
+    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
+
+
 def _held(value: Any) -> Any:
     """A constant as NumPy's array; keys of random numbers stay JAX's."""
     return value if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended) else np.asarray(value)
@@ -90,15 +94,18 @@ def _held(value: Any) -> Any:
 
 def _scan(g: Graph, eqn: Any, values: list[Value]) -> Sequence[Value]:
     """The steps of a loop one after the other."""
-    made = eqn.params
-    fixed, carried = made["num_consts"], made["num_carry"]
-    consts, carry, rows = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
-    shapes = [variable.aval.shape for variable in eqn.invars[fixed + carried :]]
-    inner, steps = made["jaxpr"], []
+    made, inner, steps = eqn.params, _opened(eqn.params["jaxpr"]), []
+    if "ft_in" in made:  # JAX 0.12
+        consts, carry, rows = (list(part) for part in made["ft_in"].update(values).unpack())
+    else:
+        fixed, carried = made["num_consts"], made["num_carry"]
+        consts, carry, rows = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
+    carried = len(carry)
+    shapes = [variable.aval.shape for variable in eqn.invars[len(consts) + carried :]]
     order = range(made["length"])
     for number in reversed(order) if made["reverse"] else order:
         row = [_row(g, value, number, shape) for value, shape in zip(rows, shapes, strict=True)]
-        results = _run(g, inner.jaxpr, inner.consts, [*consts, *carry, *row])
+        results = _run(g, *inner, [*consts, *carry, *row])
         carry = results[:carried]
         steps.append(results[carried:])
     steps = steps[::-1] if made["reverse"] else steps

@@ -218,11 +218,11 @@ def _gather_computed(g: Graph, eqn, x: Value, indices: Tensor) -> Tensor:
     rest = [n for n in range(len(shape)) if n != axis and n not in apart]
     if axis is None or made.collapsed_slice_dims != (axis,) or any(known[n] != shape[n] for n in rest):
         raise NotImplementedError("gather of parts by computed numbers")
-    if made.start_indices_batching_dims != tuple(range(len(apart))):
-        raise NotImplementedError("gather whose arrays are not in the order of their numbers")
     rows = g.whole(operand(x), [*apart, axis, *rest], shape).name
     last = len(given) - 1  # of length 1, since there is one number
-    places = g.whole(without(g, indices, [last], len(given)), range(last), given[:last]).name
+    beside = made.start_indices_batching_dims
+    order = [*beside, *(n for n in range(last) if n not in beside)]
+    places = g.whole(without(g, indices, [last], len(given)), order, given[:last]).name
     (places,) = g.node("Clip", [places, g.constant(np.int32(0)), g.constant(np.int32(shape[axis] - 1))])
     if apart:
         (places,) = g.node("Unsqueeze", [places, g.integers(last)])
@@ -230,7 +230,7 @@ def _gather_computed(g: Graph, eqn, x: Value, indices: Tensor) -> Tensor:
     else:
         (name,) = g.node("Gather", [rows, places], axis=0)
     numbered = [n for n in range(len(out)) if n not in made.offset_dims]
-    axes = (*numbered, *made.offset_dims)
+    axes = (*(numbered[n] for n in order), *made.offset_dims)
     return Tensor(name, tuple(out[n] for n in axes), axes)
 
 
