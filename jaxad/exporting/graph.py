@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 18
 # The length that the axis of the images has while JAX traces: a prime that no other length is a multiple of.
 BATCH = 10_007
+_FEW = 1024  # values of a constant that is not worth to be kept in float16
 
 
 class Tensor(NamedTuple):
@@ -186,3 +187,19 @@ def compact(array: np.ndarray) -> Constant:
 def count(sizes: Sequence[int]) -> int:
     """How many values an array of these lengths has."""
     return math.prod(sizes)
+
+
+def halve(model: onnx.ModelProto) -> None:
+    """Keeps a model's float32 constants in float16, which the runtime widens again when it loads them."""
+    nodes = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if array.size > _FEW and np.abs(array).max() <= np.finfo(np.float16).max:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
+            nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_whole", to=TensorProto.FLOAT))
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])

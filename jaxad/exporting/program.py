@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxad import methods
 from jaxad.detector import Detector
@@ -19,20 +18,16 @@ def input_shape(found: Detector) -> tuple[int, int, int]:
     return found.config.score.size, found.config.score.size, found.channels
 
 
-def in_float32(config: ConfigDict) -> ConfigDict:
-    """The config of the same detector whose network computes in float32, whatever it was trained in."""
-    config = config.copy_and_resolve_references()
-    config.dtype = "float32"
-    return config
-
-
-def program(found: Detector) -> Callable[[jax.Array], dict[str, jax.Array]]:
+def program(found: Detector, dtype: str = "float32") -> Callable[[jax.Array], dict[str, jax.Array]]:
     """``image -> {"score": (), "map": (h, w)}``, float32, for uint8 (h, w, c).
 
     All is in it: the division by 255, the region that is judged, the normalization, the network, the density and the
-    reduction; the map is zero outside the region. It is traced within `cpu.plain_forms`.
+    reduction; the map is zero outside the region. It is traced within `tracing`. The network computes in `dtype`,
+    whatever it was trained in.
     """
-    config = in_float32(found.config) if "dtype" in found.config else found.config
+    config = found.config.copy_and_resolve_references()
+    if "dtype" in config:
+        config.dtype = dtype
     method = methods.create(config)
     variables, density = devices.to_host((found.variables, found.density))
     border = found.region.border
