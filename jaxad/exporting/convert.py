@@ -57,7 +57,9 @@ def _run(g: Graph, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value]
     known.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(variable):
-        return variable.val if isinstance(variable, core.Literal) else known[variable]
+        if isinstance(variable, core.Literal):  # Python's numbers, too
+            return np.asarray(variable.val, variable.aval.dtype)
+        return known[variable]
 
     for eqn in jaxpr.eqns:
         made = _equation(g, eqn, [read(variable) for variable in eqn.invars])

@@ -65,7 +65,8 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self._by_digest: dict[str, str] = {}
-        self._count = None
+        self._transposed: dict[tuple[str | int, ...], str] = {}
+        self._count: str | None = None
         self.shape = shape
         self.images = Tensor("images", (BATCH, *shape), (0, 1, 2, 3))
 
@@ -116,7 +117,9 @@ class Graph:
             return self.constant(np.expand_dims(tensor.array.transpose(order), absent))
         name = tensor.name
         if order != sorted(order):
-            (name,) = self.node("Transpose", [name], perm=order)
+            if (name, *order) not in self._transposed:
+                self._transposed[name, *order] = self.node("Transpose", [name], perm=order)[0]
+            name = self._transposed[name, *order]
         if absent:
             (name,) = self.node("Unsqueeze", [name, self.integers(*absent)])
         return name

@@ -186,7 +186,7 @@ def _gather_known(g: Graph, eqn, x: Tensor, indices: np.ndarray) -> Tensor:
         for axis in (n for n in range(found.ndim) if not is_dynamic(shape[n])):
             rest = tuple(slice(None) if n == axis else slice(0, 1) for n in range(found.ndim))
             along = found[rest].ravel() // count(one[axis + 1 :])
-            if found.shape == numbers.take(along, axis).shape and np.array_equal(numbers.take(along, axis), found):
+            if along.max(initial=0) < one[axis] and np.array_equal(numbers.take(along, axis), found):
                 return _along(g, x, axis, along)
     images = [axis for axis, size in enumerate(shape) if is_dynamic(size)]
     into = [axis for axis, size in enumerate(out) if is_dynamic(size)]
