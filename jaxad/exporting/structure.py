@@ -210,19 +210,27 @@ def _along(g: Graph, x: Tensor, axis: int, numbers: np.ndarray) -> Tensor:
 
 
 def _gather_computed(g: Graph, eqn, x: Value, indices: Tensor) -> Tensor:
-    """Rows along one axis, by numbers that depend on the image; there is one number for each row."""
+    """Rows along one axis, by numbers that depend on the image.
+
+    Other axes are taken whole, so that it does not matter where along them the gather is told to begin.
+    """
     made, shape, out = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    known, given = eqn.params["slice_sizes"], eqn.invars[1].aval.shape
-    (axis,) = made.start_index_map if len(made.start_index_map) == 1 else (None,)
-    apart = made.operand_batching_dims
+    sizes, given, apart = eqn.params["slice_sizes"], eqn.invars[1].aval.shape, made.operand_batching_dims
+    moved = [n for n in made.start_index_map if sizes[n] != shape[n]]
+    axis = (moved or made.start_index_map)[0] if len(moved) < 2 else None
     rest = [n for n in range(len(shape)) if n != axis and n not in apart]
-    if axis is None or made.collapsed_slice_dims != (axis,) or any(known[n] != shape[n] for n in rest):
+    if axis is None or sizes[axis] != 1 or any(sizes[n] != shape[n] for n in rest):
         raise NotImplementedError("gather of parts by computed numbers")
-    rows = g.whole(operand(x), [*apart, axis, *rest], shape).name
-    last = len(given) - 1  # of length 1, since there is one number
+    rest = [n for n in rest if n not in made.collapsed_slice_dims]  # of length 1
+    found, last = operand(x), len(given) - 1
+    if isinstance(found, Tensor):
+        found = g.dropped(found, [n for n in made.collapsed_slice_dims if n != axis])
+    rows = g.whole(found, [*apart, axis, *rest], shape).name
+    column = made.start_index_map.index(axis)
+    indices = without(g, cut(g, indices, {last: (column, column + 1, 1)}, given), [last], len(given))
     beside = made.start_indices_batching_dims
     order = [*beside, *(n for n in range(last) if n not in beside)]
-    places = g.whole(without(g, indices, [last], len(given)), order, given[:last]).name
+    places = g.whole(indices, order, given[:last]).name
     (places,) = g.node("Clip", [places, g.constant(np.int32(0)), g.constant(np.int32(shape[axis] - 1))])
     if apart:
         (places,) = g.node("Unsqueeze", [places, g.integers(last)])
@@ -230,7 +238,9 @@ def _gather_computed(g: Graph, eqn, x: Value, indices: Tensor) -> Tensor:
     else:
         (name,) = g.node("Gather", [rows, places], axis=0)
     numbered = [n for n in range(len(out)) if n not in made.offset_dims]
-    axes = (*(numbered[n] for n in order), *made.offset_dims)
+    left = [n for n in range(len(shape)) if n not in (*apart, *made.collapsed_slice_dims)]
+    beyond = dict(zip(left, made.offset_dims, strict=True))
+    axes = (*(numbered[n] for n in order), *(beyond[n] for n in rest))
     return Tensor(name, tuple(out[n] for n in axes), axes)
 
 
