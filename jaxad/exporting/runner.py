@@ -47,7 +47,7 @@ def read(data, card):
     image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
     if channels == 1 and image.mode == "RGB":
         red, green, blue = (np.array(band, np.int64) for band in image.split())
-        return ((4899 * red + 9617 * green + 1868 * blue + 8192) >> 14).astype(np.uint8)[..., None]  # OpenCV's luma
+        return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).astype(np.uint8)[..., None]  # OpenCV's luma
     return np.array(image.convert("L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
 
 
