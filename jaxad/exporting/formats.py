@@ -1,6 +1,7 @@
 """The formats of an export: how a detector is written in each, and how it is run."""
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ def require(*kinds: str) -> None:
             raise UserError(
                 f"{kinds[-1]} needs the package {package}; run python3 -m pip install 'jaxad[{extra}]'"
             ) from None
+
+
+def version(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def computes_in(format: str, precision: str) -> str:
+    """What an export of this precision computes in on this machine."""
+    if format == "openvino" and precision == "bfloat16":
+        import openvino
+
+        return precision if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "float32"
+    return "float32" if precision == "float16" else precision
 
 
 def write(found: Detector, folder: Path, *, format: str, precision: str, good: Iterable[np.ndarray]) -> None:
