@@ -1,6 +1,6 @@
 """Exports a trained detector in several formats and precisions, and checks each on images, for docs/export.md.
 
-    python3 -m docs.exports WORKDIR FILE.json IMAGES onnx:float32 openvino:bfloat16 ...
+python3 -m docs.exports WORKDIR FILE.json IMAGES onnx:float32 openvino:bfloat16 ...
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main(argv: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             place, asked = Path(folder) / "export", ["--format", format, "--precision", precision]
             try:
-                export.main([*map(str, ["--workdir", flags.workdir, *asked, "--output", place, "--check", flags.images])])
+                export.main(
+                    [*map(str, ["--workdir", flags.workdir, *asked, "--output", place, "--check", flags.images])]
+                )
             except SystemExit as status:  # of a check that was not passed, which the table shall show
                 if status.code != 1:
                     raise

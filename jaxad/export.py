@@ -1,4 +1,4 @@
-"""``python -m jaxad.export``: a trained detector as a model that runs without jaxad, and a check that it says the same."""
+"""``python -m jaxad.export``: a trained detector as a model that runs without jaxad, checked to say the same."""
 
 import argparse
 import shutil
@@ -80,8 +80,8 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
         cards.write(folder, card | {"check": None})
     except OSError as error:
         raise UserError(
-            f"the export cannot be written to {folder} ({error.strerror or error}); make that possible or choose another "
-            "--output",
+            f"the export cannot be written to {folder} ({error.strerror or error}); make that possible or choose "
+            "another --output",
             about=folder,
         ) from error
     print(f"written: {folder}", flush=True)

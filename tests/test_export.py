@@ -104,7 +104,9 @@ def test_a_detector_scores_the_same_by_its_export(workdir, exported, new, tmp_pa
 
 def test_the_runner_needs_no_jax_and_writes_the_same_table(workdir, exported, new, tmp_path):
     assert command(predict.main, "--workdir", workdir, new, "--output", tmp_path / "plain", "--no-heatmaps") == 0
-    absent = "import sys, runpy; sys.modules |= dict.fromkeys(('jax', 'jaxad', 'flax', 'cv2')); sys.argv = sys.argv[1:]; "
+    absent = (
+        "import sys, runpy; sys.modules |= dict.fromkeys(('jax', 'jaxad', 'flax', 'cv2')); sys.argv = sys.argv[1:]; "
+    )
     code = f"{absent}runpy.run_path(sys.argv[0], run_name='__main__')"
     call = [sys.executable, "-c", code, exported / "runner.py", new, "--output", tmp_path / "table.csv"]
     subprocess.run(call, check=True)
@@ -165,7 +167,18 @@ def test_a_failed_check_ends_with_status_1(workdir, tmp_path, monkeypatch, capsy
 
 
 def test_weights_in_float16_take_half_the_room_and_score_alike(workdir, exported, new, tmp_path, capsys):
-    call = "--workdir", workdir, "--format", "onnx", "--precision", "float16", "--check", new, "--output", tmp_path / "half"
+    call = (
+        "--workdir",
+        workdir,
+        "--format",
+        "onnx",
+        "--precision",
+        "float16",
+        "--check",
+        new,
+        "--output",
+        tmp_path / "half",
+    )
     assert command(export.main, *call) == 0
     sizes = [(folder / "model.onnx").stat().st_size for folder in (exported, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]

@@ -23,8 +23,9 @@ ORDER = (
     ("reporting",),
     ("methods",),
     ("configs", "detector"),
+    ("exporting",),
     ("training",),
-    ("evaluate", "predict", "refit", "report", "pytorch_peer"),
+    ("evaluate", "export", "predict", "refit", "report", "pytorch_peer"),
     ("train", "benchmark", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),
@@ -182,6 +183,6 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    names = ("train", "evaluate", "predict", "report", "benchmark")
+    names = ("train", "evaluate", "export", "predict", "report", "benchmark")
     for name in (*names, "sweep.__main__", "synthetic_anomalies.__main__"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

@@ -79,11 +79,15 @@ def _speeds(found: Detector, exported: ExportedDetector, images: np.ndarray) -> 
 def summary(made: dict[str, Any]) -> str:
     """What a check found, for a user to read."""
     share, speed, decided = made["largest_difference"], made["images_per_s"], made["decisions_that_differ"]
-    decisions = "no decisions, since there is no threshold" if decided is None else f"{counted(decided, 'decision')} differ"
+    decisions = (
+        "no decisions, since there is no threshold" if decided is None else f"{counted(decided, 'decision')} differ"
+    )
     decisions = decisions.replace("1 decision differ", "1 decision differs")
     lines = []
     if made["computed_in"] == "float32" and made["precision"] == "bfloat16":
-        lines.append("this processor does not multiply in bfloat16: the export was run, and its speed measured, in float32")
+        lines.append(
+            "this processor does not multiply in bfloat16: the export was run, and its speed measured, in float32"
+        )
     lines += [
         f"checked with {made['images']} {made['with']}: scores differ by {share['scores']:.1e} of the range of good "
         f"scores at most, maps by {share['maps']:.1e} of the range of heatmaps; {decisions}",

@@ -86,7 +86,8 @@ def _product(
     ahead = len(batch[0])
     into = [
         {axis: n for n, axis in enumerate((*batch[0], *free[0]))},
-        {axis: n for n, axis in enumerate(batch[1])} | {axis: ahead + len(free[0]) + n for n, axis in enumerate(free[1])},
+        {axis: n for n, axis in enumerate(batch[1])}
+        | {axis: ahead + len(free[0]) + n for n, axis in enumerate(free[1])},
     ]
     for side in (0, 1):
         matrix = not batch[0] and len(shapes[side]) == 2 and len(over[0]) == 1 and not isinstance(values[side], Tensor)

@@ -1,4 +1,4 @@
-"""A pure function of images in JAX as a graph of ONNX: what depends on no image is computed now, the rest written down."""
+"""A pure function of images as a graph of ONNX: what depends on no image is computed now, the rest written down."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,7 +40,9 @@ def to_onnx(function: Callable, shape: tuple[int, int, int]) -> onnx.ModelProto:
     try:
         values = _run(graph, closed.jaxpr, closed.consts, [graph.images])
     except NotImplementedError as error:
-        raise UserError(f"this method cannot be exported to ONNX, which has no form of {error}; choose stablehlo") from error
+        raise UserError(
+            f"this method cannot be exported to ONNX, which has no form of {error}; choose stablehlo"
+        ) from error
     names, outputs, shapes = sorted(made), {}, {}
     for name, value in zip(names, values, strict=True):
         array = made[name]

@@ -37,8 +37,8 @@ class ExportedDetector(Detector):
             )
         if self.card.get("detector") != cards.fingerprint(found):
             raise UserError(
-                f"the export in {folder} is of another detector, or of this one before it was changed; run jaxad.export "
-                "again",
+                f"the export in {folder} is of another detector, or of this one before it was changed; run "
+                "jaxad.export again",
                 about=folder,
             )
         self._program = functools.cache(formats.runner(Path(folder), self.card))

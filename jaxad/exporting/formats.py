@@ -90,8 +90,8 @@ def _onnx(found: Detector, *, half: bool) -> bytes:
         graph.halve(model)
     if (size := sum(len(tensor.raw_data) for tensor in model.graph.initializer)) > _LARGEST:
         raise UserError(
-            f"the detector has {size / 2**30:.1f} GiB of numbers, and a file of ONNX takes 2; export it as stablehlo, or "
-            "train with a lower config.density.channels or config.score.size"
+            f"the detector has {size / 2**30:.1f} GiB of numbers, and a file of ONNX takes 2; export it as stablehlo, "
+            "or train with a lower config.density.channels or config.score.size"
         )
     return model.SerializeToString()
 
@@ -127,7 +127,9 @@ def runner(folder: Path, card: dict[str, Any]) -> Callable[[int], Run]:
     except UserError:
         raise
     except Exception as error:  # each runtime has its own kinds
-        raise UserError(f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); run jaxad.export again") from error
+        raise UserError(
+            f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); run jaxad.export again"
+        ) from error
 
 
 def _onnxruntime(path: Path, card: dict[str, Any]) -> Callable[[int], Run]:

@@ -40,9 +40,12 @@ def _parameters(conv: onnx.NodeProto, constants: dict[str, np.ndarray]) -> tuple
 
 
 def _folding(
-    node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto], constants: dict[str, np.ndarray], readers: collections.Counter
+    node: onnx.NodeProto,
+    made_by: dict[str, onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    readers: collections.Counter,
 ) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray] | None:
-    """The convolution before a node, and the scale and shift of its channels that the node is; None where it is none."""
+    """The convolution before a node, and the scale and shift of its channels that the node is; or None."""
     if node.op_type not in ("Add", "Sub", "Mul"):
         return None
     for place in (0, 1):

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written node by node, in which arrays are transposed and broadcast only where an operator needs it.
+"""An ONNX graph that is written node by node, in which arrays are transposed and repeated only where that is needed.
 
 JAX's networks are written with the channels last, ONNX's operators take them as the second axis. So a tensor remembers
 which axis of JAX's array each of its own axes is: a chain of convolutions, normalizations and activations stays in
@@ -72,7 +72,10 @@ class Graph:
 
     def node(self, kind: str, inputs: Sequence[str], *, outputs: int = 1, **attributes) -> list[str]:
         """Adds a node; returns the names of what it makes."""
-        names = [f"{kind.lower()}_{len(self.nodes)}_{n}" if n else f"{kind.lower()}_{len(self.nodes)}" for n in range(outputs)]
+        names = [
+            f"{kind.lower()}_{len(self.nodes)}_{n}" if n else f"{kind.lower()}_{len(self.nodes)}"
+            for n in range(outputs)
+        ]
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
         return names
 
@@ -107,7 +110,7 @@ class Graph:
         return self.node("Concat", parts, axis=0)[0]
 
     def arranged(self, tensor: Tensor | Constant, axes: Sequence[int]) -> str:
-        """The name of a tensor with exactly these axes of the array, in this order; those that it lacks have length 1."""
+        """The name of a tensor with exactly these axes of the array, in this order; missing ones have length 1."""
         present = [axis for axis in axes if axis in tensor.axes]
         if len(present) != len(tensor.axes):
             raise AssertionError(f"{tensor.axes} are not all among {axes}")
@@ -137,7 +140,9 @@ class Graph:
         dynamic = [n for n, size in enumerate(sizes) if is_dynamic(size)]
         if len(dynamic) > 1:
             raise AssertionError(f"several lengths of {sizes} depend on the number of images")
-        return self.node("Reshape", [name, self.integers(*(-1 if n in dynamic else size for n, size in enumerate(sizes)))])[0]
+        return self.node(
+            "Reshape", [name, self.integers(*(-1 if n in dynamic else size for n, size in enumerate(sizes)))]
+        )[0]
 
     def dropped(self, tensor: Tensor, axes: Sequence[int]) -> Tensor:
         """A tensor without these axes of the array, whose numbers are left as they are; each has length 1."""
@@ -166,7 +171,9 @@ class Graph:
         made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shapes[name]]) for name in outputs]
         graph = helper.make_graph(nodes[::-1], "jaxad", [images], made, constants)
         # The version of the format that goes with the operators; a newer one would shut out older runtimes.
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="jaxad")
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="jaxad"
+        )
 
 
 def is_dynamic(size: int) -> bool:

@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 HERE, BATCH = Path(__file__).resolve().parent, 8
-COLUMNS = "path score threshold decision peak_row peak_column judged_top judged_left judged_bottom judged_right".split()
-COLUMNS += "largest_value clipped_pixels heatmap reason sha256".split()
-SUFFIXES = ".bmp .dib .jfif .jpe .jpeg .jpg .png .webp".split()
+COLUMNS = [
+    "path", "score", "threshold", "decision", "peak_row", "peak_column", "judged_top", "judged_left", "judged_bottom",
+    "judged_right", "largest_value", "clipped_pixels", "heatmap", "reason", "sha256",
+]  # fmt: skip
+SUFFIXES = [".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"]
 HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}  # what OpenVINO computes in
 
 
