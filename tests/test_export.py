@@ -233,7 +233,7 @@ def test_an_export_that_is_not_whole_is_refused(workdir, copied, new, spoil, wor
 def test_a_model_that_cannot_be_loaded_is_refused(workdir, copied):
     (copied / "model.onnx").write_bytes(b"no model")
     cards.write(copied, json.loads((copied / "card.json").read_text()))
-    with refuses(about=None, word="loaded"):
+    with refuses(about=None, word="cannot be run"):
         ExportedDetector(detector.load(workdir), copied)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 from scipy.linalg import lapack
 
 from jaxad.exporting.elementwise import Rule, Value, operand, together
@@ -38,8 +39,8 @@ def _reduce_truth(kind: str) -> Rule:
     """All or any: the least or the greatest of 0 and 1."""
 
     def rule(g, eqn, x):
-        numbers = together(g, "Cast", [x], to=6)
-        return [together(g, "Cast", _reduce(kind)(g, eqn, numbers), to=9)]
+        numbers = together(g, "Cast", [x], to=TensorProto.INT32)
+        return [together(g, "Cast", _reduce(kind)(g, eqn, numbers), to=TensorProto.BOOL)]
 
     return rule
 
@@ -53,14 +54,17 @@ def _arg(kind: str) -> Rule:
         left = tuple(n for n in x.axes if n != axis)
         made = Tensor(name, tuple(shape[n] for n in left), left)
         kept = [n for n in range(len(shape)) if n != axis]
-        return [together(g, "Cast", [renumbered(made, {old: new for new, old in enumerate(kept)})], to=6)]
+        return [
+            together(g, "Cast", [renumbered(made, {old: new for new, old in enumerate(kept)})], to=TensorProto.INT32)
+        ]
 
     return rule
 
 
 def _cumulative_sum(g, eqn, x):
-    x = g.whole(x, x.axes, eqn.invars[0].aval.shape)
-    place = x.axes.index(eqn.params["axis"])
+    axis = eqn.params["axis"]
+    x = g.whole(x, x.axes if axis in x.axes else (*x.axes, axis), eqn.invars[0].aval.shape)
+    place = x.axes.index(axis)
     return [x._replace(name=g.node("CumSum", [x.name, g.integers(place)], reverse=int(eqn.params["reverse"]))[0])]
 
 

@@ -120,16 +120,19 @@ def _stablehlo(found: Detector, precision: str) -> bytes:
 
 def runner(folder: Path, card: dict[str, Any]) -> Callable[[int], Run]:
     """``batch -> run``, where ``run(images)`` scores so many images with the export in a folder."""
-    path = folder / cards.FILES[card["format"]][0]
     require(card["format"])
+    path, engines = folder / cards.FILES[card["format"]][0], {"onnx": _onnxruntime, "openvino": _openvino}
+    made = _loaded(path, lambda: engines.get(card["format"], _jax)(path, card))
+    return lambda batch: _loaded(path, lambda: made(batch))
+
+
+def _loaded(path: Path, load: Callable[[], Any]) -> Any:
+    """What a runtime makes of a model; each has its own kinds of errors."""
     try:
-        return {"onnx": _onnxruntime, "openvino": _openvino, "stablehlo": _jax}[card["format"]](path, card)
-    except UserError:
-        raise
-    except Exception as error:  # each runtime has its own kinds
-        raise UserError(
-            f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); run jaxad.export again"
-        ) from error
+        return load()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be run here ({reason}); run jaxad.export again") from error
 
 
 def _onnxruntime(path: Path, card: dict[str, Any]) -> Callable[[int], Run]:

@@ -90,6 +90,7 @@ class Graph:
         return self._by_digest[digest]
 
     def integers(self, *values: int) -> str:
+        """The name of a vector of whole numbers, as operators take axes and lengths."""
         return self.constant(np.array(values, np.int64))
 
     def lengths(self, sizes: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from jaxad.exporting.elementwise import Rule, Value, common_axes, operand, together
 from jaxad.exporting.graph import BATCH, Graph, Tensor, count, is_dynamic
@@ -234,7 +235,7 @@ def _gather_computed(g: Graph, eqn, x: Value, indices: Tensor) -> Tensor:
     (places,) = g.node("Clip", [places, g.constant(np.int32(0)), g.constant(np.int32(shape[axis] - 1))])
     if apart:
         (places,) = g.node("Unsqueeze", [places, g.integers(last)])
-        (name,) = g.node("GatherND", [rows, g.node("Cast", [places], to=7)[0]], batch_dims=len(apart))
+        (name,) = g.node("GatherND", [rows, g.node("Cast", [places], to=TensorProto.INT64)[0]], batch_dims=len(apart))
     else:
         (name,) = g.node("Gather", [rows, places], axis=0)
     numbered = [n for n in range(len(out)) if n not in made.offset_dims]
@@ -251,7 +252,7 @@ def _sort_like(g: Graph, x: Tensor, eqn, axis: int, k: int, *, largest: int) -> 
     values, numbers = g.node("TopK", [whole.name, g.integers(k)], outputs=2, axis=place, largest=largest)
     sizes = (*whole.sizes[:place], k, *whole.sizes[place + 1 :])
     made = Tensor(values, sizes, whole.axes), Tensor(numbers, sizes, whole.axes)
-    return [made[0], together(g, "Cast", [made[1]], to=6)]
+    return [made[0], together(g, "Cast", [made[1]], to=TensorProto.INT32)]
 
 
 def _top_k(g, eqn, x):
