@@ -24,6 +24,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("images", help="a folder of images to check with")
     parser.add_argument("kinds", nargs="+", metavar="FORMAT:PRECISION")
     flags = parser.parse_args(argv)
+    trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
+    made = {"command": report.portable(trained["command"]), "trained": trained["commit"], **provenance.collect()}
+    made["versions"] |= {name: formats.version(name) for name in ("onnx", "onnxruntime", "openvino")}
     rows = []
     for kind in flags.kinds:
         format, precision = kind.split(":")
@@ -40,10 +43,7 @@ def main(argv: Sequence[str]) -> None:
             size = sum((place / name).stat().st_size for name in cards.FILES[format])
         check = {key: value for key, value in card["check"].items() if key != "with"}
         rows.append({"format": format, "precision": precision, "method": card["method"], "bytes": size, **check})
-    trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
-    made = {"command": report.portable(trained["command"]), "trained": trained["commit"], **provenance.collect()}
-    made["versions"] |= {name: formats.version(name) for name in ("onnx", "onnxruntime", "openvino", "nncf")}
-    flags.output.write_text(json.dumps(made | {"rows": rows}, indent=1) + "\n")
+        flags.output.write_text(json.dumps(made | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

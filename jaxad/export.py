@@ -21,7 +21,7 @@ from jaxad.exporting.exported import ExportedDetector
 from jaxad.reporting import prediction_files
 from jaxad.runtime import devices, disk, provenance
 
-_MOST = 128  # good images that an export is checked with, or that int8 looks at
+_MOST = 128  # good images that an export is checked with
 _HELD_OUT, _TRAINED_ON = "held-out good images", "training images, since none were held out"
 
 
@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", help="directory to write to (default: export/FORMAT in the workdir)")
     parser.add_argument(
         "--precision", choices=tuple(cards.TOLERANCES), default="float32",
-        help="what its numbers are kept or computed in (default float32); float16 keeps the weights in it, int8 finds "
-        "the ranges of values in good images",
+        help="what its numbers are kept or computed in (default float32); float16 keeps the weights in it",
     )  # fmt: skip
     parser.add_argument(
         "--check", nargs="+", metavar="IMAGES",
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--precision {flags.precision} is none of {flags.format}'s, which takes {', '.join(taken)}",
             about="--precision",
         )
-    formats.require(flags.format, *(["int8"] if flags.precision == "int8" else []))
+    formats.require(flags.format)
     devices.set_up_process()
     if not _run(flags, provenance.command("jaxad.export", argv)):
         sys.exit(1)
@@ -61,19 +60,11 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     """Writes and checks what the flags name; returns whether the check was passed, or could not be made."""
     found = detector.load(flags.workdir)
     images, what = _images(found, flags.check)
-    if flags.precision == "int8":
-        good, named = _images(found, None)
-        if good is None:
-            raise UserError(f"int8 finds the ranges of values in good images, but {named}", about="--precision")
-    else:
-        good = None
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
         cards.clear(folder)
-        formats.write(
-            found, folder, format=flags.format, precision=flags.precision, good=_batches(found, good) if good else ()
-        )
+        formats.write(found, folder, format=flags.format, precision=flags.precision)
         if flags.format != "stablehlo":
             shutil.copyfile(runner_file.__file__, folder / cards.RUNNER)
         card = cards.described(found, format=flags.format, precision=flags.precision, command=command)

@@ -245,7 +245,7 @@ def test_the_export_of_another_detector_is_refused(workdir, exported):
 
 def test_bad_requests_are_refused(workdir, exported, new, tmp_path, capsys):
     call = export.main, "--workdir", workdir, "--format"
-    assert "stablehlo" in refusal(capsys, *call, "stablehlo", "--precision", "int8")
+    assert "stablehlo" in refusal(capsys, *call, "stablehlo", "--precision", "float16")
     assert "no network" in refusal(capsys, *call, "stablehlo", "--precision", "bfloat16", "--output", tmp_path / "no")
     write(tmp_path / "full" / "mine.png", part(1))
     assert "mine.png" in refusal(capsys, *call, "onnx", "--output", tmp_path / "full")
@@ -255,9 +255,9 @@ def test_bad_requests_are_refused(workdir, exported, new, tmp_path, capsys):
     assert "onnx" in refusal(capsys, *given, "--engine", "openvino", "--export", exported)
 
 
-@pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino"), ("int8", "int8")])
+@pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino")])
 def test_missing_packages_are_named_with_their_extra(monkeypatch, kind, extra):
-    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
+    for name in ("onnx", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
     with refuses(about=None, word=f"python3 -m pip install 'jaxad[{extra}]'"):
         require(kind)

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,21 @@ _NEEDS = {
     "onnx": (("onnx", "onnx"), ("onnxruntime", "onnx")),
     "openvino": (("onnx", "openvino"), ("openvino", "openvino")),
     "stablehlo": (),
-    "int8": (("nncf", "int8"),),
 }
 # What OpenVINO computes in; without being asked, it takes bfloat16 on processors that multiply in it.
-_HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
+_HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16"}
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def require(*kinds: str) -> None:
-    """Checks that the packages of formats are installed; raises UserError with the command that installs them."""
-    for package, extra in (need for kind in kinds for need in _NEEDS[kind]):
+def require(format: str) -> None:
+    """Checks that the packages of a format are installed; raises UserError with the command that installs them."""
+    for package, extra in _NEEDS[format]:
         try:
             importlib.import_module(package)
         except ImportError:
             raise UserError(
-                f"{kinds[-1]} needs the package {package}; run python3 -m pip install 'jaxad[{extra}]'"
+                f"{format} needs the package {package}; run python3 -m pip install 'jaxad[{extra}]'"
             ) from None
 
 
@@ -57,7 +56,7 @@ def computes_in(format: str, precision: str) -> str:
     return "float32" if precision == "float16" else precision
 
 
-def write(found: Detector, folder: Path, *, format: str, precision: str, good: Iterable[np.ndarray]) -> None:
+def write(found: Detector, folder: Path, *, format: str, precision: str) -> None:
     """Writes the model of a detector.
 
     Args:
@@ -65,7 +64,6 @@ def write(found: Detector, folder: Path, *, format: str, precision: str, good: I
       folder: Where to.
       format: A key of `card.FILES`.
       precision: One of `card.PRECISIONS` of the format.
-      good: Batches of good images as they are scored, uint8 (n, h, w, c), by which int8 finds the ranges of values.
 
     Raises:
       UserError: The method has no such form, or a package is missing.
@@ -78,7 +76,7 @@ def write(found: Detector, folder: Path, *, format: str, precision: str, good: I
     if format == "onnx":
         disk.write_bytes(path, model)
     else:
-        _write_openvino(model, path, precision, good)
+        _write_openvino(model, path, precision)
 
 
 def _onnx(found: Detector, *, half: bool) -> bytes:
@@ -96,14 +94,10 @@ def _onnx(found: Detector, *, half: bool) -> bytes:
     return model.SerializeToString()
 
 
-def _write_openvino(model: bytes, path: Path, precision: str, good: Iterable[np.ndarray]) -> None:
+def _write_openvino(model: bytes, path: Path, precision: str) -> None:
     import openvino
 
     converted = openvino.Core().read_model(model=model)
-    if precision == "int8":
-        import nncf
-
-        converted = nncf.quantize(converted, nncf.Dataset(list(good)), subset_size=300)
     openvino.save_model(converted, path, compress_to_fp16=precision == "float16")
 
 

@@ -19,7 +19,7 @@ COLUMNS = [
     "judged_right", "largest_value", "clipped_pixels", "heatmap", "reason", "sha256",
 ]  # fmt: skip
 SUFFIXES = [".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"]
-HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}  # what OpenVINO computes in
+HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16"}  # what OpenVINO computes in
 
 
 def load(card):
