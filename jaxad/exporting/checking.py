@@ -19,7 +19,8 @@ def compare(found: Detector, exported: ExportedDetector, batches: Iterable[np.nd
     """Scores images by both.
 
     Scores are compared as shares of the range of good scores, for which four of their standard deviations stand; maps
-    as shares of `Detector.heat_range`.
+    as shares of `Detector.heat_range`. What is allowed grows with the distance from good images where that is larger
+    than the range: numbers of float32 are rounded by a share of themselves, and defects may score a thousand ranges.
 
     Args:
       found: The detector.
@@ -32,33 +33,39 @@ def compare(found: Detector, exported: ExportedDetector, batches: Iterable[np.nd
     Raises:
       UserError: There is no image.
     """
-    scores, map_difference, first = [], 0.0, None
+    score_range, (low, high) = 4 * found.good_scores[1] or 1.0, found.heat_range
+    map_range, scores, of_maps, first = (high - low) or 1.0, [], np.zeros(2), None
     for images in batches:
         first = images if first is None else first
         ours, theirs = (one.score(images, batch=len(first)) for one in (found, exported))
         scores.append(np.stack([ours.image, theirs.image]))
-        map_difference = max(map_difference, float(np.abs(ours.map - theirs.map).max()))
+        of_maps = np.maximum(of_maps, _shares(ours.map, theirs.map, low, map_range))
     if first is None:
         raise UserError("there is no image to check the export with; name some by --check")
     ours, theirs = np.concatenate(scores, axis=1).astype(np.float64)
-    score_range, (low, high) = 4 * found.good_scores[1], found.heat_range
-    shares = {
-        "scores": float(np.abs(ours - theirs).max()) / (score_range or np.abs(ours).max() or 1.0),
-        "maps": map_difference / ((high - low) or 1.0),
-    }
+    of_scores = _shares(ours, theirs, found.good_scores[0], score_range)
+    of_range, of_distance = ({"scores": float(of_scores[n]), "maps": float(of_maps[n])} for n in range(2))
     limit = max(TOLERANCES[exported.card["precision"]], TOLERANCES[exported.card["trained_in"]])
     decided = found.threshold is not None
     different = int(((ours > found.threshold) != (theirs > found.threshold)).sum()) if decided else None
     return {
         "images": len(ours),
         "computed_in": formats.computes_in(exported.card["format"], exported.card["precision"]),
-        "largest_difference": shares,
+        "largest_difference": of_range,
+        "largest_difference_by_distance": of_distance,
         "tolerance": limit,
         "decisions_that_differ": different,
         "precision": exported.card["precision"],
-        "passed": max(shares.values()) <= limit and not different,
+        "passed": max(of_distance.values()) <= limit and not different,
         "images_per_s": _speeds(found, exported, first),
     }
+
+
+def _shares(ours: np.ndarray, theirs: np.ndarray, good: float, extent: float) -> np.ndarray:
+    """The largest difference as a share of an extent, and of the distance from a good value where that is larger."""
+    difference = np.abs(ours - theirs)
+    distance = np.maximum(np.abs(ours - good), extent)
+    return np.array([difference.max() / extent, (difference / distance).max()])
 
 
 def _speeds(found: Detector, exported: ExportedDetector, images: np.ndarray) -> dict[str, dict[str, float]]:
@@ -78,7 +85,8 @@ def _speeds(found: Detector, exported: ExportedDetector, images: np.ndarray) -> 
 
 def summary(made: dict[str, Any]) -> str:
     """What a check found, for a user to read."""
-    share, speed, decided = made["largest_difference"], made["images_per_s"], made["decisions_that_differ"]
+    share, far = made["largest_difference"], made["largest_difference_by_distance"]
+    speed, decided = made["images_per_s"], made["decisions_that_differ"]
     decisions = (
         "no decisions, since there is no threshold" if decided is None else f"{counted(decided, 'decision')} differ"
     )
@@ -91,7 +99,8 @@ def summary(made: dict[str, Any]) -> str:
     lines += [
         f"checked with {made['images']} {made['with']}: scores differ by {share['scores']:.1e} of the range of good "
         f"scores at most, maps by {share['maps']:.1e} of the range of heatmaps; {decisions}",
-        f"allowed are {made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
+        f"by the distance from good images, where that is larger: {far['scores']:.1e} and {far['maps']:.1e}; allowed are "
+        f"{made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
         *(
             f"images/s {how}: {speed[name]['export']:.1f} by the export, {speed[name]['jaxad']:.1f} by jaxad"
             for name, how in (("batch", f"{speed['batch_size']} together"), ("single", "one by one"))
