@@ -87,10 +87,8 @@ def summary(made: dict[str, Any]) -> str:
     """What a check found, for a user to read."""
     share, far = made["largest_difference"], made["largest_difference_by_distance"]
     speed, decided = made["images_per_s"], made["decisions_that_differ"]
-    decisions = (
-        "no decisions, since there is no threshold" if decided is None else f"{counted(decided, 'decision')} differ"
-    )
-    decisions = decisions.replace("1 decision differ", "1 decision differs")
+    verb = "differs" if decided == 1 else "differ"
+    decisions = "no decisions, without a threshold" if decided is None else f"{counted(decided, 'decision')} {verb}"
     lines = []
     if made["computed_in"] == "float32" and made["precision"] == "bfloat16":
         lines.append(
@@ -99,8 +97,8 @@ def summary(made: dict[str, Any]) -> str:
     lines += [
         f"checked with {made['images']} {made['with']}: scores differ by {share['scores']:.1e} of the range of good "
         f"scores at most, maps by {share['maps']:.1e} of the range of heatmaps; {decisions}",
-        f"by the distance from good images, where that is larger: {far['scores']:.1e} and {far['maps']:.1e}; allowed are "
-        f"{made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
+        f"by the distance from good images, where that is larger: {far['scores']:.1e} and {far['maps']:.1e}; allowed "
+        f"are {made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
         *(
             f"images/s {how}: {speed[name]['export']:.1f} by the export, {speed[name]['jaxad']:.1f} by jaxad"
             for name, how in (("batch", f"{speed['batch_size']} together"), ("single", "one by one"))
