@@ -104,6 +104,22 @@ def _false_alarms(results: Path) -> list[tables.Table]:
     return [tables.Table(heads, rows, "lrlrr" + "r" * 6)]
 
 
+def _exports(results: Path) -> list[tables.Table]:
+    """How far exports lie from their detectors: a row for each format and precision of `docs.exports`."""
+    rows = []
+    for file in sorted(results.glob("export_*.json")):
+        made = json.loads(file.read_text())
+        for row in made["rows"]:
+            share, differ = row["largest_difference"], row["decisions_that_differ"]
+            decided = "n/a" if differ is None else str(differ)
+            figures = [f"{share[name]:.1e}" for name in ("scores", "maps")]
+            kept = f"{row['bytes'] / 2**20:.1f}"
+            named = [file.stem.removeprefix("export_"), row["format"], row["precision"], row["computed_in"]]
+            rows.append([*named, str(row["images"]), *figures, decided, kept, made["device"], made["date"]])
+    heads = ["detector", "format", "precision", "computed in", "images", "scores", "maps", "other decisions", "MiB"]
+    return [tables.Table([*heads, "device", "date"], rows, "llllrrrrrll")]
+
+
 def _levels(runs: Sequence[dict]) -> tables.Table:
     """Scorers of features by levels, each category with its figures and the seconds of the fit."""
     categories = sorted({one["category"] for one in runs})
@@ -172,6 +188,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     },
     "docs/configuration.md": {"configuration": _keys},
     "docs/own_images.md": {"false_alarms": _false_alarms},
+    "docs/export.md": {"exports": _exports},
     "docs/nsa.md": {
         "full": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=320),
         "text": _measured(

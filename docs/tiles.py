@@ -2,9 +2,9 @@
 
     python3 -m docs.tiles WORKDIR FILE.json
 
-WORKDIR holds a detector that was trained with ``config.data.tile``. The same number of pixels is scored in single images
-of a tile's size, in turns with the large image. The peak is that of the whole process, which loads the detector and
-scores; the large image is made of noise.
+WORKDIR holds a detector that was trained with ``config.data.tile``. The same number of pixels is scored in single
+images of a tile's size, in turns with the large image. The peak is that of the whole process, which loads the detector
+and scores; the large image is made of noise.
 """
 
 import argparse

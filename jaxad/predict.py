@@ -35,6 +35,8 @@ from jaxad.data.room import Room, pixels_of
 from jaxad.data.summary import on_few
 from jaxad.detector import Detector
 from jaxad.errors import UserError, counted
+from jaxad.exporting import card as cards
+from jaxad.exporting.exported import ExportedDetector
 from jaxad.reporting import prediction_files
 from jaxad.reporting.charts import overlay
 from jaxad.reporting.prediction_files import COLUMNS, Entry, Request
@@ -288,6 +290,8 @@ def identity(found: Detector) -> str:
         seen.update(np.ascontiguousarray(leaf))
     fitted = found.threshold, found.heat_range, found.white_level, found.pixel_threshold, found.calibration
     machine = jax.__version__, jax.local_device_count(), jax.default_backend()
+    if isinstance(found, ExportedDetector):
+        machine = *machine, found.card["sha256"]
     seen.update(f"{found.config.to_json()}{fitted}{machine}".encode())
     return seen.hexdigest()
 
@@ -317,9 +321,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-megapixels", metavar="N", help="the largest images that are read (default: as in training)"
     )
+    parser.add_argument(
+        "--engine", choices=("openvino", "onnx", "stablehlo"), help="score by an export, which jaxad.export has written"
+    )
+    parser.add_argument("--export", metavar="DIR", help="the export's folder (default: export/ENGINE in the workdir)")
     processes.add_flags(parser)
     flags = parser.parse_args(argv)
     configs.refuse_empty(parser, flags)
+    if flags.export and not flags.engine:
+        raise UserError("--export names an export, which --engine scores by; give both", about="--export")
     if flags.heatmap_side < 0:
         raise UserError(f"--heatmap-side must be at least 0, not {flags.heatmap_side}", about="--heatmap-side")
     if (largest := flags.max_megapixels) and (not largest.isdecimal() or int(largest) < 1):
@@ -362,6 +372,10 @@ def _run(flags: argparse.Namespace, rate: float | None) -> int:
     largest = {"data.max_megapixels": flags.max_megapixels} if flags.max_megapixels else {}
     found = detector.load(flags.workdir, largest)
     _set_thresholds(found, rate, masks=flags.masks)
+    if flags.engine:
+        found = ExportedDetector(
+            found, flags.export or cards.default_folder(flags.workdir, flags.engine), format=flags.engine
+        )
     output = Path(flags.output or Path(flags.workdir) / "predictions")
     disk.refuse_nul(output)
     paths, others, trained = prediction_files.walk(flags.paths, list_folder, IMAGE_SUFFIXES)

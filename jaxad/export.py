@@ -1,0 +1,126 @@
+"""``python -m jaxad.export``: a trained detector as a model that runs without jaxad, checked to say the same."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxad import config as configs
+from jaxad import data, detector, errors
+from jaxad.data import pipeline
+from jaxad.data.image import IMAGE_SUFFIXES, list_folder, read_image
+from jaxad.detector import Detector
+from jaxad.errors import UserError
+from jaxad.exporting import card as cards
+from jaxad.exporting import checking, formats, program
+from jaxad.exporting import runner as runner_file
+from jaxad.exporting.exported import ExportedDetector
+from jaxad.reporting import prediction_files
+from jaxad.runtime import devices, disk, provenance
+
+_MOST = 128  # good images that an export is checked with
+_HELD_OUT, _TRAINED_ON = "held-out good images", "training images, since none were held out"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "python -m jaxad.export",
+        description="Writes a detector as a model that takes uint8 images (n, h, w, c) and gives scores and maps, with "
+        "card.json and runner.py beside it, and checks that it scores as jaxad does.",
+    )
+    parser.add_argument("--workdir", required=True, help="a directory that jaxad.train completed")
+    parser.add_argument("--format", required=True, choices=tuple(cards.FILES), help="what runs the model")
+    parser.add_argument("--output", help="directory to write to (default: export/FORMAT in the workdir)")
+    parser.add_argument(
+        "--precision", choices=tuple(cards.TOLERANCES), default="float32",
+        help="what its numbers are kept or computed in (default float32); float16 keeps the weights in it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", nargs="+", metavar="IMAGES",
+        help="image files and folders to check it with (default: good images that the training held out)",
+    )  # fmt: skip
+    flags = parser.parse_args(argv)
+    configs.refuse_empty(parser, flags)
+    if flags.precision not in (taken := cards.PRECISIONS[flags.format]):
+        raise UserError(
+            f"--precision {flags.precision} is none of {flags.format}'s, which takes {', '.join(taken)}",
+            about="--precision",
+        )
+    formats.require(flags.format)
+    devices.set_up_process()
+    if not _run(flags, provenance.command("jaxad.export", argv)):
+        sys.exit(1)
+
+
+def _run(flags: argparse.Namespace, command: str) -> bool:
+    """Writes and checks what the flags name; returns whether the check was passed, or could not be made."""
+    found = detector.load(flags.workdir)
+    program.refuse_unexportable(found)
+    images, what = _images(found, flags.check)
+    folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
+    disk.refuse_nul(folder)
+    try:
+        cards.clear(folder)
+        formats.write(found, folder, format=flags.format, precision=flags.precision)
+        if flags.format != "stablehlo":
+            shutil.copyfile(runner_file.__file__, folder / cards.RUNNER)
+        card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
+        cards.write(folder, card | {"check": None})
+    except OSError as error:
+        raise UserError(
+            f"the export cannot be written to {folder} ({error.strerror or error}); make that possible or choose "
+            "another --output",
+            about=folder,
+        ) from error
+    print(f"written: {folder}", flush=True)
+    if images is None:
+        print(f"not checked: {what}; name images by --check")
+        return True
+    made = checking.compare(found, ExportedDetector(found, folder), _batches(found, images)) | {"with": what}
+    cards.write(folder, card | {"check": made})
+    print(checking.summary(made))
+    return made["passed"]
+
+
+def _batches(found: Detector, images) -> Iterator[np.ndarray]:
+    """Images a batch at a time, as they are scored."""
+    batch = found.config.evaluate.batch
+    for start in range(0, len(images), batch):
+        yield np.stack([images[n] for n in range(start, min(start + batch, len(images)))])
+
+
+class _Files:
+    """Image files as they are scored: uint8 (h, w, c) by number."""
+
+    def __init__(self, found: Detector, paths: list[Path]):
+        self._options, self._paths, self._geometry = found.read_options, paths, found.region.geometry
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self._geometry.image(read_image(self._paths[number], **self._options))
+
+
+def _images(found: Detector, given: list[str] | None) -> tuple:
+    """Images to check with, by number, and what they are; None and why there are none."""
+    if given:
+        paths, _, _ = prediction_files.walk(given, list_folder, IMAGE_SUFFIXES)
+        return _Files(found, paths), f"images of {', '.join(given)}"
+    config = found.config
+    try:
+        source = data.load(config, white_level=found.white_level).train
+    except UserError as error:
+        return None, f"the training images are not there ({error})"
+    fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(config))
+    chosen = held if len(held) else fitted
+    images = pipeline.Images(source, chosen[:_MOST], geometry=found.region.geometry, cache_bytes=0)
+    return images, _HELD_OUT if len(held) else _TRAINED_ON
+
+
+if __name__ == "__main__":
+    errors.run(main)
