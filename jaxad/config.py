@@ -29,7 +29,8 @@ _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDic
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {
     "data": {
-        "white_level": 0, "max_megapixels": 1000, "resize": "squeeze", "aspect": 0.0, "tile": 0, "tile_overlap": 0.125,
+        "white_level": 0, "max_megapixels": 1000, "roi": "", "resize": "squeeze", "aspect": 0.0, "tile": 0,
+        "tile_overlap": 0.125,
     },
     "threshold": {"cross_fit_below": 60},
     "evaluate": {"heatmap_sigma": 0.0, "mask_rule": "any"},
@@ -365,6 +366,11 @@ def white_level(config: ConfigDict) -> int:
 def resize(config: ConfigDict) -> str:
     """How images are brought into their frame, see `jaxad.data.geometry`."""
     return config.data.get("resize", "squeeze")
+
+
+def roi(config: ConfigDict) -> str:
+    """The region of interest as text, see `jaxad.data.roi`; "" for whole images."""
+    return config.data.get("roi", "")
 
 
 def frame(config: ConfigDict, side: int) -> tuple[int, int]:
