@@ -38,6 +38,7 @@ _OPTIONAL = {
 }  # fmt: skip
 RESIZES = ("squeeze", "keep", "pad", "crop")
 STEP = 32  # pixels by which a frame's longer side may exceed the shorter one: the coarsest stride of the networks
+_SHOWN = 80  # characters of a value
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 
@@ -341,7 +342,7 @@ def claim(
             return
         unfitted = (*unfitted, "dtype") if old.get("dtype") == "auto" else unfitted
         if (path.parent / "detector.json").exists() or not all(key.startswith(unfitted) for key in differing):
-            was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
+            was, now = ({k: _short(repr(v[k])) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; {remedy}", about=workdir)
     try:
@@ -351,6 +352,11 @@ def claim(
         raise UserError(
             f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir", about=workdir
         ) from error
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, such as that of a region of interest, where a sentence has no room for all of it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def channels(config: ConfigDict) -> int:
