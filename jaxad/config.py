@@ -414,6 +414,7 @@ def of_tiles(config: ConfigDict) -> ConfigDict:
         view |= {"view.center_crop": min(config.view.center_crop, side)}
     plain = guarded(ConfigDict(json.loads(config.to_json())), "the config", "see experiments/ for examples")
     whole = {"data.size": side, "score.size": side, "data.tile": 0, "data.aspect": 0.0, "data.resize": "squeeze"}
+    whole |= {"data.roi": ""}  # the detector knows what counts of a tile
     with plain.unlocked():
         for key, value in (whole | view).items():
             section, name = key.split(".")

@@ -74,7 +74,8 @@ data.roi: The region of interest, outside of which nothing is trained on, scored
 data.resize: How images are brought to one size. `squeeze` makes squares of them, as the papers do. `keep` keeps the
   aspect ratio: all images have that of the training images, and one that differs is padded. `pad` makes a square by
   padding, `crop` by cutting off. Padding shows the image's mirror image, and is neither scored nor counted.
-data.aspect: Width over height for `keep`; 0 for that of the training images, which takes its place.
+data.aspect: Width over height for `keep`; 0 for that of the training images, or of their region of interest, which
+  takes its place.
 data.tile: Side in pixels of the square tiles of a frame that are trained on and scored, for small defects in large
   images; 0 for the whole frame. `data.size` is then the frame's shorter side, and `score.size` has no effect.
 data.tile_overlap: Smallest share of a tile's side by which tiles overlap.

@@ -206,7 +206,7 @@ def test_auto_crossfitting_and_a_refit(tmp_path, capsys):
 def test_every_way_to_resize_has_a_region(resize):
     options = {"data.size": 64, "data.resize": resize, "score.sigma": 1.0, "data.roi": REGION, "data.holdout": 0.25}
     found = jaxad.train(load("baseline_mean", "object", options), [surface(number) for number in range(8)])
-    plain, *others, bad = found.predict([surface(50), *(spotted(50, place) for place in OUTSIDE), spotted(50, (40, 110))])
+    plain, *others, bad = found.predict([surface(50), *(spotted(50, place) for place in (*OUTSIDE, (40, 110)))])
     for other in others:
         assert other.score == plain.score
         np.testing.assert_array_equal(other.map, plain.map)

@@ -94,7 +94,7 @@ def test_polygons_that_do_not_fit_the_images_are_refused(text, images, words):
 
 def test_masks_that_do_not_fit_the_images_are_refused(tmp_path):
     write(tmp_path / "square.png", np.full((50, 50), 255, np.uint8))
-    with pytest.raises(UserError, match="50 x 50 pixels .*, which is not the aspect ratio of a training image of 200"):
+    with pytest.raises(UserError, match=r"50 x 50 pixels .*, which is not the aspect ratio of a training image of 200"):
         roi_finding.resolve(config_of(tmp_path / "square.png"), blank())
     write(tmp_path / "empty.png", np.zeros((50, 100), np.uint8))
     with pytest.raises(UserError, match="marks no pixel; paint what is to be judged white"):

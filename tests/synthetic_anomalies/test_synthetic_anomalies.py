@@ -117,7 +117,7 @@ def test_what_lies_outside_the_region_of_interest_has_no_anomalies(given):
         assert ((made.mask == IGNORED) == outside).all() and (made.mask == 1).any()
         assert (made.image == record.image)[made.mask != 1].all()
     nothing = [record._replace(mask=np.full((SIDE, SIDE), IGNORED, np.uint8)) for record in records(1)]
-    with pytest.raises(UserError, match="no place for the anomaly .* in the region of interest of test/good/000"):
+    with pytest.raises(UserError, match=r"no place for the anomaly .* in the region of interest of test/good/000"):
         anomalies.make(nothing, given, seed=0)
 
 
