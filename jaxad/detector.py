@@ -58,7 +58,8 @@ class Prediction(NamedTuple):
       map: float32 (h, w), the score map at the image's own size; NaN outside the region that is judged.
       peak: (row, column) of the highest value of the map as it was scored, in pixels of the image.
       judged: (top, left, bottom, right) of the region that is judged, in pixels of the image; bottom and right lie
-        outside it. What the training left out, such as the border around a central crop, is not judged.
+        outside it. What the training left out, such as the border around a central crop, is not judged. Of a region of
+        interest it is the box.
       percentile: The share in percent, from 0 to 100, of good images with a lower score, of those that the thresholds
         were fitted on; None without a threshold.
       pixel_threshold: Pixels whose value in the map is above it are called defective; None where none was fitted.

@@ -6,9 +6,9 @@ width and height, once a training begins. So a detector needs no file, and takes
 
 import functools
 import math
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -139,7 +139,7 @@ def numbers_of(text: str) -> list[list[tuple[float, float]]] | None:
 
 def check(text: str) -> None:
     """Refuses a text that is neither `AUTOMATIC` nor polygons nor the path of a file, with a UserError."""
-    if not text or text == AUTOMATIC or numbers_of(text) is not None or Path(text).is_file():
+    if not text or text == AUTOMATIC or numbers_of(text) is not None or os.path.isfile(text):
         return
     raise UserError(
         f"config.data.roi must be auto, polygons (x,y x,y x,y) or the path of a mask file, not '{text}', which is no "

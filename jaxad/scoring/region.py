@@ -108,12 +108,13 @@ class Region(NamedTuple):
         """
         (top, left, bottom, right), judged = self._places(size)
         full = np.full(size, np.nan, np.float32)
-        part, inside = np.ascontiguousarray(scored[top:bottom, left:right]), self.geometry.judged(size)
-        if inside is not None:
-            part = _continued(part, self.geometry.valid([self.geometry.box(size)])[0, top:bottom, left:right])
+        part = np.ascontiguousarray(scored[top:bottom, left:right])
+        valid = self.geometry.valid([self.geometry.box(size)])
+        if self.geometry.roi is not None and valid is not None:
+            part = _continued(part, valid[0, top:bottom, left:right])
         placed = resize_map(smooth_map(part, sigma), (judged[2] - judged[0], judged[3] - judged[1]))
         full[judged[0] : judged[2], judged[1] : judged[3]] = placed
-        if inside is not None:
+        if (inside := self.geometry.judged(size)) is not None:
             full[judged[0] : judged[2], judged[1] : judged[3]][~inside] = np.nan
         return full
 

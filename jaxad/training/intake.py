@@ -72,7 +72,7 @@ def with_begun_roi(config: ConfigDict, workdir: Path, *, restart: bool) -> Confi
       UserError: The workdir's config cannot be read.
     """
     given = configs.roi(config)
-    if restart or not given or Path(given).is_file() or not configs.is_workdir(workdir):
+    if restart or not given or os.path.isfile(given) or not configs.is_workdir(workdir):
         return config
     held = configs.roi(configs.read(workdir))
     if not roi.is_found(held) or roi.origin_of(held) != (given if given == roi.AUTOMATIC else Path(given).name):

@@ -77,6 +77,7 @@ def test_text_goes_there_and_back():
         ("0,0 1,0 1,1,1", "no pair of numbers"),
         ("0,0 1,0 1,-", "no pair of numbers"),
         ("0,0 -0.1,0 1,1", "a corner outside the image, with a number below 0"),
+        ("p" * 5000, "must be auto"),
         ("part.png", r"must be auto, polygons .* or the path of a mask file, not 'part.png', which is no file"),
     ],
 )
