@@ -35,6 +35,7 @@ def get_config(category: str = "demo") -> ConfigDict:
     config.data.test = ""
     config.data.ground_truth = ""
     config.data.size = 256
+    config.data.roi = ""
     config.data.resize = "keep" if category in OWN_IMAGES else "squeeze"
     config.data.aspect = 0.0
     config.data.tile = 0

@@ -66,6 +66,7 @@ def get_config(category: str = "demo") -> ConfigDict:
         config.data.test_abnormal_list = f"anomaly_{adults}_test_curated_list.txt"
     config.data.channels = 1 if category in CHEST_XRAYS else 3
     config.data.size = row.view.resize
+    config.data.roi = ""
     config.data.resize = "keep" if category in OWN_IMAGES else "squeeze"
     config.data.aspect = 0.0
     config.data.tile = 0

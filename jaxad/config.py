@@ -29,7 +29,8 @@ _REQUIRED |= dict.fromkeys(("data", "score", "threshold", "evaluate"), ConfigDic
 # What a section of an experiment, such as a user's own, need not say.
 _OPTIONAL = {
     "data": {
-        "white_level": 0, "max_megapixels": 1000, "resize": "squeeze", "aspect": 0.0, "tile": 0, "tile_overlap": 0.125,
+        "white_level": 0, "max_megapixels": 1000, "roi": "", "resize": "squeeze", "aspect": 0.0, "tile": 0,
+        "tile_overlap": 0.125,
     },
     "threshold": {"cross_fit_below": 60},
     "evaluate": {"heatmap_sigma": 0.0, "mask_rule": "any"},
@@ -37,6 +38,7 @@ _OPTIONAL = {
 }  # fmt: skip
 RESIZES = ("squeeze", "keep", "pad", "crop")
 STEP = 32  # pixels by which a frame's longer side may exceed the shorter one: the coarsest stride of the networks
+_SHOWN = 80  # characters of a value
 _OTHER_VERSION = f"it was written by another version of jaxad, or edited: restore it, or {RETRAIN}"
 
 
@@ -340,7 +342,7 @@ def claim(
             return
         unfitted = (*unfitted, "dtype") if old.get("dtype") == "auto" else unfitted
         if (path.parent / "detector.json").exists() or not all(key.startswith(unfitted) for key in differing):
-            was, now = ({k: repr(v[k]) if k in v else "absent" for k in differing} for v in (old, new))
+            was, now = ({k: _short(repr(v[k])) if k in v else "absent" for k in differing} for v in (old, new))
             changes = ", ".join(f"{key} ({was[key]} there, {now[key]} now)" for key in differing)
             raise UserError(f"{workdir} was made with another config: {changes}; {remedy}", about=workdir)
     try:
@@ -350,6 +352,11 @@ def claim(
         raise UserError(
             f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir", about=workdir
         ) from error
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, such as that of a region of interest, where a sentence has no room for all of it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def channels(config: ConfigDict) -> int:
@@ -365,6 +372,11 @@ def white_level(config: ConfigDict) -> int:
 def resize(config: ConfigDict) -> str:
     """How images are brought into their frame, see `jaxad.data.geometry`."""
     return config.data.get("resize", "squeeze")
+
+
+def roi(config: ConfigDict) -> str:
+    """The region of interest as text, see `jaxad.data.roi`; "" for whole images."""
+    return config.data.get("roi", "")
 
 
 def frame(config: ConfigDict, side: int) -> tuple[int, int]:
@@ -402,6 +414,7 @@ def of_tiles(config: ConfigDict) -> ConfigDict:
         view |= {"view.center_crop": min(config.view.center_crop, side)}
     plain = guarded(ConfigDict(json.loads(config.to_json())), "the config", "see experiments/ for examples")
     whole = {"data.size": side, "score.size": side, "data.tile": 0, "data.aspect": 0.0, "data.resize": "squeeze"}
+    whole |= {"data.roi": ""}  # the detector knows what counts of a tile
     with plain.unlocked():
         for key, value in (whole | view).items():
             section, name = key.split(".")

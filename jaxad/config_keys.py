@@ -68,10 +68,14 @@ data.category: The folder below `data.root`, or the good class of CIFAR-10 and M
 data.test: A folder of test images elsewhere.
 data.ground_truth: A folder of masks elsewhere.
 data.size: Shorter side in pixels that images are resized to. Change it, the crops of `view` and `score.size` together.
+data.roi: The region of interest, outside of which nothing is trained on, scored or counted: the path of a mask file,
+  polygons as `x,y x,y x,y; ...` in shares of width and height or in pixels, or `auto` for what lies before a plain
+  background. A training puts the polygons that it finds in its place. Empty for whole images.
 data.resize: How images are brought to one size. `squeeze` makes squares of them, as the papers do. `keep` keeps the
   aspect ratio: all images have that of the training images, and one that differs is padded. `pad` makes a square by
   padding, `crop` by cutting off. Padding shows the image's mirror image, and is neither scored nor counted.
-data.aspect: Width over height for `keep`; 0 for that of the training images, which takes its place.
+data.aspect: Width over height for `keep`; 0 for that of the training images, or of their region of interest, which
+  takes its place.
 data.tile: Side in pixels of the square tiles of a frame that are trained on and scored, for small defects in large
   images; 0 for the whole frame. `data.size` is then the frame's shorter side, and `score.size` has no effect.
 data.tile_overlap: Smallest share of a tile's side by which tiles overlap.

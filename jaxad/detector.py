@@ -22,7 +22,7 @@ from jaxad import config as configs
 from jaxad import methods
 from jaxad.config_values import Value
 from jaxad.data import MIN_SIDE, levels
-from jaxad.data.geometry import Box, is_inside
+from jaxad.data.geometry import Box
 from jaxad.data.given import Given, attempt, several
 from jaxad.data.image import Decoded
 from jaxad.data.tiling import tiling_of
@@ -58,7 +58,8 @@ class Prediction(NamedTuple):
       map: float32 (h, w), the score map at the image's own size; NaN outside the region that is judged.
       peak: (row, column) of the highest value of the map as it was scored, in pixels of the image.
       judged: (top, left, bottom, right) of the region that is judged, in pixels of the image; bottom and right lie
-        outside it. What the training left out, such as the border around a central crop, is not judged.
+        outside it. What the training left out, such as the border around a central crop, is not judged. Of a region of
+        interest it is the box.
       percentile: The share in percent, from 0 to 100, of good images with a lower score, of those that the thresholds
         were fitted on; None without a threshold.
       pixel_threshold: Pixels whose value in the map is above it are called defective; None where none was fitted.
@@ -180,16 +181,17 @@ class Detector:
         Args:
           images: uint8 (n, h, w, c).
           batch: Images in one call of the compiled program, ``config.evaluate.batch`` by default; the last is padded.
-          boxes: Where each image lies in its frame, see `Record.box`; None where all of them fill it.
+          boxes: Where each image lies in its frame, or its region of interest, see `Record.box`; None where all of
+            them fill it.
 
         Returns:
           NumPy scores: image (n,) and map (n, h, w), float32. The map is zero where the network sees nothing, and
-          outside the boxes.
+          outside the boxes and the region of interest.
 
         Raises:
           UserError: The images are no such array, or there is no such batch.
         """
-        valid = None if boxes is None else is_inside(boxes, self.region.size)
+        valid = self._valid(boxes, len(images))
         if self.tiling is not None:
             return self._score_tiles(self.region.seen(images), valid, batch)
         if valid is not None:
@@ -197,6 +199,11 @@ class Detector:
             return found._replace(map=np.where(valid, found.map, np.float32(0)))
         found = self._call(self._score, self.region.seen(images), batch)
         return found._replace(map=self.region.bordered(found.map))
+
+    def _valid(self, boxes: Sequence[Box] | np.ndarray | None, count: int) -> np.ndarray | None:
+        """Which pixels of so many frames count, bool (n, h, w), see `score`; None where all do."""
+        valid = self.region.geometry.valid(boxes)
+        return valid if valid is None or boxes is not None else np.repeat(valid, count, axis=0)
 
     def _score_tiles(self, frames: np.ndarray, valid: np.ndarray | None, batch: int | None) -> Scores:
         """`score` tile by tile: the highest image score of a tile, and the weighted mean of overlapping maps."""
@@ -331,7 +338,7 @@ class Detector:
             images = [one.image if isinstance(one, Decoded) else blank for one in seen]
             stack = np.stack([geometry.image(image) for image in images])
             alone = batch is None and not made and len(seen) == 1
-            boxes = [geometry.placement(image.shape[:2]).target for image in images]
+            boxes = [geometry.box(image.shape[:2]) for image in images]
             scores = self.score(stack, batch=1 if alone else batch, boxes=boxes)
             rows = zip(seen, scores.image, scores.map, strict=True)
             made += [self._prediction(one.image, *row) if isinstance(one, Decoded) else one for one, *row in rows]
@@ -380,9 +387,9 @@ class Detector:
             self.calibration = self.calibration._replace(regions=None)
 
     def _judged(self, maps: np.ndarray, boxes: np.ndarray | None) -> np.ndarray:
-        """What is judged of maps (n, h, w); NaN outside the boxes, see `score`."""
-        inside = None if boxes is None else is_inside(boxes, self.region.size)
-        return self.region.inside(maps if inside is None else np.where(inside, maps, np.float32(np.nan)))
+        """What is judged of maps (n, h, w); NaN where pixels do not count, see `score`."""
+        valid = self._valid(boxes, len(maps))
+        return self.region.inside(maps if valid is None else np.where(valid, maps, np.float32(np.nan)))
 
     def fit_thresholds(self, good: Scores, boxes: np.ndarray | None = None, *, cross_fitted: bool) -> None:
         """Sets `calibration` and both thresholds from scores of good images that the density was not fitted to; for the

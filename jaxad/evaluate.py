@@ -63,12 +63,15 @@ def read_test_set(config: ConfigDict, white_level: int | None) -> list[Record]:
 
 
 def _on_vanished_masks(records: Sequence[Record], config: ConfigDict) -> str:
-    """What pixel metrics cannot see by the rule of masks; "" where there is nothing."""
+    """What pixel metrics cannot see by the rule of masks or the region of interest; "" where there is nothing."""
     rule = config.evaluate.mask_rule
     vanished = sum(bool(one.label) and one.mask is not None and not (one.mask == 1).any() for one in records)
-    if rule == "any" or not vanished:
+    if not vanished or (rule == "any" and not configs.roi(config)):
         return ""
     images = counted(vanished, "defective image")
+    if configs.roi(config):
+        what = f"no pixel of {images} is marked in config.data.roi"
+        return f"{what}: image metrics take all of them for defective, pixel metrics for good"
     what = f"no pixel of {images} is marked by config.evaluate.mask_rule={rule}"
     return f"{what}: pixel metrics take all of them for good"
 

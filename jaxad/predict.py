@@ -122,7 +122,7 @@ def _read(found: Detector, path: Path, side: int | None, room: Room) -> Seen:
         resized = found.region.geometry.image(decoded.image)
         picture = None if side is None else _shrunk(decoded.image, side)
         shape = decoded.image.shape[:2]
-        return Seen(path, sha256, None, deep, shape, resized, found.region.geometry.placement(shape).target, picture)
+        return Seen(path, sha256, None, deep, shape, resized, found.region.geometry.box(shape), picture)
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:

@@ -118,5 +118,20 @@ def test_bottles_that_look_alike_are_no_copies(capsys):
     """But two training images show the same bottle."""
     status, lines = checked(capsys, SHARED / "data" / "mvtec_ad" / "bottle")
     assert status == 0 and not level(lines, "warning")
-    [note] = level(lines, "note")
+    note, background = level(lines, "note")
     assert "070.png" in note and "069.png" in note
+    assert "24 % of the training images are a plain background; set config.data.roi=auto" in background
+
+
+def test_a_plain_background_is_told(tmp_path, capsys):
+    for number in range(4):
+        image = np.full((96, 96, 3), 240, np.uint8)
+        image[30:60, 20:50] = part(number)[:30, :30]
+        write(tmp_path / "parts" / f"{number}.png", image)
+    status, lines = checked(capsys, tmp_path / "parts")
+    [told] = [line for line in level(lines, "note") if "background" in line]
+    share = int(told.split()[1])
+    assert status == 0 and 100 * (1 - 42**2 / 96**2) <= share <= 100 * (1 - 30**2 / 96**2)
+    (tmp_path / "parts" / "0.png").write_bytes(b"no image")  # no image is looked at again after that
+    status, lines = checked(capsys, tmp_path / "parts")
+    assert status == 1 and not [line for line in level(lines, "note") if "background" in line]

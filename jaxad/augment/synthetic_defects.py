@@ -14,7 +14,7 @@ import numpy as np
 from jaxad.augment.nsa import host
 from jaxad.augment.nsa.host_labels import channel_sum
 from jaxad.augment.nsa.settings import Synthesis
-from jaxad.data.geometry import IGNORED, is_inside
+from jaxad.data.geometry import IGNORED, Geometry
 
 MOST = 64  # held-out images that take part; more would take time and change the figures little
 _SEED = 20_220_727
@@ -31,7 +31,7 @@ class SyntheticSet(NamedTuple):
     Attributes:
       images: uint8 (m, h, w, c); good ones first.
       masks: uint8 (m, h, w) of 0 and 1, where an image differs from the good one by more than one grey level, averaged
-        over the channels; elsewhere the two are bit-identical. `IGNORED` where the frame is filled beside an image.
+        over the channels; elsewhere the two are bit-identical. `IGNORED` where pixels do not count, see `make`.
       labels: int (m,), 0 for good and 1 for defective.
       kinds: "good", or one of `KINDS`, for each image.
       sources: int (m,), the number of the good image that each was made of.
@@ -105,10 +105,12 @@ def _defective(
     image: np.ndarray,
     others: Sequence[np.ndarray],
     box: Sequence[int],
+    counted: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """An image with a defect that can be seen, and its mask; None where none of many draws could be seen.
 
-    The defect lies inside the box, (top, left, bottom, right), and is made as if there were nothing else.
+    The defect lies inside the box, (top, left, bottom, right), and is made as if there were nothing else. Only pixels
+    that are counted, bool (h, w), are changed by it.
     """
     inside = slice(box[0], box[2]), slice(box[1], box[3])
     seen = np.ascontiguousarray(image[inside])
@@ -116,7 +118,7 @@ def _defective(
         other = np.ascontiguousarray(others[int(rng.integers(len(others)))][inside])
         changed = KINDS[kind](rng, seen, other)
         difference = channel_sum(cv2.absdiff(changed, seen).reshape(seen.shape)) / seen.shape[2]
-        mask = difference > 1
+        mask = difference > 1 if counted is None else (difference > 1) & counted[inside]
         if mask.mean() >= _SMALLEST and difference[mask].mean() >= _VISIBLE:
             made = image.copy()
             made[inside] = np.where(mask[..., None], changed, seen)
@@ -127,7 +129,12 @@ def _defective(
 
 
 def make(
-    good: np.ndarray, others: Sequence[np.ndarray], *, crop: int = 0, boxes: np.ndarray | None = None
+    good: np.ndarray,
+    others: Sequence[np.ndarray],
+    *,
+    crop: int = 0,
+    boxes: np.ndarray | None = None,
+    geometry: Geometry | None = None,
 ) -> SyntheticSet:
     """Makes the set from held-out good images; the same images give the same set.
 
@@ -141,6 +148,7 @@ def make(
       crop: What becomes of the shorter side where the defects lie in the center alone, what their size is a share of; 0
         for the whole image.
       boxes: int (n, 4), where images lie in their frames, in which the defects lie then; None where they fill them.
+      geometry: Of the frames, where it has a region of interest, in which the defects lie then.
 
     Raises:
       ValueError: There are no images, or no others.
@@ -152,18 +160,20 @@ def make(
     border = (min(height, width) - crop) // 2 if crop else 0
     whole = border, border, height - border, width - border
     places = np.tile(whole, (len(good), 1)) if boxes is None else boxes[chosen]
+    valid = None if boxes is None else (geometry or Geometry((height, width))).valid(places)
+    inner = np.clip(places, 0, (height, width, height, width))
     images, masks = list(good), [np.zeros(good.shape[1:3], np.uint8)] * len(good)
     kinds, sources = ["good"] * len(good), list(range(len(good)))
     for code, kind in enumerate(KINDS):
         for number, image in enumerate(good):
-            made = _defective(np.random.default_rng((_SEED, code, number)), kind, image, others, places[number])
+            rng, counted = np.random.default_rng((_SEED, code, number)), None if valid is None else valid[number]
+            made = _defective(rng, kind, image, others, inner[number], counted)
             if made is not None:
                 images.append(made[0])
                 masks.append(made[1])
                 kinds.append(kind)
                 sources.append(number)
     labels, masks, sources = np.array([int(kind != "good") for kind in kinds]), np.stack(masks), np.array(sources)
-    inside = None if boxes is None else is_inside(places[sources], (height, width))
-    if inside is not None:
-        masks = np.where(inside, masks, np.uint8(IGNORED))
-    return SyntheticSet(np.stack(images), masks, labels, kinds, sources, None if inside is None else places[sources])
+    if valid is not None:
+        masks = np.where(valid[sources], masks, np.uint8(IGNORED))
+    return SyntheticSet(np.stack(images), masks, labels, kinds, sources, None if valid is None else places[sources])

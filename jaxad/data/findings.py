@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from jaxad.data import health
+from jaxad.data import health, roi_finding
 from jaxad.data.folder import GOOD
 from jaxad.data.image import NO_IMAGES
 from jaxad.data.survey import Look, Survey
@@ -42,7 +42,7 @@ def findings(survey: Survey) -> list[Finding]:
         return [*refused, Finding(NOTE, "stopped", what, "correct it, and run the command again")]
     usable = [look for look in survey.looks if look.measures is not None]
     found = [*refused, *_exact(usable), *_near(usable), *_masks(usable), *_outliers(usable)]
-    found += [*_mixtures(usable), *_missing(survey), *_files(survey)]
+    found += [*_mixtures(usable), *_background(survey), *_missing(survey), *_files(survey)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -156,6 +156,15 @@ def _mixtures(looks: Sequence[Look]) -> Iterable[Finding]:
     if files := rare(lambda look: look.bits):
         what = f"{counted(len(files), 'image')} of another bit depth than most"
         yield Finding(NOTE, "bit depth", what, "save all with the same depth", files)
+
+
+def _background(survey: Survey) -> Iterable[Finding]:
+    readable = all(look.measures is not None for look in survey.looks if look.split == TRAIN)
+    mask = roi_finding.automatic(survey.train)[0] if readable and len(survey.train) else None
+    if mask is not None:
+        what = f"{100 * (1 - mask.mean()):.0f} % of the training images are a plain background"
+        advice = "set config.data.roi=auto to train on and score the rest alone, or nothing if marks beside it matter"
+        yield Finding(NOTE, "background", what, advice)
 
 
 def _missing(survey: Survey) -> Iterable[Finding]:

@@ -72,7 +72,7 @@ class Images:
             return None
         with ThreadPoolExecutor(2) as pool:
             records = pool.map(self._source.__getitem__, map(int, self._numbers))
-            return np.array([self._geometry.placement(record.image.shape[:2]).target for record in records], int)
+            return np.array([self._geometry.box(record.image.shape[:2]) for record in records], int)
 
     def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """All images, or those with some indices, uint8 (n, h, w, c)."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad.data.geometry import Box, is_inside
+from jaxad.data.geometry import Box
 from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.exporting import card as cards
@@ -54,7 +54,7 @@ class ExportedDetector(Detector):
           UserError: As there, or an image does not fill its frame, which no export takes into account.
         """
         self.region.seen(images)  # refuses what is no such array
-        if boxes is not None and is_inside(boxes, self.region.size) is not None:
+        if boxes is not None and self.region.geometry.valid(boxes) is not None:
             height, width = self.region.size
             raise UserError(
                 f"an image has another aspect ratio than {width} x {height} (width x height), which an export cannot "

@@ -26,13 +26,18 @@ def refuse_unexportable(found: Detector) -> None:
     """Refuses a detector of which a fixed program from a frame to its score is not the whole.
 
     Raises:
-      UserError: It scores tiles, or frames of which a part may be filled or was cut off.
+      UserError: It scores tiles, a region of interest, or frames of which a part is filled or was cut off.
     """
     resize = configs.resize(found.config)
     if found.tiling is not None:
         raise UserError(
             "a detector that scores in tiles (config.data.tile) cannot be exported; train one without",
             about="data.tile",
+        )
+    if configs.roi(found.config):
+        raise UserError(
+            "a detector with a region of interest (config.data.roi) cannot be exported; train one without",
+            about="data.roi",
         )
     if resize not in RESIZES:
         raise UserError(

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad.config_keys import GENERAL, Keys
-from jaxad.data import MIN_SIDE
+from jaxad.data import MIN_SIDE, roi
 from jaxad.data.mask import MASK_RULES
 from jaxad.errors import UserError, first_line
 from jaxad.methods import baseline, cutpaste, dla, features, nsa, nsa_features
@@ -53,6 +53,7 @@ def create(config: ConfigDict) -> Method:
     create = _creator(config.method)
     configs.check_ranges(configs.flatten(config), rules_of(config.method).joined_with(GENERAL))
     check_choices({"data.resize": (configs.resize(config), configs.RESIZES)})
+    roi.check(configs.roi(config))
     in_tiles = configs.tile(config) > 0
     if in_tiles:
         _check_tiles(config)
@@ -81,6 +82,11 @@ def create(config: ConfigDict) -> Method:
         raise UserError(
             f"config.evaluate.crop {crop} judges a part of what config.data.resize={configs.resize(config)} shows "
             "whole; set config.evaluate.crop=0, or config.data.resize to squeeze or crop",
+            about="evaluate.crop",
+        )
+    if crop and configs.roi(config):
+        raise UserError(
+            f"config.evaluate.crop {crop} judges a part of what config.data.roi shows; set config.evaluate.crop=0",
             about="evaluate.crop",
         )
     if crop > size or (crop and (size - crop) % 2):

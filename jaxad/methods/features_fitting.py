@@ -9,12 +9,15 @@ if they tell them from the good ones better, by more than chance could. Then the
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import metrics
 from jaxad.augment import synthetic_defects
+from jaxad.data import geometry
+from jaxad.data.geometry import Geometry
 from jaxad.data.pipeline import Chosen
 from jaxad.errors import UserError
 from jaxad.methods.features_summary import NEAREST, PER_LOCATION, Summary, empty_summary, restore_summary
@@ -112,13 +115,14 @@ def _chosen(key: jax.Array, config: ConfigDict, functions: Functions, good_image
     rest = np.setdiff1d(np.arange(n), back)
     candidates = {name: empty_summary(key, name, config) for name in (PER_LOCATION, NEAREST)}
     _take(candidates.values(), functions, good_images, rest)
-    share = location_share(candidates[PER_LOCATION].sums)
+    sums, framed = candidates[PER_LOCATION].sums, geometry.scored(config)
+    share = location_share(sums, _counted(framed, sums.shift.shape[:2]))
     if share >= ALIGNED:
         name, reason = PER_LOCATION, "so the parts are aligned"
     elif not len(back):
         name, reason = NEAREST, f"and with {n} images, below {_FEWEST * _EVERY}, nothing else is compared"
     else:
-        found = _aurocs(candidates, functions, Chosen(good_images, back), Chosen(good_images, rest))
+        found = _aurocs(candidates, functions, Chosen(good_images, back), Chosen(good_images, rest), framed)
         name, reason = _better(found, len(back))
     if config.score.reweight and name == PER_LOCATION:
         raise UserError(
@@ -145,14 +149,32 @@ def _better(found: dict[str, float], images: int) -> tuple[str, str]:
     return name, f"{reason}, less than the {100 * margin:.1f} apart that count" if close else reason
 
 
+def _counted(framed: Geometry, grid: tuple[int, int]) -> np.ndarray | None:
+    """Which positions of a grid lie in the region of interest; None where all do.
+
+    What is painted beside it is at the same place in every image, whatever the parts do.
+    """
+    valid = framed.valid(None)
+    if valid is None:
+        return None
+    share = cv2.resize(valid[0].astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
+    return share == share.max()
+
+
 def _aurocs(
-    candidates: dict[str, Summary], functions: Functions, kept_back: Sequence[np.ndarray], others: Sequence[np.ndarray]
+    candidates: dict[str, Summary],
+    functions: Functions,
+    kept_back: Sequence[np.ndarray],
+    others: Sequence[np.ndarray],
+    framed: Geometry,
 ) -> dict[str, float]:
     """How well each scorer tells images that were kept back from the same with a synthetic defect, from 0 to 1.
 
     Empty where fewer defects than images can be seen.
     """
-    made = synthetic_defects.make(np.stack([kept_back[n] for n in range(len(kept_back))]), others)
+    good = np.stack([kept_back[n] for n in range(len(kept_back))])
+    boxes = np.tile((0, 0, *framed.size), (len(good), 1))
+    made = synthetic_defects.make(good, others, boxes=boxes, geometry=framed)
     if made.labels.sum() < len(kept_back):
         return {}
     found = {}

@@ -318,7 +318,7 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], resul
     thresholds = _value(results, "threshold"), _value(results, "pixel_threshold")
     size, crop, sigma = scores.maps.shape[1:], settings.get("crop", 0), settings.get("heatmap_sigma", 0)
     region = Region(Geometry(size), (min(size) - crop) // 2 if crop else 0)
-    limits = {"score": charts.colour_limits(region.inside(scores.maps))}
+    limits = {"score": charts.colour_limits(_judged(scores, region))}
     limits |= {
         name: charts.colour_limits(region.inside(np.stack(list(maps.values())))) for name, maps in terms.items()
     }
@@ -346,6 +346,13 @@ def _examples(scores: TestScores, terms: dict[str, dict[int, np.ndarray]], resul
         kind = "'examples terms'" if terms else "examples"
         body.append(f"<h3>{title}</h3><p class=soft>{explanation}</p><div class={kind}>{cards}</div>")
     return "\n".join(body)
+
+
+def _judged(scores: TestScores, region: Region) -> np.ndarray:
+    """The values of all maps where they are judged, in any order."""
+    maps = region.inside(scores.maps)
+    known = [np.zeros(maps.shape[1:], np.uint8) if mask is None else region.inside(mask) for mask in scores.masks]
+    return maps[np.stack(known) != IGNORED]
 
 
 def _example(

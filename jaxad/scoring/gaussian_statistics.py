@@ -96,17 +96,19 @@ def gaussian(sums: Statistics, *, shrinkage: str, ridge: float) -> density.Gauss
     return density.Gaussian(np.asarray(False), means, factors)
 
 
-def location_share(sums: Statistics) -> float:
+def location_share(sums: Statistics, counted: np.ndarray | None = None) -> float:
     """How much of the features' variance their location explains, from 0 to 1, as a mean over the channels.
 
     Parts in the same position in every image have a share near 1, an even texture one near 0.
 
     Args:
       sums: Statistics with at least one axis of locations and two images.
+      counted: bool, the locations that count, some at least; None for all.
     """
-    n, d = sums.count, sums.first.shape[-1]
-    offset, shift = (sums.first / n).reshape(-1, d), sums.shift.reshape(-1, d)
-    within = np.diagonal(sums.second, axis1=-2, axis2=-1).reshape(-1, d) / n - offset**2
+    n, counted = sums.count, ... if counted is None else counted
+    offset, shift = (values[counted].reshape(-1, values.shape[-1]) for values in (sums.first / n, sums.shift))
+    squares = np.diagonal(sums.second, axis1=-2, axis2=-1)[counted].reshape(offset.shape)
+    within = squares / n - offset**2
     within = within.mean(axis=0) * n / (n - 1)  # unbiased: of few images each location's mean lies close to them
     between = (shift + offset).var(axis=0) - within / n
     total = within + between

@@ -1,11 +1,12 @@
 """The region of an image that a detector judges, at the size for scoring and at the image's own size.
 
 What a training never saw, such as the border around a central crop, is not judged: it would look anomalous in every
-image, good or bad. Nor is what fills a frame beside an image.
+image, good or bad. Nor is what fills a frame beside an image, or what lies outside the region of interest.
 """
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,7 +17,7 @@ from jaxad.errors import UserError
 
 
 class Region(NamedTuple):
-    """The part of a frame that is judged: all of it, or what a crop leaves of it.
+    """The part of a frame that is judged: all of it, what a crop leaves of it, or the region of interest in it.
 
     Attributes:
       geometry: The frame, and how images lie in it.
@@ -73,13 +74,16 @@ class Region(NamedTuple):
         return (top, left, bottom, right), (first, begin, last, end)
 
     def judged_at(self, size: tuple[int, int]) -> Box:
-        """(top, left, bottom, right) of the region in an image of this height and width."""
+        """(top, left, bottom, right) of the region in an image of this height and width; a box around what has another
+        shape."""
         return self._places(size)[1]
 
     def peak_at(self, scored: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
         """(row, column) of the highest judged value of a map (*self.size), in an image of this height and width."""
         (top, left, bottom, right), judged = self._places(size)
-        part = scored[top:bottom, left:right]
+        part, valid = scored[top:bottom, left:right], self.geometry.valid([self.geometry.box(size)])
+        if valid is not None:
+            part = np.where(valid[0, top:bottom, left:right], part, -np.inf)
         cells = np.unravel_index(part.argmax(), part.shape)
         source, target = self.geometry.placement(size)
         place = []
@@ -88,7 +92,13 @@ class Region(NamedTuple):
             pixel = source[axis] + int((start + int(cell) + 0.5 - target[axis]) * scale)
             # The region is rounded, where the peak's place is cut off.
             place.append(min(max(pixel, judged[axis]), judged[axis + 2] - 1))
-        return place[0], place[1]
+        if (inside := self.geometry.judged(size)) is None or inside[place[0] - judged[0], place[1] - judged[1]]:
+            return place[0], place[1]
+        # A pixel's center may lie outside the region of interest where that of one of another size lies inside.
+        rows, columns = np.nonzero(inside)
+        rows, columns = rows + judged[0], columns + judged[1]
+        nearest = np.argmin((rows - place[0]) ** 2 + (columns - place[1]) ** 2)
+        return int(rows[nearest]), int(columns[nearest])
 
     def map_at(self, scored: np.ndarray, size: tuple[int, int], *, sigma: float = 0.0) -> np.ndarray:
         """A map (*self.size) in an image of this height and width: float32, NaN outside the region.
@@ -98,11 +108,28 @@ class Region(NamedTuple):
         """
         (top, left, bottom, right), judged = self._places(size)
         full = np.full(size, np.nan, np.float32)
-        part = smooth_map(np.ascontiguousarray(scored[top:bottom, left:right]), sigma)
-        full[judged[0] : judged[2], judged[1] : judged[3]] = resize_map(
-            part, (judged[2] - judged[0], judged[3] - judged[1])
-        )
+        part = np.ascontiguousarray(scored[top:bottom, left:right])
+        valid = self.geometry.valid([self.geometry.box(size)])
+        if self.geometry.roi is not None and valid is not None:
+            part = _continued(part, valid[0, top:bottom, left:right])
+        placed = resize_map(smooth_map(part, sigma), (judged[2] - judged[0], judged[3] - judged[1]))
+        full[judged[0] : judged[2], judged[1] : judged[3]] = placed
+        if (inside := self.geometry.judged(size)) is not None:
+            full[judged[0] : judged[2], judged[1] : judged[3]][~inside] = np.nan
         return full
+
+
+def _continued(part: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A map (h, w) whose pixels that do not count have the value of the nearest one that does.
+
+    So resampling mixes nothing else into those at the edge of the region of interest.
+    """
+    _, labels = cv2.distanceTransformWithLabels(
+        (~valid).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    values = np.zeros(labels.max() + 1, part.dtype)
+    values[labels[valid]] = part[valid]
+    return values[labels]
 
 
 def region_of(config: ConfigDict) -> Region:

@@ -60,6 +60,7 @@ COLUMNS = {
     "Heart+": ("heart", True),
 }
 _SHOWN = 3  # images of each column in the picture
+_TRIES = 100  # places for a shape, half of which must lie in the region of interest
 
 
 class Source(NamedTuple):
@@ -198,7 +199,7 @@ def paste(
       it everything is pasted.
     """
     height, width = image.shape[:2]
-    top, left, bottom, right = box or (0, 0, height, width)
+    top, left, bottom, right = np.clip(box or (0, 0, height, width), 0, (height, width, height, width)).tolist()
     side = crop or min(bottom - top, right - left)
     mask = np.zeros((height, width), bool)
     square, free = given.shapes[shape](rng, side), (bottom - top - side, right - left - side)
@@ -212,7 +213,8 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
     """Every column's anomalies on every good image, column by column.
 
     Those of image number i depend on i, on this image and on the arguments, not on other images. A shape filled with
-    colour and the same shape filled with a natural image have the same mask.
+    colour and the same shape filled with a natural image have the same mask, where no region of interest makes them
+    be drawn again: half of a shape at least lies in it, and the rest is not pasted.
 
     Args:
       good: Good test images at the size for scoring.
@@ -227,8 +229,19 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
     for name, (shape, natural) in COLUMNS.items():
         for number, record in enumerate(good):
             rng = np.random.default_rng((seed, list(given.shapes).index(shape), number))
-            image, mask = paste(rng, record.image, given, shape=shape, natural=natural, crop=crop, box=record.box)
-            mask = mask if record.mask is None else np.where(record.mask == IGNORED, record.mask, mask)
+            counted = np.ones(record.image.shape[:2], bool) if record.mask is None else record.mask != IGNORED
+            for _ in range(_TRIES):
+                image, mask = paste(rng, record.image, given, shape=shape, natural=natural, crop=crop, box=record.box)
+                if 2 * mask[counted].sum() >= mask.sum():
+                    break
+            else:
+                raise UserError(
+                    f"no place for the anomaly '{name}' was found in the region of interest of {record.id}; it is too "
+                    "small for this test",
+                    about="data.roi",
+                )
+            image = np.where(counted[..., None], image, record.image)
+            mask = np.where(counted, mask, np.uint8(IGNORED))
             made.append(Record(image, 1, mask, f"{name}/{record.id}", name, record.box))
     return made
 

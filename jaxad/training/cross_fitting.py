@@ -53,7 +53,8 @@ def cross_fit(
     Returns:
       The scores of the images, and what `synthetic_validation.measure` says of synthetic defects in them, scored alike.
     """
-    made = synthetic_defects.make(images, images, crop=found.config.evaluate.crop, boxes=boxes)
+    options = {"crop": found.config.evaluate.crop, "boxes": boxes, "geometry": found.region.geometry}
+    made = synthetic_defects.make(images, images, **options)
     count = len(made.images)
     scores = Scores(np.empty(count, np.float32), np.empty((count, *found.region.size), np.float32))
     for fold in folds(len(images), seed=found.config.seed):

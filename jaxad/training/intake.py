@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import methods
-from jaxad.data import binding, geometry, layouts, levels, summary
+from jaxad.data import binding, geometry, layouts, levels, roi, roi_finding, summary
 from jaxad.data.record import Source
 from jaxad.errors import UserError
 from jaxad.methods import memory
@@ -63,8 +63,40 @@ def with_dtype(config: ConfigDict, workdir: Path, *, restart: bool) -> ConfigDic
     return configs.override(config, {"dtype": dtype}, rules_of=methods.rules_of)
 
 
+def with_begun_roi(config: ConfigDict, workdir: Path, *, restart: bool) -> ConfigDict:
+    """The config with the region of interest of a training that the workdir holds, if it was found in the same way.
+
+    It is then what `with_roi` found. A mask file that is still there is read again, since it may be another one.
+
+    Raises:
+      UserError: The workdir's config cannot be read.
+    """
+    given = configs.roi(config)
+    if restart or not given or os.path.isfile(given) or not configs.is_workdir(workdir):
+        return config
+    held = configs.roi(configs.read(workdir))
+    if not roi.is_found(held) or roi.origin_of(held) != (given if given == roi.AUTOMATIC else Path(given).name):
+        return config
+    return configs.override(config, {"data.roi": held})
+
+
+def with_roi(config: ConfigDict, source: Source) -> ConfigDict:
+    """The config with polygons in shares of the images' sides as its region of interest, if it has any.
+
+    Raises:
+      UserError: The region cannot be used, or does not fit the images, or one of these cannot be read.
+    """
+    if not configs.roi(config):
+        return config
+    text, said = roi_finding.resolve(config, source)
+    if processes.is_main_process():
+        print(said, flush=True)
+    return configs.override(config, {"data.roi": text})
+
+
 def with_aspect(config: ConfigDict, workdir: Path, source: Source, *, restart: bool) -> ConfigDict:
-    """The config with the aspect ratio of the training images, where they keep it and none is given.
+    """The config with the aspect ratio of the training images, or of their region of interest, where they keep it and
+    none is given.
 
     It is that of a training which the workdir holds, as `with_dtype`.
 
@@ -75,7 +107,8 @@ def with_aspect(config: ConfigDict, workdir: Path, source: Source, *, restart: b
         return config
     resumed = not restart and configs.is_workdir(workdir)
     aspect = configs.read(workdir).data.aspect if resumed else 0.0
-    config = configs.override(config, {"data.aspect": aspect or round(geometry.aspect_of(source), 4)})
+    region = roi.read(configs.roi(config))
+    config = configs.override(config, {"data.aspect": aspect or round(geometry.aspect_of(source, region), 4)})
     if processes.is_main_process():
         height, width = configs.frame(config, config.data.size)
         print(f"images are {width} x {height} pixels (width x height) in training, by their aspect ratio", flush=True)

@@ -341,10 +341,12 @@ def train(
     workdir = Path(workdir)
     intake.check_place(config, workdir)
     config = intake.with_dtype(config, workdir, restart=restart)
+    config = intake.with_begun_roi(config, workdir, restart=restart)
     method = methods.create(config)  # before the images are looked for
     intake.check_sizes(config, method)
     source = data.load(config).train if source is None else source
-    if (measured := intake.with_aspect(config, workdir, source, restart=restart)) is not config:
+    measured = intake.with_aspect(intake.with_roi(config, source), workdir, source, restart=restart)
+    if measured is not config:
         config, method = measured, methods.create(measured)
         intake.check_sizes(config, method)
     run = _Run(config, method, workdir, command, source, resumable=resumable)

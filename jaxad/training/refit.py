@@ -241,7 +241,7 @@ def _measure(
     found: Detector, good: np.ndarray, others: Sequence[np.ndarray], boxes: np.ndarray | None
 ) -> dict[str, float]:
     """How well a detector finds synthetic defects in good images that it was not fitted to."""
-    made = synthetic_defects.make(good, others, boxes=boxes)
+    made = synthetic_defects.make(good, others, boxes=boxes, geometry=found.region.geometry)
     return synthetic_validation.measure(found.score(made.images, boxes=made.boxes), made)
 
 

@@ -38,9 +38,10 @@ def held_out(config: ConfigDict, source: Source, fitted: np.ndarray, held: np.nd
       fitted: Numbers of the images to fit, see `pipeline.split_holdout`.
       held: Numbers of those that are held out, at least one.
     """
-    options = {"geometry": geometry.scored(config), "cache_bytes": 0}
-    good, others = (pipeline.Images(source, numbers, **options) for numbers in (held, fitted))
-    return synthetic_defects.make(good.stack(), others, crop=config.evaluate.crop, boxes=good.boxes())
+    framed = geometry.scored(config)
+    good, others = (pipeline.Images(source, numbers, geometry=framed, cache_bytes=0) for numbers in (held, fitted))
+    options = {"crop": config.evaluate.crop, "boxes": good.boxes(), "geometry": framed}
+    return synthetic_defects.make(good.stack(), others, **options)
 
 
 def evaluate(scores: Scores, made: SyntheticSet) -> dict:

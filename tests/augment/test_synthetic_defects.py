@@ -7,6 +7,8 @@ import pytest
 from scipy import ndimage
 
 from jaxad.augment import synthetic_defects as defects
+from jaxad.data.geometry import IGNORED, Geometry
+from jaxad.data.roi import Roi
 
 SIDE = 64
 KINDS = ("blend", "patch", "scar")
@@ -168,3 +170,23 @@ def test_places_of_pastes_reach_every_border():
         angle = np.random.default_rng(seed).uniform(0, math.pi)
         hit |= (defects.random_paste(np.random.default_rng(seed), image, size=(8, 8), angle=angle) != image).any(axis=2)
     assert hit[0].any() and hit[-1].any() and hit[:, 0].any() and hit[:, -1].any() and hit[3:-3, 3:-3].all()
+
+
+def test_defects_lie_in_the_region_of_interest():
+    """A ring at the border of the image, so that most defects lie outside of it or in part."""
+    whole, hole = (tuple((x, y) for x, y in ((a, a), (b, a), (b, b), (a, b))) for a, b in ((0.0, 1.0), (0.2, 0.8)))
+    good = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+    geometry, boxes = Geometry((64, 64), "squeeze", Roi((whole, hole))), np.tile((0, 0, 64, 64), (6, 1))
+    valid = geometry.valid(boxes)[0]
+    assert 0.6 < valid.mean() < 0.68
+    made = defects.make(good, good[::-1], boxes=boxes, geometry=geometry)
+    assert (made.labels == 1).sum() == 18 and made.boxes.shape == (24, 4)
+    assert ((made.masks == IGNORED) == ~valid).all()
+    for image, mask, label, source in zip(made.images, made.masks, made.labels, made.sources, strict=True):
+        changed = (image != good[source]).any(axis=-1)
+        assert not changed[~valid].any() and (mask[valid] == changed[valid]).all()
+        assert changed.sum() >= label * 0.0005 * 64 * 64
+    # Where the region is all of the image, defects are what they are without one.
+    same = defects.make(good, good[::-1], boxes=boxes, geometry=Geometry((64, 64), "squeeze", Roi((whole,))))
+    np.testing.assert_array_equal(same.images, defects.make(good, good[::-1]).images)
+    assert same.boxes is None

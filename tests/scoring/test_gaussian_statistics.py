@@ -45,6 +45,7 @@ def test_the_share_of_the_location_by_hand():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4000, 1)) + np.array([0.0, 4.0])[:, None, None]
     assert abs(gs.location_share(in_parts(x, [4000])) - 0.8) < 0.01
+    assert abs(gs.location_share(in_parts(x, [4000]), np.array([True, False]))) < 0.01
 
 
 def test_locations_that_do_not_differ_have_no_share():

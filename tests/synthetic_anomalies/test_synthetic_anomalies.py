@@ -13,6 +13,8 @@ from jaxad import benchmark, report
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad.data.record import Record
+from jaxad.errors import UserError
+from jaxad.metrics import IGNORED
 from jaxad.reporting import published
 from jaxad.runtime import disk
 from jaxad.synthetic_anomalies import __main__ as anomalies
@@ -104,6 +106,19 @@ def test_shapes_are_those_of_the_columns(given):
     heart = by_column(anomalies.make(records(3), given, seed=0), 3)["Heart"][2]
     np.testing.assert_array_equal(heart.mask, expected)
     assert tuple(heart.image[heart.mask == 1][0]) == tuple(rng.integers(0, 256, 3))  # drawn behind the shape
+
+
+def test_what_lies_outside_the_region_of_interest_has_no_anomalies(given):
+    outside = np.zeros((SIDE, SIDE), bool)
+    outside[:, : SIDE // 2] = True
+    good = [record._replace(mask=np.where(outside, IGNORED, record.mask)) for record in records(4)]
+    for record, made in zip(good * len(anomalies.COLUMNS), anomalies.make(good, given, seed=0), strict=True):
+        np.testing.assert_array_equal(made.image[outside], record.image[outside])
+        assert ((made.mask == IGNORED) == outside).all() and (made.mask == 1).any()
+        assert (made.image == record.image)[made.mask != 1].all()
+    nothing = [record._replace(mask=np.full((SIDE, SIDE), IGNORED, np.uint8)) for record in records(1)]
+    with pytest.raises(UserError, match=r"no place for the anomaly .* in the region of interest of test/good/000"):
+        anomalies.make(nothing, given, seed=0)
 
 
 def test_what_is_cropped_away_has_no_anomalies(given):
