@@ -24,6 +24,7 @@ PROTOCOL = {
     "dtype": ("float32", OPEN),
     "data.source": ("folder", "Section IV: MVTec AD"),
     "data.size": (224, "Section III-E1: C2 is 56x56 at stride 4"),
+    "data.resize": ("squeeze", "Section III-E1: images are squares"),
     "data.white_level": (0, "Section IV: MVTec AD, whose files have 8 bits"),
     "data.holdout": (0.0, "Section III-D1: the mean is that of all training images"),
     "normalize.mean": ([0.485, 0.456, 0.406], OPEN),
@@ -80,6 +81,7 @@ PROTOCOL = {
 # Names, places, logs and memory, which change no number.
 NO_PROTOCOL = {
     "experiment", "category", "data.category", "data.root", "data.test", "data.ground_truth", "data.max_megapixels",
+    "data.roi", "data.aspect", "data.tile", "data.tile_overlap", "threshold.cross_fit_below",
     "data.workers", "data.cache_gib", "data.device_gib", "log_every", "synthetic_every",
     "steps_per_call", "model.remat", "evaluate.batch", "checkpoint.every_steps", "checkpoint.keep",
 }  # fmt: skip
@@ -141,7 +143,7 @@ def test_the_demo_is_shorter_and_smaller_alone():
 
 def test_your_own_images_are_trained_on_as_the_papers():
     for category in ("object", "texture"):
-        changes = {"category": category, "data.category": "", "data.holdout": 0.1}
+        changes = {"category": category, "data.category": "", "data.holdout": 0.1, "data.resize": "keep"}
         assert configs.flatten(load(category=category)) == configs.flatten(load()) | changes
 
 

@@ -490,7 +490,7 @@ def test_functions_of_the_architecture_are_where_it_says():
     for name, path in re.findall(r"`(\w+)`(?: there)? in\s`(jaxad/[\w/]+\.py)`", text):
         code = (ROOT / path).read_text()
         assert re.search(rf"(def|class) {name}\b|^{name} = ", code, re.MULTILINE), f"{path}: {name}"
-    assert len(re.findall(r"(?m)^## .*\?$", text)) == 10
+    assert len(re.findall(r"(?m)^## .*\?$", text)) == 14
     for walk in re.split(r"(?m)^## .*\?$", text)[1:]:
         assert 2 <= len(re.findall(r"(?m)^\d\. ", walk)) <= 5
 

@@ -143,7 +143,7 @@ def _findings(root: pathlib.Path, files: Sequence[str]) -> list[str]:
     if not tables:
         return [ABNORMAL] * len(files)
     rows = read_table(tables[-1], (_IMAGE, _FINDINGS), "download it again or move it away")
-    found = {row[_IMAGE]: row[_FINDINGS] for row in rows}
+    found = {row[_IMAGE]: row[_FINDINGS] for _, row in rows}
     if unknown := next((file for file in files if not found.get(file)), None):
         raise UserError(
             f"'{tables[-1]}' has no finding of '{unknown}'; download it again or move it away", about=tables[-1]

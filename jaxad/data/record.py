@@ -19,12 +19,12 @@ class Record(NamedTuple):
       id: Unique within the dataset, such as ``test/broken_large/003``; made of names of files by
         `jaxad.runtime.disk.escaped`, so that any table, page or picture can hold it.
       defect: ``good`` or the defect type, likewise.
-      box: (top, left, bottom, right) of the image, or of its region of interest, in the frame that it was brought into,
-        where parts of frames are filled (see `jaxad.data.geometry`); None where nothing is. What a crop cuts off lies
-        beyond the frame.
       group: The sample that the image is a view of, likewise; "" for a sample of its own.
       single_defects: Of a defective image with several masks that lie upon each other, each mask (h, w) by itself, with
         the share of its pixels that is enough to find (`jaxad.data.saturation`); None where no such share is known.
+      box: (top, left, bottom, right) of the image, or of its region of interest, in the frame that it was brought into,
+        where parts of frames are filled (see `jaxad.data.geometry`); None where nothing is. What a crop cuts off lies
+        beyond the frame.
     """
 
     image: np.ndarray
@@ -32,9 +32,9 @@ class Record(NamedTuple):
     mask: np.ndarray | None
     id: str
     defect: str
-    box: tuple[int, int, int, int] | None = None
     group: str = ""
     single_defects: tuple[tuple[np.ndarray, float], ...] | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable

@@ -242,7 +242,7 @@ def make(good: Sequence[Record], given: Source, *, seed: int, crop: int = 0) -> 
                 )
             image = np.where(counted[..., None], image, record.image)
             mask = np.where(counted, mask, np.uint8(IGNORED))
-            made.append(Record(image, 1, mask, f"{name}/{record.id}", name, record.box))
+            made.append(Record(image, 1, mask, f"{name}/{record.id}", name, box=record.box))
     return made
 
 

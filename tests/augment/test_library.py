@@ -66,7 +66,7 @@ def test_a_process_with_64_bits_has_the_same_types():
     options = cutpaste.CutPasteOptions()
     calls = [
         (functools.partial(nsa.random_synthesize, settings=nsa.SETTINGS["bottle"].synthesis), (levels, levels)),
-        (functools.partial(nsa.random_view, rotation=5.0, center_crop=60, crop=32, flip=True), (levels,)),
+        (functools.partial(nsa.random_view, rotation=5.0, center_crop=(60, 60), crop=(32, 32), flip=True), (levels,)),
         (functools.partial(dla.random_view_pair, options=dla.ViewOptions()), (color,)),
         (functools.partial(dla.random_local_augmentation, options=dla.LocalOptions()), (color,)),
         *((functools.partial(getattr(cutpaste, name), options=options), (color,)) for package, name in RANDOM

@@ -179,7 +179,7 @@ def test_a_host_example_is_two_views_and_their_blend(category):
     sizes = {"half_height": (0.2, 0.4), "half_width": (0.2, 0.4), "background": None}  # none too small to blend
     config = config_of(category=category, **{f"synthesis__{name}": str(value) for name, value in sizes.items()})
     made = nsa.HostExample(config)(np.random.default_rng(3), picture(0, channels), picture(1, channels))
-    rng, view = np.random.default_rng(3), dict(config.view)
+    rng, view = np.random.default_rng(3), nsa.view_options(config)
     seen = [host_views.random_view(rng, picture(number, channels), **view) for number in (0, 1)]
     row = settings(category).synthesis._replace(**sizes)
     expected = on_host.random_synthesize(rng, *seen, settings=row, label="logistic")

@@ -302,7 +302,7 @@ def test_jitter_strength_reaches_the_draws(jitter):
     ("shape", "options", "about", "word"),
     [
         ((256, 256, 3), {"area": (0.02, 0.4)}, "proxy.area", "294x296"),
-        ((256, 64, 3), {}, "proxy.area", "256x64"),
+        ((256, 64, 3), {"area": (0.02, 0.4)}, "proxy.area", "256x64"),
         ((256, 256, 3), {"area": (0.2, 0.1)}, "proxy.area", "(0.2, 0.1)"),
         ((256, 256, 3), {"aspect": (1.2, 3.0)}, "proxy.area", "config.proxy.aspect"),
         ((256, 256, 3), {"jitter": 0.7}, "proxy.jitter", "0.7"),
