@@ -25,7 +25,6 @@ TINY = {
     "nsa_logistic": METHODS["nsa_logistic"],
     "cutpaste_3way": METHODS["cutpaste_3way"],
     "cutpaste_patch": METHODS["cutpaste_patch"],
-    "dla": METHODS["dla"],
 }
 
 
