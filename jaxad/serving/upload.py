@@ -48,15 +48,15 @@ async def read(request: Request, limits: Limits) -> list[Upload]:
         raise Refusal(408, sentence, connection="close") from None
     except MultiPartException as error:
         raise Refusal(400, f"the form cannot be read ({error.message.rstrip('.')}); {_FORM}") from None
-    async with form:
+    try:
         files = [held for _, held in form.multi_items() if isinstance(held, UploadFile) and held.filename]
         if fields := [name for name, held in form.multi_items() if not isinstance(held, UploadFile)]:
-            raise Refusal(
-                400, f"the form has the field {fields[0]!r}, which is no file; {_FORM}, and options in the query"
-            )
+            raise Refusal(400, f"the form has the field {fields[0]!r}, which is no file; options belong in the query")
         if not files:
             raise Refusal(400, f"the form holds no file; {_FORM}")
         return [Upload(held.filename, await held.read()) for held in files]
+    finally:
+        await form.close()
 
 
 async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
