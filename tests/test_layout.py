@@ -25,7 +25,8 @@ ORDER = (
     ("configs", "detector"),
     ("training",),
     ("check", "evaluate", "predict", "refit", "report", "pytorch_peer", "submission"),
-    ("train", "benchmark", "synthetic_anomalies"),
+    ("serving",),
+    ("train", "benchmark", "serve", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),
 )
@@ -182,6 +183,6 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    names = ("train", "check", "evaluate", "predict", "report", "benchmark")
+    names = ("train", "check", "evaluate", "predict", "report", "benchmark", "serve")
     for name in (*names, "sweep.__main__", "synthetic_anomalies.__main__"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

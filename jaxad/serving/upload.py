@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -24,7 +24,18 @@ class Upload(NamedTuple):
 
 
 class _InMemory(MultiPartParser):
+    """Reads a form, and keeps its files in memory."""
+
     spool_max_size = 2**62  # Starlette would write files above one megabyte to the disk
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+    def close(self) -> None:
+        """Closes all files, also one that was cut off, of which the form says nothing."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 async def read(request: Request, limits: Limits) -> list[Upload]:
@@ -43,20 +54,26 @@ async def read(request: Request, limits: Limits) -> list[Upload]:
     try:
         async with asyncio.timeout(limits.read):
             form = await parser.parse()
+        if not parser.is_whole:
+            raise Refusal(400, f"the form ends too early; {_FORM}")
+        return await _files(form)
     except TimeoutError:
         sentence = f"the request did not come within {limits.read:g} seconds; send it faster or in smaller parts"
         raise Refusal(408, sentence, connection="close") from None
     except MultiPartException as error:
         raise Refusal(400, f"the form cannot be read ({error.message.rstrip('.')}); {_FORM}") from None
-    try:
-        files = [held for _, held in form.multi_items() if isinstance(held, UploadFile) and held.filename]
-        if fields := [name for name, held in form.multi_items() if not isinstance(held, UploadFile)]:
-            raise Refusal(400, f"the form has the field {fields[0]!r}, which is no file; options belong in the query")
-        if not files:
-            raise Refusal(400, f"the form holds no file; {_FORM}")
-        return [Upload(held.filename, await held.read()) for held in files]
     finally:
-        await form.close()
+        parser.close()
+
+
+async def _files(form: FormData) -> list[Upload]:
+    """The files of a form, which holds nothing else."""
+    files = [held for _, held in form.multi_items() if isinstance(held, UploadFile) and held.filename]
+    if fields := [name for name, held in form.multi_items() if not isinstance(held, UploadFile)]:
+        raise Refusal(400, f"the form has the field {fields[0]!r}, which is no file; options belong in the query")
+    if not files:
+        raise Refusal(400, f"the form holds no file; {_FORM}")
+    return [Upload(held.filename or "", await held.read()) for held in files]
 
 
 async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
