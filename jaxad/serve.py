@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> None:
         "may be given several times, and requests that name no detector ask the first",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", default="8000", metavar="N", help="port to listen on (default 8000); 0 for a free one")
+    parser.add_argument(
+        "--port", default="8000", metavar="N", help="port to listen on (default 8000); 0 for a free one"
+    )
     parser.add_argument("--batch", default="8", metavar="N", help="most images that are scored together (default 8)")
     parser.add_argument(
         "--wait-ms", default="5", metavar="MS", help="how long an image waits for others to be scored with (default 5)"

@@ -131,9 +131,7 @@ def _described(name: str, found: Detector) -> dict[str, Any]:
     }
 
 
-def _answer(
-    found: Detector, seen: predict.Seen, score: float, scored: np.ndarray, wanted: Asked
-) -> dict[str, Any]:
+def _answer(found: Detector, seen: predict.Seen, score: float, scored: np.ndarray, wanted: Asked) -> dict[str, Any]:
     """What is said of an image that was scored."""
     level = found.pixel_threshold if wanted.level is None else wanted.level
     _, regions = predict.regions_in(found, seen, scored, level)

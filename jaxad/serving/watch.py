@@ -1,7 +1,7 @@
 """A folder that is watched: each image file that comes is scored, and moved once, after its line is on the disk.
 
-A kill at any moment loses no file and doubles none. Lines come first, files are moved after them, and a line names where
-its file goes. A file that still lies in the folder and has a line, but is not there yet, is only moved.
+A kill at any moment loses no file and doubles none. Lines come first, files are moved after them, and a line names
+where its file goes. A file that still lies in the folder and has a line, but is not there yet, is only moved.
 """
 
 import itertools
@@ -25,6 +25,7 @@ from jaxad.serving.scorer import Scorer
 
 RESULTS = "results.jsonl"
 UNREADABLE = "unreadable"
+_BLOCK = 2**16  # bytes that are read at a time from the end of a file
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,15 +72,15 @@ class _Lines:
 
     def __init__(self, place: Folders):
         self._path = place.results
-        self._file = open(self._path, "a+b")  # noqa: SIM115 (open as long as the folder is watched)
-        self._cut()
         # Where the files go that have a line, by name and digest.
         self.unmoved: dict[tuple[str, str], str] = {}
-        self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            name, digest, target = self._read(line, number)
-            if not os.path.lexists(place.done / target) and os.path.lexists(place.watched / name):
-                self.unmoved[name, digest] = target
+        with open(self._path, "a+b") as file:
+            _cut(file)
+            file.seek(0)
+            for number, line in enumerate(file, start=1):
+                name, digest, target = self._read(line, number)
+                if not os.path.lexists(place.done / target) and os.path.lexists(place.watched / name):
+                    self.unmoved[name, digest] = target
 
     def _read(self, line: bytes, number: int) -> tuple[str, str, str]:
         try:
@@ -92,46 +93,37 @@ class _Lines:
                 about="--results",
             ) from error
 
-    def _cut(self) -> None:
-        """Removes a last line that a kill cut off; its file has not been moved."""
-        size = self._file.seek(0, os.SEEK_END)
-        end = size
-        while end:
-            start = max(0, end - 2**16)
-            self._file.seek(start)
-            found = self._file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                end = start + found + 1
-                break
-            end = start
-        if end < size:
-            self._file.truncate(end)
-
     def add(self, said: list[dict]) -> None:
         """Brings lines to the disk: all of them, or none where it raises OSError."""
-        size = self._file.seek(0, os.SEEK_END)
+        size = self._path.stat().st_size
         try:
-            self._file.write(b"".join(json.dumps(one).encode() + b"\n" for one in said))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with open(self._path, "ab") as file:
+                file.write(b"".join(json.dumps(one).encode() + b"\n" for one in said))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError:
-            self._again(size)
+            os.truncate(self._path, size)
             raise
         self.unmoved |= {(one["file"], one["sha256"]): one["moved_to"] for one in said}
 
-    def _again(self, size: int) -> None:
-        """Opens the file anew as it was, without what a failed write has left in Python's buffer."""
-        file: IO = self._file
-        self._file = open(self._path, "a+b")  # noqa: SIM115
-        self._file.truncate(size)
-        try:
-            file.close()
-        except OSError:
-            self._file.truncate(size)
+
+def _cut(file: IO[bytes]) -> None:
+    """Removes a last line that a kill cut off; its file has not been moved."""
+    end = size = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
 
 
 class Watcher:
-    """Watches a folder in a thread of its own. The folders must be locked, so that nobody else takes files or adds lines.
+    """Watches a folder in a thread of its own. Nobody else may take files or add lines, for which the caller has locks.
 
     Args:
       place: The folders.

@@ -21,7 +21,7 @@ from jaxad import detector, predict
 from jaxad.data.image import to_grey
 from jaxad.reporting.charts import overlay
 from jaxad.serving import options
-from tests.parts import HEIGHT, SPOT, WIDTH, command, part
+from tests.parts import SPOT, command, part
 from tests.serving.running import LIMITS, form, post, raw, request, running
 
 pytestmark = pytest.mark.medium
