@@ -46,6 +46,7 @@ def run(
             name, found = next(iter(detectors.items()))
             watcher = Watcher(watched, name, found, scorer, readers, room, batch=batch, every=poll)
         scorer.start(list(detectors.values()))
+        stack.callback(scorer.stop)
         if watcher is not None:
             watcher.start()
             stack.callback(watcher.stop)
