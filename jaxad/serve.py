@@ -90,10 +90,11 @@ def _package():
     try:
         from jaxad.serving import run as server
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "jaxad":
+        name = (error.name or "").partition(".")[0]
+        if name == "jaxad":
             raise
         raise UserError(
-            f"the server takes optional packages ({error.name} is missing); run python3 -m pip install 'jaxad[serve]'"
+            f"the server takes optional packages ({name} is missing); run python3 -m pip install 'jaxad[serve]'"
         ) from None
     return server
 

@@ -1,7 +1,9 @@
 """Uvicorn with what it lacks: answers in JSON to what is no HTTP, and a limit on how slowly a request may come."""
 
 import asyncio
+import errno
 import json
+import os
 import socket
 
 import h11
@@ -23,7 +25,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError) as error:  # a name may also be none that can be encoded
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0  # those of names are negative, or the system's
+        reason = os.strerror(number) if number in errno.errorcode else getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"the server cannot listen on {host} port {port} ({reason}); choose another --port or --host",
             about="--port",

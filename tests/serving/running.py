@@ -14,6 +14,8 @@ from jaxad.data.room import Room
 from jaxad.serving import app, server
 from jaxad.serving.options import Limits
 from jaxad.serving.scorer import Scorer
+from tests.commands import train
+from tests.parts import baseline, command, write_parts
 
 LIMITS = Limits(upload=2**20, files=5, queue=8, read=20.0)
 PATIENCE = 60  # seconds for what must come
@@ -38,6 +40,14 @@ class Answer(NamedTuple):
     @property
     def said(self):
         return json.loads(self.body)
+
+
+def fitted(folder):
+    """The workdir of a detector of parts with both thresholds, which reads images of up to 10 megapixels."""
+    write_parts(folder / "sets", train=20)
+    given = {"data__holdout": 0.3, "threshold__cross_fit_below": 0, "data__max_megapixels": 10}
+    assert command(train.main, *baseline(folder / "sets", folder / "work", **given)) == 0
+    return folder / "work"
 
 
 @contextlib.contextmanager
