@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("jaxad.evaluate", False, "scores the test images of a trained detector, or of several together"),
     "predict": ("jaxad.predict", False, "scores image files and folders, with heatmaps"),
     "export": ("jaxad.export", False, "writes a detector as ONNX, OpenVINO or StableHLO, and checks it"),
+    "serve": ("jaxad.serve", False, "answers over HTTP, shows a page to try a detector on, and watches a folder"),
     "refit": ("jaxad.refit", False, "takes more good images into a detector of published weights' features"),
     "check": ("jaxad.check", False, "says what is wrong with a folder of images before a training"),
     "submission": ("jaxad.submission", False, "scores private test images of MVTec AD 2 for its benchmark"),

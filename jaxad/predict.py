@@ -41,7 +41,7 @@ from jaxad.reporting import prediction_files
 from jaxad.reporting.charts import overlay
 from jaxad.reporting.prediction_files import COLUMNS, Entry, Request
 from jaxad.runtime import devices, disk, processes
-from jaxad.scoring.regions import DefectRegion, region_mask
+from jaxad.scoring.regions import DefectRegion, find_regions, region_mask
 
 SIDE = 1024  # longest side of a heatmap, unless another one is asked for
 _EVERY_S, _LINES = 10, 10  # the fewest seconds between two lines of progress, and the most lines
@@ -106,12 +106,17 @@ def batch_of(found: Detector, paths: list[Path]) -> int:
     return found.config.evaluate.batch if len(paths) > 1 else 1
 
 
-def _read(found: Detector, path: Path, side: int | None, room: Room) -> Seen:
-    """Decodes one image, the only place where this is done; `side` is that of `Request`."""
+def read(found: Detector, path: Path, side: int | None, room: Room) -> Seen:
+    """Reads and decodes one image; `side` is that of `Request`."""
     try:
         data = read_bytes(path)
     except UserError as error:
         return Seen(path, "", str(error))
+    return look(found, data, path, side, room)
+
+
+def look(found: Detector, data: bytes, path: Path, side: int | None, room: Room) -> Seen:
+    """Decodes the content of an image file, the only place where this is done; `side` is that of `Request`."""
     sha256 = hashlib.sha256(data).hexdigest()
     with room.taken(pixels_of(io.BytesIO(data))):
         try:
@@ -149,7 +154,7 @@ def predictions(
     with ThreadPoolExecutor(_READERS) as readers:
 
         def start(chunk: list[Path]) -> list[Future]:
-            return [readers.submit(_read, found, path, side, room) for path in chunk]
+            return [readers.submit(read, found, path, side, room) for path in chunk]
 
         try:
             ahead = start(chunks[0]) if chunks else []
@@ -172,54 +177,77 @@ def _entry(
     threshold = "n/a" if found.threshold is None else found.threshold
     if seen.reason is not None:
         row = [str(seen.path), "", threshold, "unreadable", *[""] * 9, seen.reason, seen.sha256]
-        return Entry(row, _line(found, seen, None, "unreadable", None, ""))
+        return Entry(row, _line(described(found, seen, None, None)))
     name, heatmap, region = prediction_files.stem(number, seen.path), "", found.region
-    decision = {None: "n/a", True: "defective", False: "good"}[found.decide(score)]
     if seen.picture is not None:
         low, high = found.heat_range
-        sigma = found.config.evaluate.heatmap_sigma
-        picture = overlay(seen.picture, region.map_at(scored, seen.picture.shape[:2], sigma=sigma), low=low, high=high)
+        picture = overlay(seen.picture, smooth_map_of(found, seen, scored), low=low, high=high)
         heatmap = f"heatmaps/{prediction_files.save_picture(output / 'heatmaps', name, picture)}"
     regions, mask = _placed(found, seen, scored, output, name, request)
+    said = described(found, seen, score, regions, mask)
     place = *region.peak_at(scored, seen.shape), *region.judged_at(seen.shape)
-    row = [str(seen.path), score, threshold, decision, *place, *seen.deep, heatmap, "", seen.sha256]
-    return Entry(row, _line(found, seen, score, decision, regions, mask))
+    row = [str(seen.path), score, threshold, said["decision"], *place, *seen.deep, heatmap, "", seen.sha256]
+    return Entry(row, _line(said))
+
+
+def smooth_map_of(found: Detector, seen: Seen, scored: np.ndarray) -> np.ndarray:
+    """The map of an image at the size of its picture, float32, smoothed for a heatmap; NaN where it is not judged."""
+    return found.region.map_at(scored, seen.picture.shape[:2], sigma=found.config.evaluate.heatmap_sigma)
+
+
+def regions_in(
+    found: Detector, seen: Seen, scored: np.ndarray, level: float | None, *, always: bool = False
+) -> tuple[np.ndarray | None, list[DefectRegion] | None]:
+    """The map of an image at its own size, and the regions of it above a threshold for pixels.
+
+    The map is None where it has no region, unless it is `always` made; the regions are where there is no threshold.
+    """
+    # Resampling makes no score higher, so that no full map is made of an image that has no region.
+    clear = level is None or not (found.region.inside(scored) > np.float32(level)).any()
+    placed = None if clear and not always else found.region.map_at(scored, seen.shape)
+    if level is None:
+        return placed, None
+    return placed, [] if clear else find_regions(placed, level)
 
 
 def _placed(
     found: Detector, seen: Seen, scored: np.ndarray, output: Path, name: str, request: Request
 ) -> tuple[list[DefectRegion] | None, str]:
     """Writes an image's map and mask as asked; returns its regions, and the mask's name where there is one."""
-    level = found.pixel_threshold
-    # Resampling makes no score higher, so that no full map is made of an image that has no region.
-    clear = level is None or not (found.region.inside(scored) > np.float32(level)).any()
-    placed = None if clear and not request.maps else found.region.map_at(scored, seen.shape)
+    placed, regions = regions_in(found, seen, scored, found.pixel_threshold, always=bool(request.maps))
     if request.maps:
         prediction_files.save_map(output / "maps", name, placed, request.maps)
     mask = ""
     if request.masks:
-        marked = np.zeros(seen.shape, np.uint8) if clear else region_mask(placed, level)
+        marked = region_mask(placed, found.pixel_threshold) if regions else np.zeros(seen.shape, np.uint8)
         mask = f"masks/{prediction_files.save_mask(output / 'masks', name, marked)}"
-    if level is None:
-        return None, mask
-    return [] if clear else found.regions_of(placed), mask
+    return regions, mask
 
 
-def _line(
-    found: Detector, seen: Seen, score: float | None, decision: str, regions: list[DefectRegion] | None, mask: str
-) -> str:
-    """An image's line of predictions.jsonl; null stands for what there is not."""
-    said = {
+def described(
+    found: Detector, seen: Seen, score: float | None, regions: list[DefectRegion] | None, mask: str = ""
+) -> dict:
+    """What predictions.jsonl says of an image; None stands for what there is not, and no score for unreadable.
+
+    Raises:
+      UserError: The score is not finite.
+    """
+    decision = {None: "n/a", True: "defective", False: "good"}
+    return {
         "path": disk.escaped(str(seen.path)),
         "score": score,
         "percentile": None if score is None else found.percentile(score),
         "threshold": found.threshold,
-        "decision": decision,
+        "decision": "unreadable" if score is None else decision[found.decide(score)],
         "pixel_threshold": found.pixel_threshold,
         "regions": None if regions is None else [region._asdict() for region in regions],
         "mask": disk.escaped(mask) or None,
         "reason": seen.reason and disk.escaped(seen.reason),
     }
+
+
+def _line(said: dict) -> str:
+    """A line of predictions.jsonl."""
     return json.dumps(said, ensure_ascii=False)
 
 

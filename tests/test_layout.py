@@ -26,7 +26,8 @@ ORDER = (
     ("exporting",),
     ("training",),
     ("check", "evaluate", "export", "predict", "refit", "report", "pytorch_peer", "submission"),
-    ("train", "benchmark", "synthetic_anomalies"),
+    ("serving",),
+    ("train", "benchmark", "serve", "synthetic_anomalies"),
     ("sweep",),
     ("__main__",),
 )
@@ -183,6 +184,6 @@ def test_data_workers_need_no_jax():
 
 
 def test_commands_can_be_imported_without_running():
-    names = ("train", "check", "evaluate", "export", "predict", "report", "benchmark")
+    names = ("train", "check", "evaluate", "export", "predict", "report", "benchmark", "serve")
     for name in (*names, "sweep.__main__", "synthetic_anomalies.__main__"):
         assert callable(importlib.import_module(f"jaxad.{name}").main)

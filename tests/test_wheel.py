@@ -67,7 +67,7 @@ def test_the_wheel_holds_the_package_and_the_experiments(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     files = {f"jaxad/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.py")}
     files |= {str(file.relative_to(ROOT)) for file in (ROOT / "jaxad").rglob("*.py")}
-    files |= {"jaxad/py.typed", "jaxad/reporting/published.json"}
+    files |= {"jaxad/py.typed", "jaxad/reporting/published.json", "jaxad/serving/page.html"}
     lists = {str(file.relative_to(ROOT)) for file in (ROOT / "jaxad/data/chest_xray_lists").iterdir()}
     assert len(lists) == 7  # with their licence
     files |= lists

@@ -124,7 +124,8 @@ class _Limit(NamedTuple):
         if width * height > self.pixels:
             raise _TooLargeError(
                 f"{width} x {height} pixels (width x height), more than the limit of {self.pixels:,} pixels; "
-                "cut it into tiles, or raise config.data.max_megapixels of the training (--max-megapixels in predict)"
+                "cut it into tiles, or raise config.data.max_megapixels of the training (--max-megapixels in predict "
+                "and serve)"
             )
 
 

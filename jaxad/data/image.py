@@ -94,6 +94,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
     """Decodes the content `data` of the image file `path`; otherwise as `read_image`."""
+    _refuse_empty(data, path)
     pixels = decode_pixels(data, path, max_pixels=max_pixels)
     image, clipped, peak = pixels.values, 0, None
     if image.dtype == np.uint16:
@@ -261,6 +262,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         ) from error
     except ValueError:  # a NUL character
         raise UserError(f"image {os.fspath(path)!r} cannot exist; check the path", about=os.fspath(path)) from None
+    _refuse_empty(data, path)
+    return data
+
+
+def _refuse_empty(data: bytes, path: str | os.PathLike) -> None:
     if not data:
         raise UserError(f"image '{path}' is empty (zero bytes); replace or remove it", about=path)
-    return data

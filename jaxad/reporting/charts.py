@@ -120,10 +120,24 @@ def _blend(image: np.ndarray, map: np.ndarray, low: float, high: float) -> np.nd
     grey = cv2.cvtColor(rgb(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
     outside = np.isnan(map)
     map = np.where(outside, low, map)
-    opacity = 0.15 + 0.6 * np.sqrt(_level(map, low, high))[..., None]
+    opacity = _opacity(map, low, high)[..., None]
     blended = np.uint8(np.round((1 - opacity) * grey + opacity * heat(map, low=low, high=high)))
     blended[outside] = np.uint8(grey[outside] / 2)
     return blended
+
+
+def _opacity(map: np.ndarray, low: float, high: float) -> np.ndarray:
+    return 0.15 + 0.6 * np.sqrt(_level(map, low, high))
+
+
+def heat_layer(map: np.ndarray, *, low: float, high: float) -> np.ndarray:
+    """What `overlay` lays over an image, uint8 (h, w, 4): RGB and alpha; arguments are those of `overlay`."""
+    outside = np.isnan(map)
+    map = np.where(outside, low, map)
+    alpha = np.uint8(np.round(255 * _opacity(map, low, high)))[..., None]
+    layer = np.concatenate([heat(map, low=low, high=high), alpha], axis=-1)
+    layer[outside] = (0, 0, 0, 128)
+    return layer
 
 
 def colour_limits(maps: np.ndarray) -> tuple[float, float]:

@@ -465,7 +465,8 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(tmp_path
     path = write(tmp_path, header(kind, 40000, 30000))
     assert message(read_image, path) == (
         f"image '{path}' is 40000 x 30000 pixels (width x height), more than the limit of 1,000,000,000 pixels; "
-        "cut it into tiles, or raise config.data.max_megapixels of the training (--max-megapixels in predict)"
+        "cut it into tiles, or raise config.data.max_megapixels of the training (--max-megapixels in predict and "
+        "serve)"
     )
     path = write(tmp_path, encoded(smooth(), kind))
     assert read_image(path, max_pixels=40 * 48).shape == (40, 48, 3)

@@ -1,0 +1,97 @@
+"""Uvicorn with what it lacks: answers in JSON to what is no HTTP, and a limit on how slowly a request may come."""
+
+import asyncio
+import errno
+import json
+import os
+import socket
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from jaxad.errors import UserError
+
+_GRACE = 10  # seconds that requests may take to end when the server stops
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 stands for any that is free.
+
+    Raises:
+      UserError: There is no such address, or somebody else listens there.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:  # a name may also be none that can be encoded
+        number = getattr(error, "errno", None) or 0  # those of names are negative, or the system's
+        reason = os.strerror(number) if number in errno.errorcode else getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"the server cannot listen on {host} port {port} ({reason}); choose another --port or --host",
+            about="--port",
+        ) from error
+
+
+def protocol(read: float) -> type[H11Protocol]:
+    """A connection on which every request must have come `read` seconds after its first byte."""
+
+    class Timed(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._timer = self.loop.call_later(read, self._end)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            theirs = self.conn.their_state
+            if theirs is h11.SEND_BODY or (theirs is h11.IDLE and self.conn.trailing_data[0]):
+                self._timer = self._timer or self.loop.call_later(read, self._end)
+            else:
+                self._forget()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _forget(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _end(self) -> None:
+            """Ends what has not come in time; while the application reads a body, that is its own affair."""
+            self._timer = None
+            if self.transport.is_closing():
+                return
+            if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+                self._say(408, f"the request did not come within {read:g} seconds; send it faster")
+            elif self.conn.our_state in (h11.IDLE, h11.DONE):
+                self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            self._say(400, "what came is no valid request of HTTP/1.1; check the client")
+
+        def _say(self, status: int, sentence: str) -> None:
+            body = json.dumps({"error": sentence}).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            for event in (
+                h11.Response(status_code=status, headers=list(headers.items())),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
+
+    return Timed
+
+
+def create(app, *, read: float) -> uvicorn.Server:
+    """A server of an ASGI application, which `run(sockets=[...])` starts."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http=protocol(read), ws="none", lifespan="off", access_log=False, log_level="warning",
+            server_header=False, timeout_graceful_shutdown=_GRACE,
+        )
+    )  # fmt: skip
