@@ -99,6 +99,7 @@ def test_a_map_lines_up_with_its_image_within_a_pixel_of_the_map(shape):
 def test_padding_is_neither_scored_nor_counted(tmp_path):
     images = [surface(number) for number in range(8)]
     options = {"data.size": 64, "data.resize": "pad", "score.sigma": 1.0, "data.holdout": 0.25}
+    options |= {"threshold.cross_fit_below": 0}
     found = jaxad.train(load("baseline_mean", "object", options), images, tmp_path)
     frame = np.stack([found.region.geometry.image(images[0])])
     box = found.region.geometry.placement((HEIGHT, WIDTH)).target
