@@ -31,6 +31,7 @@ class _InMemory(MultiPartParser):
     is_whole = False
 
     def on_end(self) -> None:
+        """The parser has seen the end of the form."""
         self.is_whole = True
 
     def close(self) -> None:
