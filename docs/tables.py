@@ -95,7 +95,7 @@ def _false_alarms(results: Path) -> list[tables.Table]:
             cells = [f"{part[kind]} of {part['images']}" for part in found for kind in ("called", "marked")]
             promised = f"{100 * row['promised']:.1f}"
             rows.append([name, str(row["draw"]), row["way"], str(row["for the threshold"]), promised, *cells])
-    heads = ["detector", "draw", "good images are", "for the threshold", "promised, %"]
+    heads = ["detector", "draw", "good images are", "for the threshold", "asked or allowed, %"]
     heads += [
         f"{kind} {what}"
         for kind in ("good test images", "good images not drawn", "defective test images")

@@ -122,6 +122,7 @@ checkpoint.keep: Checkpoints that are kept.
         "data.size": 1,
         "data.aspect": 0.0,
         "data.tile": 0,
+        "data.tile_overlap": 0.0,
         "data.white_level": 0,
         "data.max_megapixels": 1,
         "data.workers": 0,
@@ -141,7 +142,6 @@ checkpoint.keep: Checkpoints that are kept.
     below={"seed": 2**32, "data.white_level": 2**16, "evaluate.heatmap_sigma": 100, "data.aspect": 100},
     shares={
         "data.holdout": "[0, 1)",
-        "data.tile_overlap": "[0, 1)",
         "optim.momentum": "[0, 1)",
         "score.top": "(0, 1]",
         "threshold.false_alarm_rate": "[0, 1)",

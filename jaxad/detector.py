@@ -209,6 +209,8 @@ class Detector:
         """`score` tile by tile: the highest image score of a tile, and the weighted mean of overlapping maps."""
         count, places, (own, total) = len(frames), self.tiling.places(), self.tiling.weights()
         maps, best = np.zeros((count, *self.region.size), np.float32), np.full(count, -np.inf, np.float32)
+        if not count:
+            return Scores(best, maps)
         every, each = range(len(places)), range(count)
         # With a density for each tile, the same tile of all images is scored together; else all tiles of an image.
         if self._per_position:
@@ -222,7 +224,9 @@ class Detector:
             if counted is not None:
                 counted[~shown] = True  # of nothing there is no score, which is left out below
                 rows = rows, counted
-            density = self._weights[1][f"tile{group[0][1]}"] if self._per_position else self._weights[1]
+            density = self._weights[1]
+            if self._per_position:  # a network that all share is in the first alone
+                density = density["tile0"] | density[f"tile{group[0][1]}"]
             found = self._call(self._score, rows, batch, weights=(self._weights[0], density))
             for (image, number), score, scored, counts in zip(group, found.image, found.map, shown, strict=True):
                 maps[image][places[number]] += own * scored
@@ -394,6 +398,11 @@ class Detector:
     def fit_thresholds(self, good: Scores, boxes: np.ndarray | None = None, *, cross_fitted: bool) -> None:
         """Sets `calibration` and both thresholds from scores of good images that the density was not fitted to; for the
         boxes see `score`."""
+        if not np.isfinite(good.map).all():
+            raise UserError(
+                "a good image's map is not finite, so there is no threshold; train with a lower "
+                "config.optim.learning_rate, or choose another density"
+            )
         rate, maps = self.config.threshold.false_alarm_rate, self._judged(good.map, boxes)
         self.calibration, (self.threshold, self.pixel_threshold) = calibrate(
             good.image, maps, false_alarm_rate=rate, cross_fitted=cross_fitted
@@ -402,8 +411,8 @@ class Detector:
     def fit_ranges(self, good: Scores, boxes: np.ndarray | None = None) -> None:
         """Sets `heat_range` and `good_scores` from the scores of good images of the training split; for the boxes see
         `score`."""
-        maps = self._judged(good.map, boxes)
-        maps = maps[np.isfinite(maps)]
+        maps, valid = self.region.inside(good.map), self._valid(boxes, len(good.map))
+        maps = maps if valid is None else maps[self.region.inside(valid)]
         self.heat_range = (float(np.median(maps)), float(maps.max()))
         image = good.image.astype(np.float64)
         self.good_scores = (float(image.mean()), float(image.std()))
@@ -459,6 +468,8 @@ def read_config(workdir: str | Path, overrides: Mapping[str, Value] | None = Non
     """The config that `load` gives a detector, without loading it; arguments and errors are those of `load`."""
     workdir = Path(workdir)
     config = configs.override(configs.read(workdir), overrides or {}, rules_of=methods.rules_of)
+    if configs.tile(config) and "score.size" in (overrides or {}):
+        raise UserError("config.score.size has no effect in tiles; leave it out", about="score.size")
     if late := [key for key in overrides or {} if not key.startswith(CHANGEABLE)]:
         raise UserError(
             f"config.{late[0]} was settled by the training of {workdir}; what can be changed now is config."

@@ -17,9 +17,11 @@ from jaxad.augment.nsa.settings import Synthesis
 from jaxad.data.geometry import IGNORED, Geometry
 
 MOST = 64  # held-out images that take part; more would take time and change the figures little
+_PIXELS = 2**26  # in these together; of very large images fewer take part
 _SEED = 20_220_727
 _TRIES = 100
 _VISIBLE = 4.0  # smallest mean change of a defect, in grey levels
+_NARROWEST = 32  # pixels of a side in which there is room for a defect
 _SMALLEST = 0.0005  # smallest share of an image that a defect changes
 _BLENDING = Synthesis(half_height=(0.05, 0.35), half_width=(0.05, 0.35), patches=1)
 _JITTER = 0.1  # largest change of the brightness of what is pasted, as in CutPaste (Li et al. 2021, Appendix A.2)
@@ -109,9 +111,12 @@ def _defective(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """An image with a defect that can be seen, and its mask; None where none of many draws could be seen.
 
-    The defect lies inside the box, (top, left, bottom, right), and is made as if there were nothing else. Only pixels
+    In a box that is too small there is none. The defect lies inside the box, (top, left, bottom, right), and is made as
+    if there were nothing else. Only pixels
     that are counted, bool (h, w), are changed by it.
     """
+    if min(box[2] - box[0], box[3] - box[1]) < _NARROWEST:
+        return None
     inside = slice(box[0], box[2]), slice(box[1], box[3])
     seen = np.ascontiguousarray(image[inside])
     for _ in range(_TRIES):
@@ -155,8 +160,10 @@ def make(
     """
     if not len(good) or not len(others):
         raise ValueError(f"need held-out images and others, not {len(good)} and {len(others)}")
-    chosen = np.linspace(0, len(good) - 1, min(len(good), MOST)).round().astype(int)
-    good, (height, width) = good[chosen], good.shape[1:3]
+    height, width = good.shape[1:3]
+    most = int(np.clip(_PIXELS // (height * width), 4, MOST))
+    chosen = np.linspace(0, len(good) - 1, min(len(good), most)).round().astype(int)
+    good = good[chosen]
     border = (min(height, width) - crop) // 2 if crop else 0
     whole = border, border, height - border, width - border
     places = np.tile(whole, (len(good), 1)) if boxes is None else boxes[chosen]

@@ -1,6 +1,5 @@
 """Large frames in overlapping tiles: cut for a network, and its maps joined again without seams."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -81,7 +80,7 @@ class Tiles:
     def __init__(self, images: Images | Chosen, tiling: Tiling, number: int | None = None):
         places = tiling.places()
         self._images, self._places = images, places if number is None else [places[number]]
-        self._frame = functools.lru_cache(_KEPT)(images.__getitem__)
+        self._kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._images) * len(self._places)
@@ -95,6 +94,14 @@ class Tiles:
     def __getitem__(self, index: int) -> np.ndarray:
         image, number = divmod(int(index), len(self._places))
         return np.ascontiguousarray(self._frame(image)[self._places[number]])
+
+    def _frame(self, image: int) -> np.ndarray:
+        frame = self._kept.get(image)
+        if frame is None:
+            frame = self._kept[image] = self._images[image]
+            for oldest in list(self._kept)[:-_KEPT]:  # another thread may have been faster
+                self._kept.pop(oldest, None)
+        return frame
 
     def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """All tiles, or those with some indices, uint8 (n, side, side, c)."""

@@ -111,6 +111,12 @@ def _check_tiles(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.tile_overlap must lie in [0, 0.5], not {data.tile_overlap}", about="data.tile_overlap"
         )
+    if "density" in config and config.density.get("name") == "auto":
+        raise UserError(
+            "config.density.name=auto compares scorers of whole images, not of tiles; set it to nearest_neighbor, or "
+            "to gaussian_per_location for parts in the same position in every image",
+            about="density.name",
+        )
     if config.evaluate.crop:
         raise UserError(
             f"config.evaluate.crop is {config.evaluate.crop}, but tiles cover whole images; set config.evaluate.crop=0",

@@ -24,7 +24,7 @@ from jaxad.methods.cutpaste_training import (
     check_uncropped,
     density_functions,
     extract,
-    largest,
+    highest,
     proxy_training,
     try_proxy,
 )
@@ -142,8 +142,12 @@ def _whole_images(config: ConfigDict) -> Method:
         if per_location:
             densities.check_places(own, seen.shape[1:3], images.shape[1:3])
             scores = distance(density_score(own, seen))
-            maps = localization.upsample_stage(scores, **grid)
-            return Scores(scores.max(axis=(1, 2)) if valid is None else largest(maps, valid), maps)
+            stride = backbone.stages[mapped].stride
+            centers = [
+                np.minimum(first + stride * np.arange(count), side - 1)
+                for first, count, side in zip(grid["first"], scores.shape[1:], grid["size"], strict=True)
+            ]
+            return Scores(highest(scores, valid, *centers), localization.upsample_stage(scores, **grid))
 
         def explained(values):
             if config.score.gradcam == "density":

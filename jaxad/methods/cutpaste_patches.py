@@ -17,7 +17,7 @@ from jaxad.methods.cutpaste_training import (
     check_uncropped,
     density_functions,
     extract,
-    largest,
+    highest,
     proxy_training,
     try_proxy,
 )
@@ -79,7 +79,8 @@ def patch_model(config: ConfigDict) -> Method:
             densities.check_places(density, made, images.shape[1:3])
         scores = density_score(density, features(variables, images))
         maps = localization.receptive_field_upsample(scores, **grid, size=images.shape[1:3])
-        return Scores(scores.max(axis=(1, 2)) if valid is None else largest(maps, valid), maps)
+        centers = [settings.size // 2 + settings.stride * np.arange(count) for count in made]
+        return Scores(highest(scores, valid, *centers), maps)
 
     if not settings.per_location:  # every image gives a feature for each place
         min_images = -(-min_images // places)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import classes, proxy_batch
 from jaxad.errors import UserError
-from jaxad.methods.method import Hooks, compute_dtype, in_batches, normalizer, options_of, reduce_map
+from jaxad.methods.method import Hooks, compute_dtype, in_batches, normalizer, options_of
 from jaxad.methods.pretrained import trained_encoder
 from jaxad.models.classifier import Classifier
 from jaxad.models.cpu import sums
@@ -155,9 +155,23 @@ def extract(
     return found
 
 
-def largest(maps: jax.Array, valid: jax.Array) -> jax.Array:
-    """The highest value of each of the maps (b, h, w) among the pixels that count, bool (b, h, w): (b,)."""
-    return reduce_map(maps, reduction="max", top=1.0, valid=valid)
+def highest(scores: jax.Array, valid: jax.Array | None, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    """The highest score of each image at the positions of a grid that count.
+
+    Args:
+      scores: float32 (b, h, w).
+      valid: bool (b, height, width), which pixels count, see `Method.score`; None for all.
+      rows: int (h,), the pixel that each row of positions is centered on.
+      columns: int (w,), likewise.
+
+    Returns:
+      float32 (b,). Of an image in which no position counts, such as a thin one, all positions do.
+    """
+    if valid is None:
+        return scores.max(axis=(1, 2))
+    counted = valid[:, rows][:, :, columns]
+    counted |= ~counted.any(axis=(1, 2), keepdims=True)
+    return jnp.where(counted, scores, -jnp.inf).max(axis=(1, 2))
 
 
 def check_uncropped(config: ConfigDict) -> None:

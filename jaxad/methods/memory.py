@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxad import config as configs
@@ -35,11 +36,12 @@ def check_training(config: ConfigDict, method: Method) -> None:
       UserError: They need more than all memory of the host, or of a device.
     """
     image = math.prod(configs.frame(config, config.data.size)) * configs.channels(config)
+    seen = math.prod(configs.seen_size(config)) * configs.channels(config)
     size = f"config.data.size={config.data.size}"
     pair = f"an image and its partner of {size} pixels a side"
     _check(2 * image, pair, "config.data.size", host_memory(), "this machine")
     if method.loss is not None and method.host_augment is None:
-        batch = 2 * config.batch * image // jax.device_count()
+        batch = 2 * config.batch * seen // jax.device_count()
         what = f"a device's part of config.batch={config.batch} images and partners of {size} pixels a side"
         _check(batch, what, "config.batch or config.data.size", *_device_memory())
 
@@ -53,8 +55,9 @@ def check_scoring(config: ConfigDict) -> None:
     batch, side = config.evaluate.batch, configs.tile(config) or config.score.size
     pixels = side**2 if configs.tile(config) else math.prod(configs.frame(config, side))
     need = -(-batch // jax.local_device_count()) * pixels * (configs.channels(config) + 1) * _FLOAT
-    images = f"{counted(batch, 'image')} (config.evaluate.batch) of config.score.size={side} pixels a side"
-    _check(need, f"a device's part of {images}", "config.evaluate.batch or config.score.size", *_device_memory())
+    key = "data.tile" if configs.tile(config) else "score.size"
+    images = f"{counted(batch, 'image')} (config.evaluate.batch) of config.{key}={side} pixels a side"
+    _check(need, f"a device's part of {images}", f"config.evaluate.batch or config.{key}", *_device_memory())
 
 
 def check_test_set(config: ConfigDict, images: int) -> None:
@@ -63,11 +66,12 @@ def check_test_set(config: ConfigDict, images: int) -> None:
     Raises:
       UserError: They need more than all memory of the host.
     """
+    key = "data.size" if configs.tile(config) else "score.size"
     side = config.data.size if configs.tile(config) else config.score.size
     need = images * math.prod(configs.frame(config, side)) * (configs.channels(config) + _FLOAT // processes.count())
     maps = "its map" if images == 1 else "their maps"
-    what = f"{counted(images, 'test image')} of config.score.size={side} pixels a side and {maps}"
-    _check(need, what, "config.score.size", host_memory(), "this machine")
+    what = f"{counted(images, 'test image')} of config.{key}={side} pixels a side and {maps}"
+    _check(need, what, f"config.{key}", host_memory(), "this machine")
 
 
 def check_bank(features: int, channels: int) -> None:
@@ -89,6 +93,18 @@ def check_gaussians(count: int, channels: int) -> None:
     what = f"{counted(count, 'Gaussian')} of {channels} channels, one for each position,"
     settings = "config.score.size, or set config.density.channels"
     _check(3 * count * channels**2 * _FLOAT, what, settings, host_memory(), "this machine")
+
+
+def check_tiles(density: Any, tiles: int) -> None:
+    """Refuses densities of tiles that cannot be held, by that of the first: but for a network, which all share.
+
+    Raises:
+      UserError: They need more than all memory of the host.
+    """
+    own = {key: value for key, value in density.items() if key != "variables"} if isinstance(density, dict) else density
+    need = tiles * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(own))
+    settings = "config.data.size, raise config.data.tile, or choose a density that all tiles share"
+    _check(need, f"densities of {counted(tiles, 'tile')}", settings, host_memory(), "this machine")
 
 
 def check_step(config: ConfigDict, make: Callable[[], tuple[Callable, tuple]]) -> None:

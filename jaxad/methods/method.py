@@ -116,7 +116,7 @@ class Method(NamedTuple):
     init: Callable[[jax.Array, jax.Array], dict[str, Any]]
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]] | None
     fit: Callable[[dict[str, Any], Sequence[np.ndarray], jax.Array], Any]
-    score: Callable[[dict[str, Any], Any, jax.Array], Scores]
+    score: Callable[..., Scores]
     host_augment: Callable[[np.random.Generator, np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None
     hooks: Hooks = Hooks()
 

@@ -28,8 +28,9 @@ class Calibration(NamedTuple):
     def thresholds(self, false_alarm_rate: float) -> tuple[float, float]:
         """The threshold of image scores and that of pixels for this rate, see `fit_threshold`.
 
-        A new good image has a pixel above the latter, and so a region, with at most this probability: its map must then
-        have a higher peak than those of nearly all n images.
+        A new good image has a pixel above the latter, and so a region, with at most this probability where the images
+        were held out: its map must then have a higher peak than those of nearly all n images. For those that were
+        cross-fitted see `jaxad.training.cross_fitting`.
         """
         return tuple(
             fit_threshold(np.array(values), false_alarm_rate=false_alarm_rate) for values in (self.scores, self.peaks)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxad import methods
 from jaxad.augment import synthetic_defects
 from jaxad.detector import Detector
-from jaxad.methods.method import Scores
+from jaxad.methods.method import Method, Scores
 from jaxad.training import synthetic_validation
 
 FOLDS = 10
@@ -55,11 +55,11 @@ def cross_fit(
     """
     options = {"crop": found.config.evaluate.crop, "boxes": boxes, "geometry": found.region.geometry}
     made = synthetic_defects.make(images, images, **options)
-    count = len(made.images)
+    count, method = len(made.images), methods.create(found.config)  # once, so that it is compiled once
     scores = Scores(np.empty(count, np.float32), np.empty((count, *found.region.size), np.float32))
     for fold in folds(len(images), seed=found.config.seed):
         rows = np.flatnonzero(np.isin(made.sources, fold))
-        some = _without(found, images, fold).score(
+        some = _without(found, method, images, fold).score(
             made.images[rows], boxes=None if made.boxes is None else made.boxes[rows]
         )
         scores.image[rows], scores.map[rows] = some.image, some.map
@@ -67,9 +67,9 @@ def cross_fit(
     return good, synthetic_validation.measure(scores, made)
 
 
-def _without(found: Detector, images: np.ndarray, fold: np.ndarray) -> Detector:
+def _without(found: Detector, method: Method, images: np.ndarray, fold: np.ndarray) -> Detector:
     """The detector with a density of all images but those of a fold."""
-    method, key = methods.create(found.config), jax.random.key(found.config.seed)
+    key = jax.random.key(found.config.seed)
     rest = np.delete(images, fold, axis=0)
     if method.hooks.refit is None:
         density = method.fit(found.variables, rest, key)

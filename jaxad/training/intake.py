@@ -88,6 +88,10 @@ def with_roi(config: ConfigDict, source: Source) -> ConfigDict:
     """
     if not configs.roi(config):
         return config
+    if configs.roi(config) == roi.AUTOMATIC:  # by the images as they are trained on, also those of 16 bits
+        fingerprints = binding.fingerprints(source, {})
+        white = levels.choose(fingerprints, configs.white_level(config)).value
+        source = source.bound(list(fingerprints.values()), white)
     text, said = roi_finding.resolve(config, source)
     if processes.is_main_process():
         print(said, flush=True)

@@ -24,6 +24,7 @@ from jaxad.data import binding, geometry, pipeline, summary, tiling
 from jaxad.data.record import Source
 from jaxad.detector import Detector
 from jaxad.errors import Stopped, UserError
+from jaxad.methods import memory
 from jaxad.methods.method import Method
 from jaxad.reporting import sample_grid
 from jaxad.runtime import devices, disk, processes, provenance, stopping
@@ -96,9 +97,9 @@ class _Run:
         lengths = {"start": start, "steps": plan.steps, "per_epoch": plan.per_epoch}
         return Log(self.workdir, self.config, **lengths, warn=self.method.hooks.warn)
 
-    def _frames(self, numbers: np.ndarray) -> pipeline.Images:
-        # Each is looked at a few times at most.
-        return pipeline.Images(self.source, numbers, geometry=geometry.scored(self.config), cache_bytes=0)
+    def _frames(self, numbers: np.ndarray, *, cache_bytes: float = 0) -> pipeline.Images:
+        # Most are looked at a few times at most.
+        return pipeline.Images(self.source, numbers, geometry=geometry.scored(self.config), cache_bytes=cache_bytes)
 
     def _good(self, numbers: np.ndarray) -> Sequence[np.ndarray]:
         frames, tiles = self._frames(numbers), tiling.tiling_of(self.config)
@@ -127,9 +128,7 @@ class _Run:
         variables, refits = devices.to_host(variables), self.method.hooks.refit
         key, tiles = jax.random.key(self.config.seed), tiling.tiling_of(self.config)
         if tiles is not None and self.method.hooks.per_position:
-            frames = self._frames(self.fitted)
-            parts = (tiling.Tiles(frames, tiles, number) for number in range(len(tiles.places())))
-            density = {f"tile{n}": self.method.fit(variables, part, key) for n, part in enumerate(parts)}
+            density = self._tile_densities(variables, tiles, key)
         else:
             given = variables, self._good(self.fitted), key
             density, self._summary = (self.method.fit(*given), None) if refits is None else refits.fit(*given)
@@ -138,6 +137,18 @@ class _Run:
         else:
             self._scorer = self._scorer.with_weights(variables, density)
         return self._scorer
+
+    def _tile_densities(self, variables: dict[str, Any], tiles: tiling.Tiling, key: jax.Array) -> dict[str, Any]:
+        """A density for each tile, by name. A network that the first has drawn is in it alone."""
+        frames, made = self._frames(self.fitted, cache_bytes=self.config.data.cache_gib * 2**30), {}
+        for number in range(len(tiles.places())):
+            density = devices.to_host(self.method.fit(variables, tiling.Tiles(frames, tiles, number), key))
+            if not number:
+                memory.check_tiles(density, len(tiles.places()))
+            elif isinstance(density, dict):
+                density.pop("variables", None)
+            made[f"tile{number}"] = density
+        return made
 
     def measure(self, detector: Detector) -> dict[str, float]:
         """How well it finds synthetic defects in good images that were held out."""
