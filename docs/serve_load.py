@@ -4,7 +4,8 @@
 
 Images of the demo, in several sizes and formats, are sent by clients that each wait for an answer before they send the
 next image. They come in rounds; between two rounds predict scores each image once, so that both meet the same load of
-the machine, which server, clients and predict share with whatever else runs there.
+the machine, which server, clients and predict share with whatever else runs there. docs/serving.md shows the file as a
+table.
 """
 
 import argparse
