@@ -3,8 +3,9 @@
     python3 -m docs.serve_load WORKDIR FILE.json
 
 Images of the demo, in several sizes and formats, are sent by clients that each wait for an answer before they send the
-next image. They come in rounds; between two rounds predict scores each image once, so that both meet the same load of
-the machine, which server, clients and predict share with whatever else runs there.
+next image. They come in rounds; between two rounds predict scores a folder of them, so that both meet the same load of
+the machine, which server, clients and predict share with whatever else runs there. docs/serving.md shows the file as a
+table.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from jaxad.runtime import provenance
 SIZES = ((192, 192), (256, 256), (480, 640), (768, 1024), (1080, 1920))  # height, width
 KINDS = ("PNG", "JPEG")
 DISTINCT = 100  # images; they are sent several times
+FOLDER = 160  # files that predict scores: whole batches, since the last one is padded
 ROUNDS = 3  # after the first one
 
 
@@ -127,8 +129,9 @@ def measure(workdir: Path, *, clients: int, requests: int, first: int) -> dict:
     parts, speeds, seconds, failed = np.array_split(np.arange(first, requests), ROUNDS), [], [], []
     loads, memory, passed = [], [], []
     with tempfile.TemporaryDirectory() as folder, serving(workdir) as (port, process):
-        for name, content in made:
-            (Path(folder) / name).write_bytes(content)
+        for number in range(FOLDER):
+            name, content = made[number % len(made)]
+            (Path(folder) / f"{number:03d}_{name}").write_bytes(content)
         for part in (range(first), *parts):
             speeds.append(predicted(workdir, Path(folder)))
             loads.append(os.getloadavg()[0])

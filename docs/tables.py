@@ -120,6 +120,25 @@ def _exports(results: Path) -> list[tables.Table]:
     return [tables.Table([*heads, "device", "date"], rows, "llllrrrrrll")]
 
 
+def _load(results: Path) -> list[tables.Table]:
+    """A server under load beside predict: a row for each file of ``docs.serve_load``."""
+    rows, notes = [], []
+    for file in sorted(results.glob("serve_*.json")):
+        found, name = json.loads(file.read_text()), file.stem.removeprefix("serve_")
+        predict, loads = found["images/s of predict around them"], found["load of the machine before each round"]
+        cells = [str(found[key]) for key in ("clients", "requests", "failed")]
+        cells += [f"{found['images/s']:.2f}"]
+        cells += [f"{sum(predict) / len(predict):.2f} ({min(predict):.2f} to {max(predict):.2f})"]
+        figures = found["share of predict"], found["seconds"]["p50"], found["seconds"]["p95"]
+        memory = f"{found['memory after each round'][-1] / 2**20:.0f}", f"{100 * found['growth of memory']:.2f}"
+        rows.append([name, *cells, *(f"{figure:.2f}" for figure in figures), *memory])
+        busy = f"{sum(loads) / len(loads):.1f} processes wanted to run on {found['processors']} processors"
+        notes.append(f"{name}: {found['device']}, {found['date']}; {busy}.")
+    heads = ["detector", "clients", "requests", "failed", "images/s", "of predict", "share", "p50, s", "p95, s"]
+    heads += ["memory, MiB", "grown by, %"]
+    return [tables.Table(heads, rows, "l" + "r" * 10, notes=notes)]
+
+
 def _levels(runs: Sequence[dict]) -> tables.Table:
     """Scorers of features by levels, each category with its figures and the seconds of the fit."""
     categories = sorted({one["category"] for one in runs})
@@ -189,6 +208,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     "docs/configuration.md": {"configuration": _keys},
     "docs/own_images.md": {"false_alarms": _false_alarms},
     "docs/export.md": {"exports": _exports},
+    "docs/serving.md": {"load": _load},
     "docs/nsa.md": {
         "full": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=320),
         "text": _measured(

@@ -71,6 +71,9 @@ def protocol(read: float) -> type[H11Protocol]:
                 self.transport.close()
 
         def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # the request has its answer already
+                self.transport.close()
+                return
             self._say(400, "what came is no valid request of HTTP/1.1; check the client")
 
         def _say(self, status: int, sentence: str) -> None:

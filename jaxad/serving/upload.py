@@ -31,7 +31,7 @@ class _InMemory(MultiPartParser):
     is_whole = False
 
     def on_end(self) -> None:
-        """The parser has seen the end of the form."""
+        """Is called behind the last boundary."""
         self.is_whole = True
 
     def close(self) -> None:

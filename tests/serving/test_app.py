@@ -253,6 +253,13 @@ def test_what_is_no_http_gets_one_clear_sentence(served, name):
     assert post(served.port, ONE).status == 200
 
 
+def test_nonsense_behind_a_refused_request_ends_the_connection(served, caplog):
+    refused = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert is_refused(raw(served.port, refused, b"nohex\r\n", pause=0.3), 415, "content type")
+    assert post(served.port, ONE).status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_slow_clients_are_told_and_let_go(found):
     with running({"nut": found}, limits=LIMITS._replace(read=0.5)) as started:
         length = HEAD + b"Content-Length: 5000\r\n\r\n"

@@ -278,7 +278,7 @@ def test_kill_9_while_200_files_are_watched(place, workdir, tmp_path):
         sys.executable, "-m", "jaxad.serve", "--workdir", workdir, "--port", "0", "--watch", place.watched,
         "--done", place.done, "--poll", "0.02", "--batch", "4",
     ]  # fmt: skip
-    rng, told = np.random.default_rng(0), tmp_path / "told.txt"
+    rng, told, left = np.random.default_rng(0), tmp_path / "told.txt", []
     shutil.copytree(tmp_path / "new", place.watched, dirs_exist_ok=True)
     for wanted in (1, 30, 70, 110, 150, None):
         with open(told, "ab") as file, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file) as process:
@@ -292,6 +292,8 @@ def test_kill_9_while_200_files_are_watched(place, workdir, tmp_path):
             time.sleep(rng.uniform(0, 0.05))
             assert process.poll() is None, told.read_text()
             process.send_signal(signal.SIGKILL)
+        left.append(len(list(place.watched.glob("*.png"))))
+    assert len(set(left)) >= 4 and left[-1] == 0  # it was killed in the middle of the work, several times
     assert "Traceback" not in told.read_text()
     said = lines(place)
     assert collections.Counter(line["file"] for line in said) == dict.fromkeys(digests, 1)
