@@ -359,7 +359,7 @@ def test_a_config_that_cannot_work_for_the_baseline(capsys, root, workdir, overr
 
 @pytest.mark.medium
 def test_a_crop_that_cannot_be_centred(capsys, root, workdir, brightness):
-    message = refusal(capsys, train.main, *training(root, workdir, evaluate__crop=31))
+    message = refusal(capsys, train.main, *training(root, workdir, evaluate__crop=31, data__resize="squeeze"))
     assert "config.evaluate.crop 31" in message and "even" in message
 
 

@@ -31,7 +31,12 @@ pytestmark = pytest.mark.medium
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fitted")
     write_parts(folder / "sets", train=20)
-    assert command(train.main, *baseline(folder / "sets", folder / "work", data__holdout=0.3)) == 0
+    assert (
+        command(
+            train.main, *baseline(folder / "sets", folder / "work", data__holdout=0.3, threshold__cross_fit_below=0)
+        )
+        == 0
+    )
     return folder / "work"
 
 

@@ -9,6 +9,7 @@ from tests.test_aspect_ratio import TRAINED, load, surface
 pytestmark = pytest.mark.medium
 
 SHAPE, TILED = (64, 256), {"data.size": 64, "data.tile": 32, "data.tile_overlap": 0.25, "data.holdout": 0.25}
+SLOW = ("cutpaste_patch", "dla", "nsa")  # to compile for eight devices
 METHODS = {
     "baseline_mean:object": {"score.sigma": 1.0},
     "lite:texture": {"density.channels": 8},
@@ -18,7 +19,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(SLOW)) for name in METHODS]
+)
 def test_every_method_works_in_tiles(name, tmp_path):
     images = [surface(number, shape=SHAPE) for number in range(12)]
     config = load(*name.split(":"), TILED | METHODS[name])

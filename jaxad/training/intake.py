@@ -86,7 +86,7 @@ def with_roi(config: ConfigDict, source: Source) -> ConfigDict:
     Raises:
       UserError: The region cannot be used, or does not fit the images, or one of these cannot be read.
     """
-    if not configs.roi(config):
+    if not configs.roi(config) or not len(source):
         return config
     if configs.roi(config) == roi.AUTOMATIC:  # by the images as they are trained on, also those of 16 bits
         fingerprints = binding.fingerprints(source, {})
@@ -107,7 +107,7 @@ def with_aspect(config: ConfigDict, workdir: Path, source: Source, *, restart: b
     Raises:
       UserError: An image cannot be read, or the workdir's config.
     """
-    if configs.resize(config) != "keep" or config.data.aspect:
+    if configs.resize(config) != "keep" or config.data.aspect or not len(source):
         return config
     resumed = not restart and configs.is_workdir(workdir)
     aspect = configs.read(workdir).data.aspect if resumed else 0.0
