@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxad
+from jaxad.methods.method import Scores
 from tests.test_aspect_ratio import TRAINED, load, surface
 
 pytestmark = pytest.mark.medium
@@ -115,3 +116,16 @@ def test_a_small_defect_of_a_very_large_image_needs_tiles():
 
     assert auroc({"data.size": 512, "data.tile": 256}) >= 0.95
     assert auroc({"data.resize": "squeeze"}) < 0.95
+
+
+def test_no_images_have_no_scores_and_maps_that_are_not_finite_are_told():
+    found = jaxad.train(
+        load("baseline_mean", "object", TILED | {"score.sigma": 1.0}), [surface(n, shape=SHAPE) for n in range(8)]
+    )
+    empty = found.score(np.zeros((0, *SHAPE, 3), np.uint8))
+    assert empty.image.shape == (0,) and empty.map.shape == (0, *SHAPE)
+    spoiled = Scores(np.zeros(2, np.float32), np.full((2, *SHAPE), np.nan, np.float32))
+    with pytest.raises(jaxad.UserError, match="map is not finite"):
+        found.fit_thresholds(spoiled, cross_fitted=False)
+    with pytest.raises(jaxad.UserError, match=r"density.name=auto compares scorers of whole images"):
+        jaxad.train(load("lite", "auto", TILED), [surface(1, shape=SHAPE)] * 8)

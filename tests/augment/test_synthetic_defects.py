@@ -190,3 +190,14 @@ def test_defects_lie_in_the_region_of_interest():
     same = defects.make(good, good[::-1], boxes=boxes, geometry=Geometry((64, 64), "squeeze", Roi((whole,))))
     np.testing.assert_array_equal(same.images, defects.make(good, good[::-1]).images)
     assert same.boxes is None
+
+
+def test_a_thin_image_in_a_frame_has_no_defects():
+    good = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    made = defects.make(good, good, boxes=np.array([(28, 0, 36, 64), (0, 0, 64, 64)]))
+    assert made.sources[made.labels == 1].tolist() == [1] * int(made.labels.sum()) and made.labels.any()
+
+
+def test_of_very_large_images_fewer_take_part():
+    good = np.zeros((6, 4096, 4096, 1), np.uint8)
+    assert len(defects.make(good, good).images) == 4  # blank, so that there is no defect to be seen

@@ -1,4 +1,5 @@
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -81,3 +82,11 @@ def test_tiles_are_those_of_the_first_image_then_of_the_next_and_none_is_decoded
     assert tiling.rows(np.array([0, 2])).tolist() == [*range(6), *range(12, 18)]
     third = Tiles(Images(source, np.arange(3), geometry=Geometry((64, 96)), cache_bytes=0), tiling, number=2)
     assert third.stack()[:, 0, 0].tolist() == [[image, 0, 64] for image in range(3)]
+
+
+def test_tiles_travel_to_workers_and_remember_few_frames():
+    source, tiling = Numbers(9, (64, 96)), Tiling((64, 96), 32, 0.0)
+    tiles = Tiles(Images(source, np.arange(9), geometry=Geometry((64, 96)), cache_bytes=0), tiling)
+    before = tiles.stack()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(tiles)).stack(), before)
+    assert len(tiles._kept) == 4

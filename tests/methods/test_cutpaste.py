@@ -21,6 +21,7 @@ from jaxad import evaluate, methods, predict, report
 from jaxad.augment.cutpaste.options import CutPasteOptions
 from jaxad.augment.cutpaste.proxy_tasks import PROXIES, proxy_batch
 from jaxad.methods import cutpaste_patches, cutpaste_training
+from jaxad.methods.cutpaste_training import highest
 from jaxad.methods.method import options_of
 from jaxad.models.backbones import BACKBONES, Backbone, Stage
 from jaxad.models.layers import BatchNorm, Conv
@@ -545,3 +546,15 @@ def test_every_experiment_resumes_and_is_usable(run, tmp_path, capsys, file):
     assert_usable(root, resumed)
     assert command(evaluate.main, "--workdir", resumed) == 0 and command(report.main, resumed) == 0
     assert f"| {file.stem} | nut |" in capsys.readouterr().out
+
+
+def test_the_highest_position_that_counts_is_the_same_beside_any_other_image():
+    scores = np.float32([[[1, 2], [3, 9]], [[4, 3], [2, 1]]])
+    rows = columns = np.array([1, 3])
+    valid = np.ones((2, 4, 4), bool)
+    assert highest(scores, None, rows, columns).tolist() == highest(scores, valid, rows, columns).tolist() == [9, 4]
+    valid[0, 3] = False  # the lower positions of the first image are no part of it
+    assert highest(scores, valid, rows, columns).tolist() == [2, 4]
+    valid[1] = False
+    valid[1, :, 0] = True  # too thin for any position
+    assert highest(scores, valid, rows, columns).tolist() == [2, 4]
