@@ -81,12 +81,12 @@ def _near(looks: Sequence[Look]) -> Iterable[Finding]:
         True: (
             WARNING,
             f"what a training image shows {how}",
-            "remove them from one of the two: figures measured with them are better than those of new parts",
+            "look at both: figures measured with copies are better than those of new parts, so remove them",
         ),
         False: (
             NOTE,
             f"what another training image shows {how}",
-            "a threshold may be too low where one of two such images is held out; keep one of each",
+            "look at both: a threshold may be too low where one of two copies is held out, so keep one of each",
         ),
     }
     for others, (level, what, advice) in texts.items():
