@@ -157,12 +157,6 @@ def sent(*files, **more):
     return {"body": body, "content_type": kind}
 
 
-def chunked(size):
-    """A body that does not say how long it is."""
-    yield b'--edge\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
-    yield from (bytes(2**16) for _ in range(0, size, 2**16))
-
-
 PART = b'--edge\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
 ONE = ("a.png", GOOD)
 # What is sent, as arguments of `request`; the status; and words of the sentence.
@@ -210,9 +204,15 @@ MALFORMED = {
     "too many files": (("POST", "/predict", sent(*[ONE] * 6)), 400, "Maximum number of files is 5"),
     "too large": (("POST", "/predict", sent(("a.png", bytes(3 * 2**20)))), 413, "more than 1 MiB"),
     "too large, in chunks": (
-        ("POST", "/predict", {"body": chunked(2**22), "content_type": "multipart/form-data; boundary=edge"}),
-        413, "more than 1 MiB",
+        ("POST", "/predict", multipart([PART, *[bytes(2**16)] * 64])), 413, "more than 1 MiB",
     ),
+    **{
+        f"charset {charset}": (
+            ("POST", "/predict", multipart(PART + GOOD + b"\r\n--edge--\r\n", f"edge; charset={charset}")),
+            400, f"the charset '{charset}'",
+        )
+        for charset in ("undefined", "punycode", "unicode_escape", "utf-7")
+    },
 }  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def is_refused(answer, status, words):
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_requests_get_one_clear_sentence(served, name):
     (method, path, given), status, words = MALFORMED[name]
-    assert is_refused(request(served.port, method, path, given.pop("body", None), **given), status, words)
+    assert is_refused(request(served.port, method, path, **given), status, words)
     assert post(served.port, ONE).status == 200  # the server is alive
 
 
