@@ -55,4 +55,4 @@ def run(
         shown = f"[{host}]" if ":" in host else host
         print(f"{', '.join(detectors)}: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
         service = app.Service(detectors, scorer, readers, room, limits)
-        server.create(app.create(service), read=limits.read).run(sockets=[listening])
+        server.create(app.create(service), read=limits.read, queue=limits.queue).run(sockets=[listening])

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import stat
 import threading
@@ -264,7 +265,8 @@ class Watcher:
         found, regions, score = self._found, None, None
         if future is not None:
             score, scored = future.result()
-            _, regions = predict.regions_in(found, seen, scored, found.pixel_threshold)
+            with self._room.taken(math.prod(seen.shape)):  # a map of the image is made
+                _, regions = predict.regions_in(found, seen, scored, found.pixel_threshold)
         said = predict.described(found, seen, score, regions)
         return said | {"detector": self._name, "file": seen.path.name, "sha256": seen.sha256}
 

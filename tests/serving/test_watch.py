@@ -307,6 +307,14 @@ def test_a_file_of_lines_has_one_server(place):
         pass
 
 
+def test_the_map_of_an_image_takes_room_too(place, watching, monkeypatch):
+    taken, pixels = Room.taken, []
+    monkeypatch.setattr(Room, "taken", lambda self, number: (pixels.append(number), taken(self, number))[1])
+    parts(place, "a.png")
+    looks(watching(place))
+    assert pixels == [part(0).shape[0] * part(0).shape[1]] * 2
+
+
 def test_the_folder_of_the_lines_is_synced_before_a_file_is_moved(place, watching, tmp_path, monkeypatch):
     (tmp_path / "lines").mkdir()
     place, calls, rename = place._replace(results=tmp_path / "lines" / "said.jsonl"), [], os.rename
