@@ -84,12 +84,18 @@ def test_a_missing_package_is_told(empty, package):
     )
 
 
-def test_a_port_that_is_taken_is_told(workdir, capsys):
+def test_a_port_that_is_taken_is_told(workdir, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         words = refusal(capsys, serve.main, "--workdir", workdir, "--port", port)
     assert words.startswith(f"the server cannot listen on 127.0.0.1 port {port} (Address already in use)")
-    assert "no.such.host." in refusal(capsys, serve.main, "--workdir", workdir, "--host", "no.such.host.invalid")
+
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    words = refusal(capsys, serve.main, "--workdir", workdir, "--host", "no.such.host.invalid")
+    assert words.startswith("the server cannot listen on no.such.host.invalid port 8000 (Name or service not known)")
 
 
 def test_a_folder_that_is_watched_already_is_told(workdir, tmp_path, capsys):

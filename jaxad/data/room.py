@@ -14,18 +14,28 @@ PIXELS = 32_000_000  # that are decoded at the same time; a larger image is deco
 
 
 class Room:
-    """Lets threads decode images at the same time as long as these have few pixels together."""
+    """Lets threads decode images at the same time as long as these have few pixels together.
+
+    Who comes first is let in first, so that a large image does not wait for ever while small ones come.
+    """
 
     def __init__(self):
         self._taken, self._changed = 0, threading.Condition()
+        self._turns: list[object] = []  # of those who wait
 
     @contextlib.contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
         """Waits for so many pixels, and keeps them for the body."""
         pixels = min(pixels, PIXELS)
+        turn = object()
         with self._changed:
-            self._changed.wait_for(lambda: self._taken + pixels <= PIXELS)
-            self._taken += pixels
+            self._turns.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._turns[0] is turn and self._taken + pixels <= PIXELS)
+                self._taken += pixels
+            finally:
+                self._turns.remove(turn)
+                self._changed.notify_all()
         try:
             yield
         finally:

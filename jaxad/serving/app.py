@@ -4,6 +4,7 @@ import asyncio
 import base64
 import importlib.resources
 import io
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from jaxad import predict
 from jaxad.data.room import Room
 from jaxad.detector import Detector
+from jaxad.predict import Seen
 from jaxad.reporting.charts import heat_layer, overlay
 from jaxad.serving import openapi, upload
 from jaxad.serving.metrics import CONTENT_TYPE, Metrics
@@ -50,6 +52,7 @@ class Service:
     ):
         self._detectors, self._scorer, self._readers, self._room = detectors, scorer, readers, room
         self._limits, self._active = limits, 0
+        self._decoded = asyncio.Semaphore(max(limits.queue, limits.files))  # images that are held decoded
         self.metrics = Metrics(scorer.waiting, lambda: self._active)
         self._page = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
         self.routes = [
@@ -93,7 +96,7 @@ class Service:
         self._active += 1
         try:
             images = await upload.read(request, self._limits)
-            said = await asyncio.gather(*(self._one(wanted, image) for image in images))
+            said = await asyncio.gather(*(self._in_turn(wanted, image) for image in images))
         finally:
             self._active -= 1
         for one in said:
@@ -103,6 +106,10 @@ class Service:
             return JSONResponse({"error": said[0]["reason"]} | answer, status_code=422)
         return JSONResponse(answer)
 
+    async def _in_turn(self, wanted: Asked, image: Upload) -> dict[str, Any]:
+        async with self._decoded:
+            return await self._one(wanted, image)
+
     async def _one(self, wanted: Asked, image: Upload) -> dict[str, Any]:
         """What the detector says of one image: as a line of predictions.jsonl, with the heatmap that is asked."""
         loop, found = asyncio.get_running_loop(), self._detectors[wanted.detector]
@@ -110,9 +117,15 @@ class Service:
         given = found, image.data, Path(image.name), side, self._room
         seen = await loop.run_in_executor(self._readers, predict.look, *given)
         if seen.reason is not None:
-            return predict.described(found, seen, None, None)
+            return predict.described(found, seen, None, None) | {"path": image.name}
         score, scored = await asyncio.wrap_future(self._scorer.submit(found, seen))
-        return await loop.run_in_executor(self._readers, _answer, found, seen, score, scored, wanted)
+        said = await loop.run_in_executor(self._readers, self._answer, found, seen, score, scored, wanted)
+        return said | {"path": image.name}  # `seen` has it as a path
+
+    def _answer(self, found: Detector, seen: Seen, *scored_and_wanted) -> dict[str, Any]:
+        """`_said` of an image, whose map takes as much room as its pixels."""
+        with self._room.taken(math.prod(seen.shape)):
+            return _said(found, seen, *scored_and_wanted)
 
 
 def _described(name: str, found: Detector) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def _described(name: str, found: Detector) -> dict[str, Any]:
     }
 
 
-def _answer(found: Detector, seen: predict.Seen, score: float, scored: np.ndarray, wanted: Asked) -> dict[str, Any]:
+def _said(found: Detector, seen: Seen, score: float, scored: np.ndarray, wanted: Asked) -> dict[str, Any]:
     """What is said of an image that was scored."""
     level = found.pixel_threshold if wanted.level is None else wanted.level
     _, regions = predict.regions_in(found, seen, scored, level)
@@ -212,4 +225,5 @@ def create(service: Service) -> _Counted:
     """The ASGI application."""
     handlers = {Refusal: _on_refusal, HTTPException: _on_http, ClientDisconnect: _on_left, Exception: _on_fault}
     app = Starlette(routes=service.routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # such a path is told like any other that there is not
     return _Counted(app, service.metrics, service.routes)

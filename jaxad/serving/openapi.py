@@ -23,7 +23,7 @@ _PREDICTION = {
     "type": "object",
     "description": "What a line of predictions.jsonl of jaxad.predict says of an image.",
     "properties": {
-        "path": {"type": "string", "description": "the name of the file, as it was sent"},
+        "path": {"type": "string", "description": "the name of the file, as it was sent; without folders of Windows"},
         "score": _NUMBER_OR_NULL,
         "percentile": _NUMBER_OR_NULL,
         "threshold": _NUMBER_OR_NULL,

@@ -1,8 +1,9 @@
 """What the server was asked for, and what a request may ask for."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
+
+from starlette.datastructures import QueryParams
 
 HEATMAPS = ("none", "overlay", "layers")
 QUERY = ("detector", "heatmap", "pixel_threshold")
@@ -47,15 +48,18 @@ class Asked(NamedTuple):
     level: float | None
 
 
-def asked(query: Mapping[str, str], names: list[str]) -> Asked:
+def asked(query: QueryParams, names: list[str]) -> Asked:
     """Reads the query of a request; `names` are those of the detectors, of which the first is the default.
 
     Raises:
       Refusal: It names what there is not, or holds no such value.
     """
-    for key in query:
+    keys = [key for key, _ in query.multi_items()]
+    for key in keys:
         if key not in QUERY:
             raise Refusal(400, f"there is no option {key!r}; the options are {', '.join(QUERY)}")
+        if keys.count(key) > 1:
+            raise Refusal(400, f"the option {key!r} is given {keys.count(key)} times; give it once")
     name = query.get("detector", names[0])
     if name not in names:
         raise Refusal(404, f"there is no detector {name!r}; the detectors are {', '.join(names)}")

@@ -10,7 +10,7 @@ from jaxad.runtime import disk
 from jaxad.serving import app, server
 from jaxad.serving.options import Limits
 from jaxad.serving.scorer import Scorer
-from jaxad.serving.watch import Folders, Watcher, folders
+from jaxad.serving.watch import Folders, Watcher, folders, locked
 
 __all__ = ["Limits", "folders", "run"]
 
@@ -43,6 +43,7 @@ def run(
         if watched is not None:
             stack.enter_context(disk.locked(watched.done, option="--done"))
             stack.enter_context(disk.locked(watched.watched, option="--watch"))
+            stack.enter_context(locked(watched.results))
             name, found = next(iter(detectors.items()))
             watcher = Watcher(watched, name, found, scorer, readers, room, batch=batch, every=poll)
         scorer.start(list(detectors.values()))
@@ -54,4 +55,4 @@ def run(
         shown = f"[{host}]" if ":" in host else host
         print(f"{', '.join(detectors)}: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
         service = app.Service(detectors, scorer, readers, room, limits)
-        server.create(app.create(service), read=limits.read).run(sockets=[listening])
+        server.create(app.create(service), read=limits.read, queue=limits.queue).run(sockets=[listening])

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jaxad.errors import UserError
 
+_SPARE = 256  # connections beside those whose requests are worked on
 _GRACE = 10  # seconds that requests may take to end when the server stops
 
 
@@ -33,15 +34,44 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def protocol(read: float) -> type[H11Protocol]:
-    """A connection on which every request must have come `read` seconds after its first byte."""
+def protocol(read: float, most: int) -> type[H11Protocol]:
+    """A connection, of `most` at a time, that holds the server up for a limited time.
+
+    Every request must have come `read` seconds after its first byte. Of an answer some bytes must be taken in each
+    `read` seconds.
+    """
 
     class Timed(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _flush: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # so that whatever the client has not taken pauses the writing
             self._timer = self.loop.call_later(read, self._end)
+            if len(self.connections) > most:
+                self._say(503, f"the server has {most} connections already; come again later")
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._flush = self.loop.call_later(read, self._check, self.transport.get_write_buffer_size())
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._forget_flush()
+
+        def _check(self, before: int) -> None:
+            """Ends the connection where the client has taken nothing; closing it would wait for the client."""
+            left = self.transport.get_write_buffer_size()
+            if left >= before:
+                self.transport.abort()
+            else:
+                self._flush = self.loop.call_later(read, self._check, left)
+
+        def _forget_flush(self) -> None:
+            if self._flush is not None:
+                self._flush.cancel()
+                self._flush = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -53,6 +83,7 @@ def protocol(read: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._forget_flush()
             super().connection_lost(exc)
 
         def _forget(self) -> None:
@@ -90,11 +121,11 @@ def protocol(read: float) -> type[H11Protocol]:
     return Timed
 
 
-def create(app, *, read: float) -> uvicorn.Server:
-    """A server of an ASGI application, which `run(sockets=[...])` starts."""
+def create(app, *, read: float, queue: int) -> uvicorn.Server:
+    """A server of an ASGI application, which `run(sockets=[...])` starts; it works on `queue` requests at a time."""
     return uvicorn.Server(
         uvicorn.Config(
-            app, http=protocol(read), ws="none", lifespan="off", access_log=False, log_level="warning",
+            app, http=protocol(read, queue + _SPARE), ws="none", lifespan="off", access_log=False, log_level="warning",
             server_header=False, timeout_graceful_shutdown=_GRACE,
         )
     )  # fmt: skip

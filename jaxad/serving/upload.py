@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-import python_multipart  # noqa: F401 (Starlette looks for it when the first form comes)
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -50,6 +50,11 @@ async def read(request: Request, limits: Limits) -> list[Upload]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise Refusal(415, f"the content type is {kind or 'not given'}, not multipart/form-data; {_FORM}")
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        raise Refusal(
+            400, f"the form has the charset {charset.decode('latin-1')!r}; send the names of its files in utf-8"
+        )
     if request.headers.get("content-length", "0").isdecimal():
         _check_size(int(request.headers.get("content-length", "0")), limits)
     parser = _InMemory(request.headers, _limited(request, limits), max_files=limits.files, max_fields=_FIELDS)

@@ -4,9 +4,13 @@ A kill at any moment loses no file and doubles none. Lines come first, files are
 where its file goes. A file that still lies in the folder and has a line, but is not there yet, is only moved.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import stat
 import threading
@@ -25,6 +29,7 @@ from jaxad.serving.scorer import Scorer
 
 RESULTS = "results.jsonl"
 UNREADABLE = "unreadable"
+_NAME = 255  # bytes of a file's name, the most that file systems take
 _BLOCK = 2**16  # bytes that are read at a time from the end of a file
 _LOG = logging.getLogger(__name__)
 
@@ -67,6 +72,25 @@ def folders(watched: str, done: str, results: str | None) -> Folders:
     return given
 
 
+@contextlib.contextmanager
+def locked(results: Path) -> Iterator[None]:
+    """While active, no other server adds lines to this file.
+
+    Raises:
+      UserError: One does already.
+    """
+    with open(results, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{results} is in use by another server; choose another --results", about="--results"
+            ) from None
+        except OSError as error:
+            _LOG.warning("%s cannot be locked (%s); let no other server add lines to it", results, error.strerror)
+        yield
+
+
 class _Lines:
     """The file of lines, to which whole lines alone are added, and what a kill has left undone of it."""
 
@@ -85,7 +109,10 @@ class _Lines:
     def _read(self, line: bytes, number: int) -> tuple[str, str, str]:
         try:
             held = json.loads(line)
-            return held["file"], held["sha256"], held["moved_to"]
+            name, digest, target = fields = held["file"], held["sha256"], held["moved_to"]
+            if not all(isinstance(field, str) for field in fields):
+                raise TypeError("file, sha256 and moved_to are no texts")
+            return name, digest, target
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self._path} was not written by jaxad.serve (line {number}: {first_line(error)}); move it away or "
@@ -95,14 +122,17 @@ class _Lines:
 
     def add(self, said: list[dict]) -> None:
         """Brings lines to the disk: all of them, or none where it raises OSError."""
-        size = self._path.stat().st_size
+        size = None
         try:
             with open(self._path, "ab") as file:
+                size = file.tell()
                 file.write(b"".join(json.dumps(one).encode() + b"\n" for one in said))
                 file.flush()
                 os.fsync(file.fileno())
+            disk.sync(self._path.parent)  # the file may be new
         except OSError:
-            os.truncate(self._path, size)
+            if size is not None:
+                os.truncate(self._path, size)
             raise
         self.unmoved |= {(one["file"], one["sha256"]): one["moved_to"] for one in said}
 
@@ -173,15 +203,18 @@ class Watcher:
 
         Raises:
           UserError: The folder cannot be read.
-          OSError: A line cannot be written, or a file not moved; the next look tries again.
+          OSError: A line cannot be written; the next look tries again.
+          Exception: A file cannot be scored or moved: the first such error, after all other files were worked on.
         """
         now = dict(self._files())
         ready = [path for path, state in now.items() if self._before.get(path) == state]
-        self._before = now
+        self._before, errors = now, []
         for first in range(0, len(ready), self._batch):
             if self._stop.is_set():
-                return
-            self._take({path: now[path] for path in ready[first : first + self._batch]})
+                break
+            errors += self._take({path: now[path] for path in ready[first : first + self._batch]})
+        if errors:
+            raise errors[0]
 
     def _files(self) -> Iterator[tuple[Path, tuple]]:
         """The image files in the folder, each with what changes when it is written to."""
@@ -189,45 +222,83 @@ class Watcher:
             if path.suffix.lower() in IMAGE_SUFFIXES and (state := _state(path)):
                 yield path, state
 
-    def _take(self, batch: dict[Path, tuple]) -> None:
-        """Scores a batch of files, writes their lines, and moves them."""
+    def _take(self, batch: dict[Path, tuple]) -> list[Exception]:
+        """Scores a batch of files, writes their lines, and moves them; returns what went wrong with single files."""
+        errors: list[Exception] = []
         read = [self._readers.submit(predict.read, self._found, path, None, self._room) for path in batch]
-        # What is written to just now, or has gone, is left for later.
-        seen = [one for one in [future.result() for future in read] if _state(one.path) == batch[one.path]]
+        seen = []
+        for future in read:
+            with _into(errors):
+                one = future.result()
+                if _state(one.path) == batch[one.path]:  # else it is written to just now, or has gone
+                    seen.append(one)
         new = [one for one in seen if _key(one) not in self._lines.unmoved]
         futures = [None if one.reason else self._scorer.submit(self._found, one) for one in new]
         taken, said = set(self._lines.unmoved.values()), []
         for one, future in zip(new, futures, strict=True):
-            target = self._target(one, taken)
-            taken.add(target)
-            said.append(self._said(one, future) | {"moved_to": target})
+            with _into(errors):
+                target = self._target(one, taken)
+                said.append(self._said(one, future) | {"moved_to": target})
+                taken.add(target)
         if said:
             self._lines.add(said)
         for one in seen:
-            target = self._lines.unmoved[_key(one)]
-            if _state(one.path) == batch[one.path]:  # else it is another file by now, which gets a line of its own
-                os.rename(one.path, self._place.done / target)
-            del self._lines.unmoved[_key(one)]
+            if _key(one) in self._lines.unmoved:  # else it has no line
+                with _into(errors):
+                    self._move(one, batch[one.path])
         for folder in (self._place.done / UNREADABLE, self._place.done, self._place.watched):
             disk.sync(folder)
+        return errors
+
+    def _move(self, seen: predict.Seen, state: tuple) -> None:
+        """Moves a file that has a line, unless it has changed since it was in this state."""
+        now = _state(seen.path)
+        if now == state:
+            os.rename(seen.path, self._place.done / self._lines.unmoved[_key(seen)])
+        elif now is not None and _digest(seen.path) == seen.sha256:
+            return  # it was only touched; a later look moves it
+        # What has changed is another file, which gets a line of its own.
+        del self._lines.unmoved[_key(seen)]
 
     def _said(self, seen: predict.Seen, future: Future | None) -> dict:
         """What the line of an image says."""
         found, regions, score = self._found, None, None
         if future is not None:
             score, scored = future.result()
-            _, regions = predict.regions_in(found, seen, scored, found.pixel_threshold)
+            with self._room.taken(math.prod(seen.shape)):  # a map of the image is made
+                _, regions = predict.regions_in(found, seen, scored, found.pixel_threshold)
         said = predict.described(found, seen, score, regions)
         return said | {"detector": self._name, "file": seen.path.name, "sha256": seen.sha256}
 
     def _target(self, seen: predict.Seen, taken: set[str]) -> str:
         """Where a file goes, relative to the folder of those that are done; never in the place of another one."""
         folder = f"{UNREADABLE}/" if seen.reason else ""
-        name = target = f"{folder}{seen.path.name}"
+        stem, suffix, target = seen.path.stem, seen.path.suffix, f"{folder}{seen.path.name}"
         for number in itertools.count(2):
             if target not in taken and not os.path.lexists(self._place.done / target):
                 return target
-            target = f"{name.removesuffix(seen.path.suffix)}-{number}{seen.path.suffix}"
+            end = f"-{number}{suffix}"
+            while len(os.fsencode(stem + end)) > _NAME:
+                stem = stem[:-1]
+            target = f"{folder}{stem}{end}"
+
+
+@contextlib.contextmanager
+def _into(errors: list[Exception]) -> Iterator[None]:
+    """Takes down what goes wrong with one file, so that it does not hold up the others."""
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; as of `predict.read`, it is empty where the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _key(seen: predict.Seen) -> tuple[str, str]:

@@ -22,12 +22,13 @@ PATIENCE = 60  # seconds for what must come
 
 
 class Running(NamedTuple):
-    """A server that runs: its port, its scorer, and what decodes its images."""
+    """A server that runs: its port, its scorer, what decodes its images, and its connections."""
 
     port: int
     scorer: Scorer
     readers: ThreadPoolExecutor
     service: app.Service
+    connections: set
 
 
 class Answer(NamedTuple):
@@ -57,13 +58,13 @@ def running(detectors, *, limits=LIMITS, batch=4, wait=0.005):
     scorer.start(list(detectors.values()))
     with server.listen("127.0.0.1", 0) as listening, ThreadPoolExecutor(2) as readers:
         service = app.Service(detectors, scorer, readers, room, limits)
-        made = server.create(app.create(service), read=limits.read)
+        made = server.create(app.create(service), read=limits.read, queue=limits.queue)
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]})
         thread.start()
         while not made.started:
             time.sleep(0.01)
         try:
-            yield Running(listening.getsockname()[1], scorer, readers, service)
+            yield Running(listening.getsockname()[1], scorer, readers, service, made.server_state.connections)
         finally:
             made.should_exit = True
             thread.join()

@@ -1,6 +1,7 @@
 """The HTTP interface over real sockets: answers as jaxad.predict gives them, and what is refused."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -19,8 +20,9 @@ from PIL import Image
 import jaxad
 from jaxad import detector, predict
 from jaxad.data.image import to_grey
+from jaxad.data.room import Room
 from jaxad.reporting.charts import overlay
-from jaxad.serving import options
+from jaxad.serving import options, server
 from tests.parts import SPOT, command, part
 from tests.serving.running import LIMITS, form, post, raw, request, running
 
@@ -142,10 +144,16 @@ def test_one_bad_image_spoils_no_other(served):
     assert "'text.png' is not an image" in answer.said["predictions"][1]["reason"]
 
 
-def test_names_of_files_are_only_names(served, tmp_path):
-    for name in ("../../etc/passwd", "a%00b.png", "\u00e9\u4e2d.png", "C:\\\\x.png"):
-        answer = post(served.port, (name, GOOD))
-        assert answer.status == 200 and answer.said["predictions"][0]["decision"] == "good"
+def test_names_of_files_are_only_names(served, tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    for name in ("../../x.png", "./q.png", "a//b.png", "a%00b.png", "\u00e9\u4e2d.png", "a\\b.png"):
+        for content, decision in ((GOOD, "good"), (b"text", "unreadable")):
+            [said] = post(served.port, (name, content)).said["predictions"]
+            assert (said["path"], said["decision"]) == (name, decision)
+    [said] = post(served.port, ("C:\\a\\x.png", GOOD)).said["predictions"]
+    assert said["path"] == "x.png"  # as old browsers of Windows are treated
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
 def multipart(body, boundary="edge"):
@@ -155,12 +163,6 @@ def multipart(body, boundary="edge"):
 def sent(*files, **more):
     body, kind = form(*files, **more)
     return {"body": body, "content_type": kind}
-
-
-def chunked(size):
-    """A body that does not say how long it is."""
-    yield b'--edge\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
-    yield from (bytes(2**16) for _ in range(0, size, 2**16))
 
 
 PART = b'--edge\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
@@ -204,15 +206,23 @@ MALFORMED = {
     "tiny": (("POST", "/predict", sent(("a.png", encoded(part(1)[:2, :2])))), 422, "2 x 2 pixels"),
     "detector": (("POST", "/predict?detector=x", sent(ONE)), 404, "there is no detector 'x'; the detectors are nut"),
     "option": (("POST", "/predict?heatmaps=1", sent(ONE)), 400, "there is no option 'heatmaps'"),
+    "option twice": (("POST", "/predict?heatmap=bogus&heatmap=none", sent(ONE)), 400, "'heatmap' is given 2 times"),
+    "slash": (("POST", "/predict/", sent(ONE)), 404, "there is no /predict/ here"),
     "heatmap": (("POST", "/predict?heatmap=yes", sent(ONE)), 400, "none, overlay, layers, not 'yes'"),
     "not finite": (("POST", "/predict?pixel_threshold=nan", sent(ONE)), 400, "a finite number, not 'nan'"),
     "no number": (("POST", "/predict?pixel_threshold=a", sent(ONE)), 400, "a finite number, not 'a'"),
     "too many files": (("POST", "/predict", sent(*[ONE] * 6)), 400, "Maximum number of files is 5"),
     "too large": (("POST", "/predict", sent(("a.png", bytes(3 * 2**20)))), 413, "more than 1 MiB"),
     "too large, in chunks": (
-        ("POST", "/predict", {"body": chunked(2**22), "content_type": "multipart/form-data; boundary=edge"}),
-        413, "more than 1 MiB",
+        ("POST", "/predict", multipart([PART, *[bytes(2**16)] * 64])), 413, "more than 1 MiB",
     ),
+    **{
+        f"charset {charset}": (
+            ("POST", "/predict", multipart(PART + GOOD + b"\r\n--edge--\r\n", f"edge; charset={charset}")),
+            400, f"the charset '{charset}'",
+        )
+        for charset in ("undefined", "punycode", "unicode_escape", "utf-7")
+    },
 }  # fmt: skip
 
 
@@ -228,7 +238,7 @@ def is_refused(answer, status, words):
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_requests_get_one_clear_sentence(served, name):
     (method, path, given), status, words = MALFORMED[name]
-    assert is_refused(request(served.port, method, path, given.pop("body", None), **given), status, words)
+    assert is_refused(request(served.port, method, path, **given), status, words)
     assert post(served.port, ONE).status == 200  # the server is alive
 
 
@@ -275,6 +285,51 @@ def test_slow_clients_are_told_and_let_go(found):
                 while time.monotonic() < start + 15:
                     connection.sendall(bytes(100))
                     time.sleep(0.05)
+        assert request(started.port, "GET", "/health").status == 200
+
+
+def test_who_takes_no_answer_is_let_go(found):
+    with running({"nut": found}, limits=LIMITS._replace(read=0.5)) as started:
+        with slow_reader(started.port) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+            until(lambda: started.connections)
+            until(lambda: not started.connections)
+        assert post(started.port, ONE).status == 200
+
+
+def slow_reader(port):
+    """A connection that the system takes few bytes for."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def test_who_takes_an_answer_slowly_gets_all_of_it(found):
+    noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3), np.uint8)
+    body, kind = form(("a.png", encoded(noise, compress_level=1)))
+    head = f"POST /predict?heatmap=layers HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n"
+    with running({"nut": found}, limits=LIMITS._replace(read=1.0, upload=2**24)) as started:
+        with slow_reader(started.port) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+            start, taken = time.monotonic(), b""
+            while more := connection.recv(2**14):
+                taken += more
+                time.sleep(0.02)
+        assert time.monotonic() - start > 2
+    content = taken.partition(b"\r\n\r\n")[2]
+    assert json.loads(content)["predictions"][0]["heatmap"]["picture"]
+
+
+def test_connections_have_a_most(found, monkeypatch):
+    monkeypatch.setattr(server, "_SPARE", 0)
+    with running({"nut": found}, limits=LIMITS._replace(queue=2)) as started, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(("127.0.0.1", started.port)))
+        until(lambda: len(started.connections) == 2)
+        assert is_refused(raw(started.port), 503, "2 connections already")
+        stack.close()
+        until(lambda: not started.connections)
         assert post(started.port, ONE).status == 200
 
 
@@ -306,6 +361,33 @@ def test_a_full_queue_sends_clients_away(found):
         finally:
             del found.score
         assert post(started.port, ONE).status == 200
+
+
+def test_images_that_are_decoded_have_a_most_together(found, monkeypatch):
+    release, score, look, looked = threading.Event(), found.score, predict.look, []
+
+    def slow(*arguments, **options):
+        release.wait(60)
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(predict, "look", lambda *given: (looked.append(1), look(*given))[1])
+    with running({"nut": found}, limits=LIMITS._replace(queue=2)) as started, ThreadPoolExecutor(2) as clients:
+        monkeypatch.setattr(found, "score", slow)  # not before the programs are compiled
+        answers = [clients.submit(post, started.port, *[ONE] * 4) for _ in range(2)]
+        try:
+            until(lambda: len(looked) >= 5)
+            time.sleep(0.3)
+            assert len(looked) == 5  # the files of a request, which are more than the queue
+        finally:
+            release.set()
+        assert [one.result().status for one in answers] == [200, 200] and len(looked) == 8
+
+
+def test_the_map_of_an_image_takes_room_too(served, monkeypatch):
+    taken, pixels = Room.taken, []
+    monkeypatch.setattr(Room, "taken", lambda self, number: (pixels.append(number), taken(self, number))[1])
+    post(served.port, ("bad.png", BAD))
+    assert pixels == [part(2).shape[0] * part(2).shape[1]] * 2
 
 
 def test_a_fault_of_the_server_ends_one_request_alone(served, found):

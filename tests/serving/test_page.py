@@ -148,6 +148,16 @@ def test_an_image_is_dropped_and_thresholds_are_moved(opened, found, width):
     assert float(rows[1]["threshold"]) == found.threshold
 
 
+def test_names_in_the_table_are_no_formulas(opened):
+    page, names = opened(1440), ["=1+1.png", "+a.png", "-a.png", "@a.png", "a=b.png"]
+    for name in names:
+        drop(page, name, encoded(part(1)))
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [*(f"'{name}" for name in names[:4]), "a=b.png"]
+
+
 def test_the_keyboard_does_it_all(opened):
     page = opened(1440)
     page.set_input_files("#file", [

@@ -1,5 +1,6 @@
 """Which images are scored together, with a detector that only notes it."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -14,16 +15,21 @@ LONG = 600.0  # seconds that no test waits
 
 
 class Noting:
-    """A detector whose score of an image is its first pixel, and which notes the batches that it is given."""
+    """A detector whose score of an image is its first pixel, and which notes the batches that it is given.
+
+    While it is held (`free` is cleared) it does not answer, so that images gather behind the batch that it works on.
+    """
 
     def __init__(self):
-        self.prepared, self.calls = [], []
+        self.prepared, self.calls, self.free = [], [], threading.Event()
+        self.free.set()
 
     def prepare(self, size):
         self.prepared.append(size)
 
     def score(self, stack, *, batch, boxes):
         self.calls.append((len(stack), batch))
+        assert self.free.wait(20)
         if stack[0, 0, 0, 0] == 255:
             raise MemoryError
         return Scores(stack[:, 0, 0, 0].astype(np.float32), stack[..., 0].astype(np.float32))
@@ -70,21 +76,36 @@ def test_a_full_batch_does_not_wait(started):
 
 def test_a_batch_that_is_not_full_waits_as_long_as_it_may(started):
     found = Noting()
-    scorer = started(found, batch=8, wait=0.5)
+    scorer = started(found, batch=8, wait=0.2)
     begun = time.monotonic()
-    first = scorer.submit(found, seen(1))
-    time.sleep(0.05)
-    others = [scorer.submit(found, seen(2)), scorer.submit(found, seen(3))]
-    assert [future.result(20)[0] for future in (first, *others)] == [1, 2, 3]
-    assert time.monotonic() - begun >= 0.5 and found.calls == [(3, 4)]
+    assert scorer.submit(found, seen(1)).result(20)[0] == 1
+    assert time.monotonic() - begun >= 0.2
+    hold(scorer, found)
+    futures = [scorer.submit(found, seen(value)) for value in (2, 3, 4)]
+    found.free.set()
+    assert [future.result(20)[0] for future in futures] == [2, 3, 4]
+    assert found.calls == [(1, 1), (1, 1), (3, 4)]
+
+
+def hold(scorer, found):
+    """Lets a detector work on an image until it is set free."""
+    found.free.clear()
+    before = len(found.calls)
+    scorer.submit(found, seen(0))
+    end = time.monotonic() + 20
+    while len(found.calls) == before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_detectors_are_not_mixed(started):
     one, other = Noting(), Noting()
     scorer = started(one, other, batch=2, wait=0.2)
+    hold(scorer, one)
     futures = [scorer.submit(found, seen(value)) for value, found in enumerate((one, other, one, other, other))]
+    one.free.set()
     assert [future.result(20)[0] for future in futures] == [0, 1, 2, 3, 4]
-    assert one.calls == [(2, 2)] and other.calls == [(2, 2), (1, 1)]
+    assert one.calls == [(1, 1), (2, 2)] and other.calls == [(2, 2), (1, 1)]
 
 
 def test_an_error_fails_its_batch_alone(started):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxad.data.room import Room
+from jaxad.errors import UserError
 from jaxad.runtime import disk
 from jaxad.serving import watch
 from jaxad.serving.scorer import Scorer
@@ -231,6 +232,101 @@ def test_a_file_that_is_replaced_while_it_is_scored_gets_a_line_of_its_own(place
     assert [line["decision"] for line in lines(place)] == ["good", "defective"] and moved(place)[0] == ["a.png"]
 
 
+def test_a_file_that_is_touched_after_its_line_keeps_that_line(place, watching, monkeypatch):
+    parts(place, "a.png")
+    add = watch._Lines.add
+
+    def touched(self, said):
+        add(self, said)
+        os.utime(place.watched / "a.png", ns=(1, 1))
+
+    watcher = watching(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch._Lines, "add", touched)
+        looks(watcher)
+    looks(watcher)
+    assert len(lines(place)) == 1 and moved(place)[0] == ["a.png"] and not os.listdir(place.watched)
+
+
+@pytest.mark.parametrize("fault", ["read", "score", "not finite", "move"])
+def test_a_file_that_fails_holds_up_no_other(place, watching, found, monkeypatch, fault):
+    parts(place, "a.png", "b.png", "c.png", "d.png", "e.png")
+    rename, read, described = os.rename, watch.predict.read, watch.predict.described
+
+    def failing(function, error):
+        def called(first, *arguments):
+            if "b.png" in str([first, *arguments[:1]]):
+                raise error
+            return function(first, *arguments)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        if fault == "move":
+            patch.setattr(os, "rename", failing(rename, PermissionError(errno.EPERM, "Operation not permitted")))
+        elif fault == "read":
+            patch.setattr(watch.predict, "read", failing(read, MemoryError()))
+        elif fault == "not finite":
+            patch.setattr(watch.predict, "described", failing(described, UserError("the score is not finite")))
+        else:
+            patch.setattr(found, "score", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+        watcher = watching(place)
+        watcher.look()
+        with pytest.raises((MemoryError, PermissionError, UserError)):
+            watcher.look()
+        assert moved(place)[0] == ([] if fault == "score" else ["a.png", "c.png", "d.png", "e.png"])
+    watcher.look()
+    assert moved(place)[0] == ["a.png", "b.png", "c.png", "d.png", "e.png"] and len(lines(place)) == 5
+
+
+def test_a_long_name_that_comes_again_is_made_shorter(place, watching):
+    name, watcher = "\u00e9" * 125 + "a.png", watching(place)
+    assert len(os.fsencode(name)) == 255
+    for number in range(2):
+        parts(place, "b.png")
+        os.rename(write(place.watched / "b.png", part(number)), place.watched / name)
+        looks(watcher)
+    assert [line["moved_to"] for line in lines(place)] == [name, "\u00e9" * 124 + "-2.png"]
+    assert moved(place)[0] == sorted([name, "\u00e9" * 124 + "-2.png"])
+
+
+def test_the_file_of_lines_may_be_rotated(place, watching):
+    watcher = watching(place)
+    parts(place, "a.png")
+    looks(watcher)
+    os.rename(place.results, place.results.with_suffix(".old"))
+    parts(place, "b.png")
+    looks(watcher)
+    assert [line["file"] for line in lines(place)] == ["b.png"] and not os.listdir(place.watched)
+
+
+def test_a_file_of_lines_has_one_server(place):
+    with watch.locked(place.results), refuses("--results", "in use by another server"), watch.locked(place.results):
+        pass
+    with watch.locked(place.results):
+        pass
+
+
+def test_the_map_of_an_image_takes_room_too(place, watching, monkeypatch):
+    taken, pixels = Room.taken, []
+    monkeypatch.setattr(Room, "taken", lambda self, number: (pixels.append(number), taken(self, number))[1])
+    parts(place, "a.png")
+    looks(watching(place))
+    assert pixels == [part(0).shape[0] * part(0).shape[1]] * 2
+
+
+def test_the_folder_of_the_lines_is_synced_before_a_file_is_moved(place, watching, tmp_path, monkeypatch):
+    (tmp_path / "lines").mkdir()
+    place, calls, rename = place._replace(results=tmp_path / "lines" / "said.jsonl"), [], os.rename
+    parts(place, "a.png")
+    watcher = watching(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", calls.append)
+        patch.setattr(os, "rename", lambda *paths: (calls.append("rename"), rename(*paths)))
+        looks(watcher)
+    assert calls.index(tmp_path / "lines") < calls.index("rename")
+
+
 def test_folders_that_do_not_do_are_refused(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     with refuses("--watch", "there is no folder"):
@@ -256,6 +352,9 @@ def test_another_file_of_lines_is_refused(place, watching):
     with refuses("--results", "was not written by jaxad.serve (line 1"):
         watching(place)
     assert place.results.read_text() == '{"path": "a.png"}\n'
+    place.results.write_text('{"file": 1, "sha256": "a", "moved_to": "b"}\n')
+    with refuses("--results", "file, sha256 and moved_to are no texts"):
+        watching(place)
 
 
 def until(condition, seconds=120):
