@@ -102,6 +102,34 @@ def test_a_detector_scores_the_same_by_its_export(workdir, exported, new, tmp_pa
         assert len(list((tmp_path / folder / "heatmaps").iterdir())) == len(plain)
 
 
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory):
+    """A detector that keeps the aspect ratio, with its export; two good images have another one."""
+    folder = tmp_path_factory.mktemp("keeping")
+    write_parts(folder / "sets", train=20)
+    for number in (20, 21):
+        write(folder / "sets" / "nut" / "train" / "good" / f"{number:03d}.png", np.tile(part(number), (1, 5, 1)))
+    options = {"data__resize": "keep", "data__holdout": 0.9, "evaluate__batch": 4}
+    assert command(train.main, *baseline(folder / "sets", folder / "work", **options)) == 0
+    return folder / "work"
+
+
+def test_images_of_another_aspect_ratio_are_told_by_name(keeping, tmp_path, capsys):
+    assert command(export.main, "--workdir", keeping, "--format", "onnx") == 0
+    assert "left out of the check, since their aspect ratio is another: " in capsys.readouterr().out
+    write(tmp_path / "new" / "a.png", part(1))
+    write(tmp_path / "new" / "wide.png", np.tile(part(2), (1, 5, 1)))
+    write(tmp_path / "new" / "z.png", part(3))
+    call = "--workdir", keeping, tmp_path / "new", "--engine", "onnx", "--no-heatmaps", "--output", tmp_path / "out"
+    assert command(predict.main, *call) == 1
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["decision"] == "unreadable" for row in rows] == [False, True, False]
+    assert "wide.png" in rows[1]["reason"] and "leave --engine out" in rows[1]["reason"] and rows[1]["sha256"]
+    call = "--workdir", keeping, "--format", "onnx", "--output", tmp_path / "export", "--check", tmp_path / "new"
+    told = refusal(capsys, export.main, *call)
+    assert "wide.png" in told and "--check" in told
+
+
 def test_the_runner_needs_no_jax_and_writes_the_same_table(workdir, exported, new, tmp_path):
     assert command(predict.main, "--workdir", workdir, new, "--output", tmp_path / "plain", "--no-heatmaps") == 0
     absent = (
