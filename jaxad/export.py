@@ -64,12 +64,12 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
-        cards.clear(folder)
-        formats.write(found, folder, format=flags.format, precision=flags.precision)
-        if flags.format != "stablehlo":
-            shutil.copyfile(runner_file.__file__, folder / cards.RUNNER)
-        card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
-        cards.write(folder, card | {"check": None})
+        with cards.building(folder) as made:
+            formats.write(found, made, format=flags.format, precision=flags.precision)
+            if flags.format != "stablehlo":
+                shutil.copyfile(runner_file.__file__, made / cards.RUNNER)
+            card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
+            cards.write(made, card | {"check": None})
     except OSError as error:
         raise UserError(
             f"the export cannot be written to {folder} ({error.strerror or error}); make that possible or choose "
