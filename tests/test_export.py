@@ -15,6 +15,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from docs import exports, tables
 from jaxad import detector, export, predict
 from jaxad.errors import UserError
 from jaxad.exporting import card as cards
@@ -330,6 +331,18 @@ def test_openvino_scores_as_the_detector(workdir, new, tmp_path):
     assert command(*call, tmp_path / "plain") == 0
     assert command(*call, tmp_path / "engine", "--engine", "openvino", "--export", folder) == 0
     assert_same_table(*(rows_of(tmp_path / name / "predictions.csv") for name in ("engine", "plain")))
+
+
+def test_a_result_file_says_by_which_calls_it_was_made(workdir, new, tmp_path):
+    file = tmp_path / "export_parts.json"
+    assert command(exports.main, workdir, file, new, "onnx:float32", "onnx:float16") == 0
+    made = json.loads(file.read_text())
+    assert made["command"].startswith("python -m jaxad.train ") and made["date"] and made["device"]
+    assert made["compared_by"] == "python -m docs.exports WORKDIR FILE.json DIR onnx:float32 onnx:float16"
+    assert made["compared_with"] == f"{tmp_path.name}/new" and str(tmp_path) not in file.read_text()
+    assert [row["precision"] for row in made["rows"]] == ["float32", "float16"]
+    (heads, *_), rows = tables._exports(tmp_path)[0][:2]
+    assert heads == "detector" and len(rows) == 2
 
 
 def test_training_images_that_are_gone_leave_it_unchecked(tmp_path, capsys):
