@@ -5,18 +5,18 @@ python3 -m docs.exports WORKDIR FILE.json IMAGES onnx:float32 openvino:bfloat16 
 
 import argparse
 import json
-import sys
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxad import export, report
+from jaxad import errors, export, report
 from jaxad.exporting import card as cards
 from jaxad.exporting import formats
 from jaxad.runtime import provenance
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser("python3 -m docs.exports", description="Checks exports of a detector.")
     parser.add_argument("workdir", type=Path, help="where it was trained")
@@ -25,7 +25,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("kinds", nargs="+", metavar="FORMAT:PRECISION")
     flags = parser.parse_args(argv)
     trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
-    made = {"command": report.portable(trained["command"]), "trained": trained["commit"], **provenance.collect()}
+    call = ["WORKDIR", "FILE.json", "DIR", *flags.kinds]
+    made = {
+        "command": report.portable(trained["command"]),
+        "trained": trained["commit"],
+        "compared_by": f"python -m docs.exports {shlex.join(call)}",
+        "compared_with": "/".join(Path(flags.images).resolve().parts[-2:]),
+        **provenance.collect(),
+    }
     made["versions"] |= {name: formats.version(name) for name in ("onnx", "onnxruntime", "openvino")}
     rows = []
     for kind in flags.kinds:
@@ -47,4 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    errors.run(main)

@@ -112,7 +112,7 @@ def _exports(results: Path) -> list[tables.Table]:
         for row in made["rows"]:
             share, differ = row["largest_difference"], row["decisions_that_differ"]
             decided = "n/a" if differ is None else str(differ)
-            figures = [f"{share[name]:.1e}" for name in ("scores", "maps")]
+            figures = ["n/a" if share[name] is None else f"{share[name]:.1e}" for name in ("scores", "maps")]
             kept = f"{row['bytes'] / 2**20:.1f}"
             named = [file.stem.removeprefix("export_"), row["format"], row["precision"], row["computed_in"]]
             rows.append([*named, str(row["images"]), *figures, decided, kept, made["device"], made["date"]])

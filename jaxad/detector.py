@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -137,6 +138,9 @@ class Detector:
     def _on_devices(self) -> tuple[Any, Any]:
         with jax.enable_x64(False):  # also in a process that computes in float64
             return devices.replicate((self.variables, self.density), self._mesh)
+
+    def refuse_shape(self, shape: tuple[int, int], path: str | os.PathLike) -> None:
+        """Raises UserError where an image file of this (height, width) cannot be scored; a detector takes any."""
 
     @property
     def read_options(self) -> dict:

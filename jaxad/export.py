@@ -13,7 +13,7 @@ from jaxad import data, detector, errors
 from jaxad.data import pipeline
 from jaxad.data.image import IMAGE_SUFFIXES, list_folder, read_image
 from jaxad.detector import Detector
-from jaxad.errors import UserError
+from jaxad.errors import UserError, counted
 from jaxad.exporting import card as cards
 from jaxad.exporting import checking, formats, program
 from jaxad.exporting import runner as runner_file
@@ -64,12 +64,12 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
-        cards.clear(folder)
-        formats.write(found, folder, format=flags.format, precision=flags.precision)
-        if flags.format != "stablehlo":
-            shutil.copyfile(runner_file.__file__, folder / cards.RUNNER)
-        card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
-        cards.write(folder, card | {"check": None})
+        with cards.building(folder) as made:
+            formats.write(found, made, format=flags.format, precision=flags.precision)
+            if flags.format != "stablehlo":
+                shutil.copyfile(runner_file.__file__, made / cards.RUNNER)
+            card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
+            cards.write(made, card | {"check": None})
     except OSError as error:
         raise UserError(
             f"the export cannot be written to {folder} ({error.strerror or error}); make that possible or choose "
@@ -94,16 +94,19 @@ def _batches(found: Detector, images) -> Iterator[np.ndarray]:
 
 
 class _Files:
-    """Image files as they are scored: uint8 (h, w, c) by number."""
+    """Image files as they are scored: uint8 (h, w, c) by number; refuses one that does not fill its frame."""
 
     def __init__(self, found: Detector, paths: list[Path]):
-        self._options, self._paths, self._geometry = found.read_options, paths, found.region.geometry
+        self._found, self._paths = found, paths
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return self._geometry.image(read_image(self._paths[number], **self._options))
+        path = self._paths[number]
+        image = read_image(path, **self._found.read_options)
+        program.refuse_unfilled(self._found, image.shape[:2], path, "leave it out of --check")
+        return self._found.region.geometry.image(image)
 
 
 def _images(found: Detector, given: list[str] | None) -> tuple:
@@ -119,6 +122,13 @@ def _images(found: Detector, given: list[str] | None) -> tuple:
     fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(config))
     chosen = held if len(held) else fitted
     images = pipeline.Images(source, chosen[:_MOST], geometry=found.region.geometry, cache_bytes=0)
+    if (boxes := images.boxes()) is not None:
+        filling = np.flatnonzero([found.region.geometry.valid([box]) is None for box in boxes])
+        if others := len(images) - len(filling):
+            print(f"left out of the check, since their aspect ratio is another: {counted(others, 'image')}")
+        if not len(filling):
+            return None, "no good image has the aspect ratio that the export takes"
+        images = pipeline.Chosen(images, filling)
     return images, _HELD_OUT if len(held) else _TRAINED_ON
 
 

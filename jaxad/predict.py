@@ -121,6 +121,7 @@ def look(found: Detector, data: bytes, path: Path, side: int | None, room: Room)
     with room.taken(pixels_of(io.BytesIO(data))):
         try:
             decoded = decode(data, path, **found.read_options)
+            found.refuse_shape(decoded.image.shape[:2], path)
         except UserError as error:
             return Seen(path, sha256, str(error))
         deep = ("", "") if decoded.peak is None else (decoded.peak, decoded.clipped)

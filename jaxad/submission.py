@@ -6,8 +6,9 @@ form is what MVTec's ``check_and_prepare_data_for_upload.py`` checks:
 - ``anomaly_images/<category>/<split>/<stem>.tiff``: the score map at the image's own size, float16.
 - ``anomaly_images_thresholded/<category>/<split>/<stem>.png``: 255 where the map exceeds a threshold, else 0.
 
-Nothing else may lie there. Maps are normalized first (see `Detector.normalize`), since a raw score may be too large for
-float16. Masks are made of the maps before they are rounded.
+Nothing else may lie there; while a category is not complete, a file ``unfinished`` does. Maps are normalized first (see
+`Detector.normalize`), since a raw score may be too large for float16. Masks are made of the maps before they are
+rounded.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from jaxad.runtime import devices, disk
 
 _CATEGORIES = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 _MAPS, _MASKS = "anomaly_images", "anomaly_images_thresholded"
+_UNFINISHED = "unfinished"  # a file beside the maps of a category of which images are missing
 _MOST = float(np.finfo(np.float16).max)
 
 
@@ -57,6 +59,10 @@ def write_category(found: Detector, output: Path, *, threshold: float) -> int:
     folder = _folder(found)
     by_split = {split: _images(folder / split) for split in PRIVATE}
     places = {split: [output / tree / folder.name / split for tree in (_MAPS, _MASKS)] for split in PRIVATE}
+    unfinished = output / _MAPS / folder.name / _UNFINISHED
+    disk.refuse_nul(unfinished)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     for split, images in by_split.items():
         for place, suffix in zip(places[split], (".tiff", ".png"), strict=True):
             _prepare(place, {f"{image.stem}{suffix}" for image in images})
@@ -68,7 +74,13 @@ def write_category(found: Detector, output: Path, *, threshold: float) -> int:
             made = found.region.map_at(scored, seen.shape)
             _write(found, made, threshold, [place / seen.path.stem for place in places[split]], tifffile)
             count += 1
+    unfinished.unlink()
     return count
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a category's folder of maps was written to the end."""
+    return place.is_dir() and not (place / _UNFINISHED).exists()
 
 
 def _library() -> Any:
@@ -153,8 +165,8 @@ def main(argv: list[str] | None = None) -> None:
         ) from error
     speed = count / (time.perf_counter() - start)
     print(f"{counted(count, 'image')}, pixels above {threshold:.4g} marked, {speed:.1f} images/s: {output}")
-    if missing := [name for name in _CATEGORIES if not (output / _MAPS / name).is_dir()]:
-        print(f"the benchmark takes all categories; missing: {', '.join(missing)}")
+    if missing := [name for name in _CATEGORIES if not _is_whole(output / _MAPS / name)]:
+        print(f"the benchmark takes all categories; missing or unfinished: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

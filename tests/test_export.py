@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from docs import exports, tables
 from jaxad import detector, export, predict
+from jaxad.errors import UserError
 from jaxad.exporting import card as cards
-from jaxad.exporting import checking, runner
+from jaxad.exporting import checking, formats, runner
 from jaxad.exporting.exported import ExportedDetector
 from jaxad.exporting.formats import require
 from jaxad.reporting.prediction_files import COLUMNS
@@ -107,6 +110,34 @@ def test_a_detector_scores_the_same_by_its_export(workdir, exported, new, tmp_pa
         assert len(list((tmp_path / folder / "heatmaps").iterdir())) == len(plain)
 
 
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory):
+    """A detector that keeps the aspect ratio, with its export; two good images have another one."""
+    folder = tmp_path_factory.mktemp("keeping")
+    write_parts(folder / "sets", train=20)
+    for number in (20, 21):
+        write(folder / "sets" / "nut" / "train" / "good" / f"{number:03d}.png", np.tile(part(number), (1, 5, 1)))
+    options = {"data__resize": "keep", "data__holdout": 0.9, "evaluate__batch": 4}
+    assert command(train.main, *baseline(folder / "sets", folder / "work", **options)) == 0
+    return folder / "work"
+
+
+def test_images_of_another_aspect_ratio_are_told_by_name(keeping, tmp_path, capsys):
+    assert command(export.main, "--workdir", keeping, "--format", "onnx") == 0
+    assert "left out of the check, since their aspect ratio is another: " in capsys.readouterr().out
+    write(tmp_path / "new" / "a.png", part(1))
+    write(tmp_path / "new" / "wide.png", np.tile(part(2), (1, 5, 1)))
+    write(tmp_path / "new" / "z.png", part(3))
+    call = "--workdir", keeping, tmp_path / "new", "--engine", "onnx", "--no-heatmaps", "--output", tmp_path / "out"
+    assert command(predict.main, *call) == 1
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["decision"] == "unreadable" for row in rows] == [False, True, False]
+    assert "wide.png" in rows[1]["reason"] and "leave --engine out" in rows[1]["reason"] and rows[1]["sha256"]
+    call = "--workdir", keeping, "--format", "onnx", "--output", tmp_path / "export", "--check", tmp_path / "new"
+    told = refusal(capsys, export.main, *call)
+    assert "wide.png" in told and "--check" in told
+
+
 def test_the_runner_needs_no_jax_and_writes_the_same_table(workdir, exported, new, tmp_path):
     assert command(predict.main, "--workdir", workdir, new, "--output", tmp_path / "plain", "--no-heatmaps") == 0
     absent = (
@@ -131,6 +162,96 @@ def test_the_runner_says_which_files_it_does_not_read(exported, tmp_path, monkey
     rows = rows_of(tmp_path / "table.csv")
     assert [row["decision"] for row in rows[:3]] == ["unreadable"] * 3 and rows[3]["decision"] == "good"
     assert "jaxad.predict" in rows[0]["reason"] and rows[1]["reason"] and "8 pixels" in rows[2]["reason"]
+
+
+def test_the_runner_has_the_rows_of_predict_in_a_folder_of_all_kinds(workdir, exported, tmp_path, monkeypatch):
+    new = tmp_path / "new"
+    write(new / "b.png", part(1))
+    write(new / "dir.png" / "a.png", part(2))
+    write(new / ".hidden.png", part(3))
+    write(new / ".hidden" / "a.png", part(3))
+    write(new / "deep.tif", part(4))
+    (new / "raw.dng").write_bytes(b"raw")
+    (new / "notes.txt").write_text("no image")
+    (new / "gone.png").symlink_to("nowhere")
+    (new / "loop").symlink_to(new)
+    os.rename(write(new / "c.png", part(5)), os.fsencode(new) + b"/\xe9\\.png")
+    assert command(predict.main, "--workdir", workdir, new, "--output", tmp_path / "plain", "--no-heatmaps") == 1
+    arguments = ["runner.py", str(new), "--output", str(tmp_path / "table.csv")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    found, expected = rows_of(tmp_path / "table.csv"), rows_of(tmp_path / "plain" / "predictions.csv")
+    assert [(row["path"], row["sha256"]) for row in found] == [(row["path"], row["sha256"]) for row in expected]
+    decisions = {
+        Path(row["path"]).name: (row["decision"], other["decision"]) for row, other in zip(found, expected, strict=True)
+    }
+    assert decisions.pop("deep.tif") == ("unreadable", "good")  # as docs/export.md says
+    assert all(ours == theirs for ours, theirs in decisions.values()) and len(decisions) == 5
+
+
+def test_the_runner_reads_as_many_pixels_as_the_card_allows(exported, tmp_path, monkeypatch):
+    """Pillow warns of more than MAX_IMAGE_PIXELS and refuses twice as many; the card alone decides."""
+    monkeypatch.setattr(sys, "argv", ["runner.py", str(write(tmp_path / "a.png", part(1))), "--output"])
+    for limit, decision in ((None, "good"), (100, "unreadable")):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        folder = shutil.copytree(exported, tmp_path / decision)
+        if limit:
+            card = json.loads((folder / "card.json").read_text())
+            (folder / "card.json").write_text(json.dumps(card | {"max_pixels": limit}))
+        sys.argv = [*sys.argv[:3], str(tmp_path / "table.csv")]
+        runpy.run_path(str(folder / "runner.py"), run_name="__main__")
+        assert rows_of(tmp_path / "table.csv")[0]["decision"] == decision
+
+
+def test_the_runner_says_what_is_not_there_and_writes_nothing_beside_its_card(exported, tmp_path, monkeypatch, capsys):
+    arguments = ["runner.py", str(tmp_path / "absent.png"), "--output"]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "table.csv")])
+    runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    (row,) = rows_of(tmp_path / "table.csv")
+    assert row["decision"] == "unreadable" and row["reason"] and row["sha256"] == ""
+    monkeypatch.setattr(sys, "argv", [*arguments, str(exported / "predictions.csv")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    assert "--output" in capsys.readouterr().err and not (exported / "predictions.csv").exists()
+
+
+def test_the_runners_suffixes_are_those_of_predict():
+    assert sorted(predict.IMAGE_SUFFIXES) == runner.SUFFIXES
+
+
+def test_a_failed_export_leaves_the_earlier_one_and_blocks_no_other(workdir, copied, tmp_path, monkeypatch):
+    def content(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(found, folder, **options):
+        (folder / "model.onnx").write_bytes(b"half")
+        raise UserError("it cannot be written")
+
+    before = content(copied)
+    call = export.main, "--workdir", workdir, "--output"
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "write", fail)
+        for folder in (copied, tmp_path / "fresh"):
+            assert command(*call, folder, "--format", "onnx") == 2
+    assert content(copied) == before
+    for folder in (copied, tmp_path / "fresh"):
+        assert command(*call, folder, "--format", "stablehlo") == 0
+        assert content(folder).keys() == {"card.json", "model.stablehlo"}
+
+
+def test_an_export_that_a_kill_stopped_does_not_block_the_next(workdir, tmp_path, monkeypatch):
+    replace, call = Path.replace, (export.main, "--workdir", workdir, "--output", tmp_path / "out", "--format", "onnx")
+
+    def stop(path, target):
+        if Path(target) == tmp_path / "out" / "model.onnx":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        assert command(*call) == 130
+    assert command(*call) == 0
+    assert json.loads((tmp_path / "out" / "card.json").read_text())["check"]["passed"]
 
 
 def test_grey_is_opencvs_luma():
@@ -210,6 +331,18 @@ def test_openvino_scores_as_the_detector(workdir, new, tmp_path):
     assert command(*call, tmp_path / "plain") == 0
     assert command(*call, tmp_path / "engine", "--engine", "openvino", "--export", folder) == 0
     assert_same_table(*(rows_of(tmp_path / name / "predictions.csv") for name in ("engine", "plain")))
+
+
+def test_a_result_file_says_by_which_calls_it_was_made(workdir, new, tmp_path):
+    file = tmp_path / "export_parts.json"
+    assert command(exports.main, workdir, file, new, "onnx:float32", "onnx:float16") == 0
+    made = json.loads(file.read_text())
+    assert made["command"].startswith("python -m jaxad.train ") and made["date"] and made["device"]
+    assert made["compared_by"] == "python -m docs.exports WORKDIR FILE.json DIR onnx:float32 onnx:float16"
+    assert made["compared_with"] == f"{tmp_path.name}/new" and str(tmp_path) not in file.read_text()
+    assert [row["precision"] for row in made["rows"]] == ["float32", "float16"]
+    (heads, *_), rows = tables._exports(tmp_path)[0][:2]
+    assert heads == "detector" and len(rows) == 2
 
 
 def test_training_images_that_are_gone_leave_it_unchecked(tmp_path, capsys):

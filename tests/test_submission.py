@@ -75,7 +75,27 @@ def test_maps_and_masks(trained, output, capsys):
     assert marked["test_private/001"][22:28].min() > 0.1 and marked["test_private/001"][:15].max() < 0.1
     told = capsys.readouterr().out
     assert f"4 images, pixels above {threshold:.4g} marked" in told
-    assert "missing: fabric, fruit_jelly, rice, sheet_metal, vial, wallplugs, walnuts" in told
+    assert "missing or unfinished: fabric, fruit_jelly, rice, sheet_metal, vial, wallplugs, walnuts" in told
+
+
+@pytest.mark.medium
+def test_an_unfinished_category_is_not_done(trained, output, monkeypatch, capsys):
+    write, written = submission._write, []
+
+    def stop(*given):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(write(*given))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "_write", stop)
+        assert command(*run(trained, output)) == 130
+    assert len([name for name in listed(output) if name.endswith(".tiff")]) == 3
+    others = output / "anomaly_images" / "vial"
+    (output / "anomaly_images" / "can").rename(others)  # a stand-in for another category
+    assert command(*run(trained, output)) == 0
+    assert "missing or unfinished: fabric, fruit_jelly, rice, sheet_metal, vial," in capsys.readouterr().out
+    assert not (output / "anomaly_images" / "can" / "unfinished").exists()
 
 
 @pytest.mark.medium
@@ -115,7 +135,7 @@ def test_what_is_not_judged_is_not_marked(trained, output, monkeypatch):
     monkeypatch.setattr(found, "region", Region(Geometry((32, 32)), border=8))
     maps = np.pad(np.arange(256, dtype=np.float32).reshape(1, 16, 16) + 1, ((0, 0), (8, 8), (8, 8)))
     monkeypatch.setattr(
-        found, "score", lambda images, batch: Scores(np.zeros(len(images)), maps.repeat(len(images), 0))
+        found, "score", lambda images, batch, boxes: Scores(np.zeros(len(images)), maps.repeat(len(images), 0))
     )
     submission.write_category(found, output, threshold=-np.inf)
     mask = np.asarray(Image.open(output / "anomaly_images_thresholded" / "can" / "test_private" / "000.png"))

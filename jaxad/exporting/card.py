@@ -1,7 +1,9 @@
 """card.json: what stands beside an exported model, so that who runs it needs nothing else of jaxad."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +72,39 @@ def fingerprint(found: Detector) -> str:
     return seen.hexdigest()
 
 
-def clear(folder: Path) -> None:
-    """Makes a folder ready to take an export; one that it holds is removed.
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A new folder to build an export in, whose files take the place of an earlier export when the body ends well.
+
+    An earlier export stays as it is when the body fails. A kill while files are moved leaves a card beside a model that
+    it does not describe, which `read` tells and a further export replaces.
 
     Raises:
-      UserError: It holds what is not ours.
+      UserError: The folder holds what is not ours.
     """
     ours = {NAME, RUNNER, *(name for names in FILES.values() for name in names)}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder by --output", about=folder)
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    folder.mkdir(parents=True, exist_ok=True)
+    disk.clean(folder)
+    there = {path.name for path in folder.iterdir()}
     if there and (NAME not in there or there - ours):
         raise UserError(
             f"{folder / min(there - ours or there)} was not written by jaxad.export; move it away or choose another "
             "--output",
             about=folder,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted(there, key=lambda name: name != NAME):  # without its card an export is none
-        (folder / name).unlink()
+    made = disk.temporary(folder / NAME)
+    made.mkdir()
+    try:
+        yield made
+        new = sorted((path.name for path in made.iterdir()), key=lambda name: name != NAME)
+        for name in new:  # the card first, by which the folder is known as ours
+            (made / name).replace(folder / name)
+        for name in there.difference(new):
+            (folder / name).unlink()
+    finally:
+        disk.remove(made)
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:

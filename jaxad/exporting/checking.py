@@ -21,6 +21,8 @@ def compare(found: Detector, exported: ExportedDetector, batches: Iterable[np.nd
     Scores are compared as shares of the range of good scores, for which four of their standard deviations stand; maps
     as shares of `Detector.heat_range`. What is allowed grows with the distance from good images where that is larger
     than the range: numbers of float32 are rounded by a share of themselves, and defects may score a thousand ranges.
+    A detector that was trained in bfloat16 stands here with its numbers computed in float32, as they are exported;
+    decisions are its own.
 
     Args:
       found: The detector.
@@ -28,42 +30,58 @@ def compare(found: Detector, exported: ExportedDetector, batches: Iterable[np.nd
       batches: uint8 (n, h, w, c) each, as they are scored; the first is the largest.
 
     Returns:
-      What card.json holds of it.
+      What card.json holds of it; a difference that is no finite number is None.
 
     Raises:
       UserError: There is no image.
     """
     score_range, (low, high) = 4 * found.good_scores[1] or 1.0, found.heat_range
-    map_range, scores, of_maps, first = (high - low) or 1.0, [], np.zeros(2), None
+    map_range, scores, first, exact = (high - low) or 1.0, [], None, _in_float32(found)
+    detectors = (found,) if exact is found else (exact, found)
+    of_maps = np.zeros((len(detectors), 2))
     for images in batches:
         first = images if first is None else first
-        ours, theirs = (one.score(images, batch=len(first)) for one in (found, exported))
-        scores.append(np.stack([ours.image, theirs.image]))
-        of_maps = np.maximum(of_maps, _shares(ours.map, theirs.map, low, map_range))
+        theirs, *ours = (one.score(images, batch=len(first)) for one in (exported, *detectors))
+        scores.append(np.stack([one.image for one in (theirs, *ours)]))
+        of_maps = np.maximum(of_maps, [_shares(one.map, theirs.map, low, map_range) for one in ours])
     if first is None:
         raise UserError("there is no image to check the export with; name some by --check")
-    ours, theirs = np.concatenate(scores, axis=1).astype(np.float64)
-    of_scores = _shares(ours, theirs, found.good_scores[0], score_range)
-    of_range, of_distance = ({"scores": float(of_scores[n]), "maps": float(of_maps[n])} for n in range(2))
-    limit = max(TOLERANCES[exported.card["precision"]], TOLERANCES[exported.card["trained_in"]])
-    decided = found.threshold is not None
-    different = int(((ours > found.threshold) != (theirs > found.threshold)).sum()) if decided else None
+    theirs, *ours = np.concatenate(scores, axis=1).astype(np.float64)
+    of_scores = np.array([_shares(one, theirs, found.good_scores[0], score_range) for one in ours])
+    limit, decided = TOLERANCES[exported.card["precision"]], found.threshold is not None
+    different = int(((ours[-1] > found.threshold) != (theirs > found.threshold)).sum()) if decided else None
     return {
-        "images": len(ours),
+        "images": len(theirs),
         "computed_in": formats.computes_in(exported.card["format"], exported.card["precision"]),
-        "largest_difference": of_range,
-        "largest_difference_by_distance": of_distance,
+        "largest_difference": _named(of_scores[0, 0], of_maps[0, 0]),
+        "largest_difference_by_distance": _named(of_scores[0, 1], of_maps[0, 1]),
+        "largest_difference_as_trained": None if exact is found else _named(of_scores[1, 0], of_maps[1, 0]),
         "tolerance": limit,
         "decisions_that_differ": different,
         "precision": exported.card["precision"],
-        "passed": max(of_distance.values()) <= limit and not different,
+        "passed": bool(of_scores[0, 1] <= limit and of_maps[0, 1] <= limit and not different),  # NaN is not
         "images_per_s": _speeds(found, exported, first),
     }
 
 
+def _in_float32(found: Detector) -> Detector:
+    """The detector with its network computed in float32; itself where it is."""
+    if found.config.get("dtype", "float32") == "float32":
+        return found
+    config = found.config.copy_and_resolve_references()
+    config.dtype = "float32"
+    return Detector(config, found.variables, found.density)
+
+
+def _named(scores: float, maps: float) -> dict[str, float | None]:
+    """Differences as JSON can hold them."""
+    return {name: float(of) if np.isfinite(of) else None for name, of in (("scores", scores), ("maps", maps))}
+
+
 def _shares(ours: np.ndarray, theirs: np.ndarray, good: float, extent: float) -> np.ndarray:
     """The largest difference as a share of an extent, and of the distance from a good value where that is larger."""
-    difference = np.abs(ours - theirs)
+    with np.errstate(invalid="ignore"):  # of infinities, whose difference is NaN
+        difference = np.abs(ours - theirs)
     distance = np.maximum(np.abs(ours - good), extent)
     return np.array([difference.max() / extent, (difference / distance).max()])
 
@@ -95,13 +113,24 @@ def summary(made: dict[str, Any]) -> str:
             "this processor does not multiply in bfloat16: the export was run, and its speed measured, in float32"
         )
     lines += [
-        f"checked with {made['images']} {made['with']}: scores differ by {share['scores']:.1e} of the range of good "
-        f"scores at most, maps by {share['maps']:.1e} of the range of heatmaps; {decisions}",
-        f"by the distance from good images, where that is larger: {far['scores']:.1e} and {far['maps']:.1e}; allowed "
-        f"are {made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
+        f"checked with {made['images']} {made['with']}: scores differ by {_told(share['scores'])} of the range of good "
+        f"scores at most, maps by {_told(share['maps'])} of the range of heatmaps; {decisions}",
+        f"by the distance from good images, where that is larger: {_told(far['scores'])} and {_told(far['maps'])}; "
+        f"allowed are {made['tolerance']:.0e} and no other decision: {'passed' if made['passed'] else 'FAILED'}",
+    ]
+    if trained := made["largest_difference_as_trained"]:
+        lines.append(
+            "these differences are from the detector computed in float32; from the detector as it was trained, scores "
+            f"differ by {_told(trained['scores'])} and maps by {_told(trained['maps'])}"
+        )
+    lines += [
         *(
             f"images/s {how}: {speed[name]['export']:.1f} by the export, {speed[name]['jaxad']:.1f} by jaxad"
             for name, how in (("batch", f"{speed['batch_size']} together"), ("single", "one by one"))
         ),
     ]
     return "\n".join(lines)
+
+
+def _told(difference: float | None) -> str:
+    return "no finite number" if difference is None else f"{difference:.1e}"

@@ -1,6 +1,7 @@
 """A detector whose images are scored by its export."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxad.data.geometry import Box
 from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.exporting import card as cards
-from jaxad.exporting import formats
+from jaxad.exporting import formats, program
 from jaxad.methods.method import Scores
 
 
@@ -44,6 +45,10 @@ class ExportedDetector(Detector):
                 about=folder,
             )
         self._program = functools.cache(formats.runner(Path(folder), self.card))
+
+    def refuse_shape(self, shape: tuple[int, int], path: str | os.PathLike) -> None:
+        """Refuses an image that does not fill its frame, which no export takes into account."""
+        program.refuse_unfilled(self, shape, path, "leave --engine out for it")
 
     def score(
         self, images: np.ndarray, *, batch: int | None = None, boxes: Sequence[Box] | np.ndarray | None = None

@@ -1,6 +1,7 @@
 """What is exported of a detector: a pure function from the pixels of one image to its score and its map."""
 
 import contextlib
+import os
 from collections.abc import Callable
 
 import jax
@@ -43,6 +44,21 @@ def refuse_unexportable(found: Detector) -> None:
         raise UserError(
             f"a detector with config.data.resize={resize} cannot be exported; train one with {' or '.join(RESIZES)}",
             about="data.resize",
+        )
+
+
+def refuse_unfilled(found: Detector, shape: tuple[int, int], path: str | os.PathLike, remedy: str) -> None:
+    """Refuses an image, of this (height, width), that leaves a part of its frame to be filled, which must not count.
+
+    Raises:
+      UserError: It has another aspect ratio than the frame, which a detector with ``config.data.resize=keep`` keeps.
+    """
+    if found.region.geometry.valid([found.region.geometry.box(shape)]) is not None:
+        height, width = found.region.size
+        raise UserError(
+            f"image '{path}' has another aspect ratio than {width} x {height} (width x height), which an export cannot "
+            f"score; {remedy}",
+            about=path,
         )
 
 

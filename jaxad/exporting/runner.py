@@ -8,17 +8,24 @@ import csv
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+Image.MAX_IMAGE_PIXELS = None  # the card says how many are too many
 HERE, BATCH = Path(__file__).resolve().parent, 8
 COLUMNS = [
     "path", "score", "threshold", "decision", "peak_row", "peak_column", "judged_top", "judged_left", "judged_bottom",
     "judged_right", "largest_value", "clipped_pixels", "heatmap", "reason", "sha256",
 ]  # fmt: skip
-SUFFIXES = [".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"]
+# Of image files, also of those that get the row `unreadable`, as in jaxad.predict.
+SUFFIXES = [
+    ".arw", ".avif", ".bmp", ".cr2", ".cr3", ".dcm", ".dib", ".dng", ".exr", ".fits", ".gif", ".hdr", ".heic", ".heif",
+    ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".mpo", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".png",
+    ".pnm", ".ppm", ".psd", ".raw", ".tga", ".tif", ".tiff", ".webp",
+]  # fmt: skip
 HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16"}  # what OpenVINO computes in
 
 
@@ -34,6 +41,21 @@ def load(card):
     options = {"INFERENCE_PRECISION_HINT": HINTS[card["precision"]]}
     program = openvino.Core().compile_model(HERE / "model.xml", "CPU", options)
     return lambda images: [program({"images": images})[name] for name in ("score", "map")]
+
+
+def images_in(folder, above=()):
+    """The image files of a folder, then those of its subfolders, as jaxad.predict finds them; hidden ones left out."""
+    place = os.path.realpath(folder)
+    if place in above:  # a link to a folder that it lies in has no end
+        return []
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in there if path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())]
+    return found + [path for below in there if below.is_dir() for path in images_in(below, (*above, place))]
+
+
+def escaped(text):
+    """As valid UTF-8: a backslash is doubled, and a byte of a name that is none becomes backslash, x and two digits."""
+    return text.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read(data, card):
@@ -84,23 +106,24 @@ def main():
     parser.add_argument("images", nargs="+", help="image files, or folders of images")
     parser.add_argument("--output", default="predictions.csv", help="the table to write (default predictions.csv)")
     flags = parser.parse_args()
+    if Path(flags.output).resolve().parent == HERE:
+        parser.error(f"--output {flags.output} lies in the folder of the model, which is kept as it is; name another")
     card, paths = json.loads((HERE / "card.json").read_text()), []
     for path in map(Path, flags.images):
-        found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
-        # As jaxad.predict: the files of a folder, then its subfolders.
-        paths += sorted(found, key=lambda p: [*((1, folder) for folder in p.parts[:-1]), (0, p.name)])
+        paths += images_in(path) if path.is_dir() else [path]
     run, size, rows = load(card), tuple(card["input"]["shape"][1:3]), {}
     for start in range(0, len(paths), BATCH):
         seen = []
         for number, path in enumerate(paths[start : start + BATCH], start):
-            data = path.read_bytes()
-            name, digest = str(path).replace("\\", "\\\\"), hashlib.sha256(data).hexdigest()
+            name, digest = escaped(str(path)), ""
             try:
+                data = path.read_bytes()
+                digest = hashlib.sha256(data).hexdigest()
                 image = read(data, card)
                 scored = resized(image, size, card["aspect_tolerance"])
-            except (OSError, ValueError, SyntaxError) as error:
+            except Exception as error:  # Pillow raises many kinds of what is damaged
                 threshold = "n/a" if card["threshold"] is None else card["threshold"]
-                rows[number] = [name, "", threshold, "unreadable", *[""] * 9, str(error), digest]
+                rows[number] = [name, "", threshold, "unreadable", *[""] * 9, escaped(str(error)), digest]
                 continue
             seen.append((number, name, digest, image.shape[:2], scored))
         scores, maps = run(np.stack([one[-1] for one in seen])) if seen else ((), ())
