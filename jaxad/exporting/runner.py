@@ -131,6 +131,8 @@ def main():
             rows[number] = row(name, shape, float(score), scored, card, digest)
     with open(flags.output, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *(rows[number] for number in range(len(paths)))])
+    if failed := sum(made[3] == "unreadable" for made in rows.values()):
+        sys.exit(f"error: {failed} of {len(paths)} images cannot be scored; {flags.output} says why")
 
 
 if __name__ == "__main__":
