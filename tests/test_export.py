@@ -1,5 +1,6 @@
 """``python -m jaxad.export``: what it writes, refuses and finds, and what its runner and ``--engine`` make of it."""
 
+import contextlib
 import csv
 import json
 import os
@@ -158,7 +159,8 @@ def test_the_runner_says_which_files_it_does_not_read(exported, tmp_path, monkey
     names = ["deep.png", "damaged.png", "small.png", "whole.png"]
     arguments = ["runner.py", *(str(tmp_path / name) for name in names), "--output", str(tmp_path / "table.csv")]
     monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="cannot be scored"):
+        runpy.run_path(str(exported / "runner.py"), run_name="__main__")
     rows = rows_of(tmp_path / "table.csv")
     assert [row["decision"] for row in rows[:3]] == ["unreadable"] * 3 and rows[3]["decision"] == "good"
     assert "jaxad.predict" in rows[0]["reason"] and rows[1]["reason"] and "8 pixels" in rows[2]["reason"]
@@ -179,7 +181,8 @@ def test_the_runner_has_the_rows_of_predict_in_a_folder_of_all_kinds(workdir, ex
     assert command(predict.main, "--workdir", workdir, new, "--output", tmp_path / "plain", "--no-heatmaps") == 1
     arguments = ["runner.py", str(new), "--output", str(tmp_path / "table.csv")]
     monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="cannot be scored"):
+        runpy.run_path(str(exported / "runner.py"), run_name="__main__")
     found, expected = rows_of(tmp_path / "table.csv"), rows_of(tmp_path / "plain" / "predictions.csv")
     assert [(row["path"], row["sha256"]) for row in found] == [(row["path"], row["sha256"]) for row in expected]
     decisions = {
@@ -199,14 +202,16 @@ def test_the_runner_reads_as_many_pixels_as_the_card_allows(exported, tmp_path, 
             card = json.loads((folder / "card.json").read_text())
             (folder / "card.json").write_text(json.dumps(card | {"max_pixels": limit}))
         sys.argv = [*sys.argv[:3], str(tmp_path / "table.csv")]
-        runpy.run_path(str(folder / "runner.py"), run_name="__main__")
+        with pytest.raises(SystemExit) if limit else contextlib.nullcontext():
+            runpy.run_path(str(folder / "runner.py"), run_name="__main__")
         assert rows_of(tmp_path / "table.csv")[0]["decision"] == decision
 
 
 def test_the_runner_says_what_is_not_there_and_writes_nothing_beside_its_card(exported, tmp_path, monkeypatch, capsys):
     arguments = ["runner.py", str(tmp_path / "absent.png"), "--output"]
     monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "table.csv")])
-    runpy.run_path(str(exported / "runner.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="cannot be scored"):
+        runpy.run_path(str(exported / "runner.py"), run_name="__main__")
     (row,) = rows_of(tmp_path / "table.csv")
     assert row["decision"] == "unreadable" and row["reason"] and row["sha256"] == ""
     monkeypatch.setattr(sys, "argv", [*arguments, str(exported / "predictions.csv")])

@@ -128,7 +128,7 @@ class _Run:
         variables, refits = devices.to_host(variables), self.method.hooks.refit
         key, tiles = jax.random.key(self.config.seed), tiling.tiling_of(self.config)
         if tiles is not None and self.method.hooks.per_position:
-            density = self._tile_densities(variables, tiles, key)
+            density = self._tile_densities(key, variables, tiles)
         else:
             given = variables, self._good(self.fitted), key
             density, self._summary = (self.method.fit(*given), None) if refits is None else refits.fit(*given)
@@ -138,7 +138,7 @@ class _Run:
             self._scorer = self._scorer.with_weights(variables, density)
         return self._scorer
 
-    def _tile_densities(self, variables: dict[str, Any], tiles: tiling.Tiling, key: jax.Array) -> dict[str, Any]:
+    def _tile_densities(self, key: jax.Array, variables: dict[str, Any], tiles: tiling.Tiling) -> dict[str, Any]:
         """A density for each tile, by name. A network that the first has drawn is in it alone."""
         frames, made = self._frames(self.fitted, cache_bytes=self.config.data.cache_gib * 2**30), {}
         for number in range(len(tiles.places())):
