@@ -34,6 +34,42 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class _Taken(H11Protocol):
+    """A connection that ends where a client takes no byte of an answer for `patience` seconds."""
+
+    patience: float
+    _flush: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that whatever the client has not taken pauses the writing
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_flush()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._flush = self.loop.call_later(self.patience, self._check, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_flush()
+
+    def _check(self, before: int) -> None:
+        """Ends the connection where the client has taken nothing; closing it would wait for the client."""
+        left = self.transport.get_write_buffer_size()
+        if left >= before:
+            self.transport.abort()
+        else:
+            self._flush = self.loop.call_later(self.patience, self._check, left)
+
+    def _forget_flush(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+
+
 def protocol(read: float, most: int) -> type[H11Protocol]:
     """A connection, of `most` at a time, that holds the server up for a limited time.
 
@@ -41,37 +77,15 @@ def protocol(read: float, most: int) -> type[H11Protocol]:
     `read` seconds.
     """
 
-    class Timed(H11Protocol):
+    class Timed(_Taken):
+        patience = read
         _timer: asyncio.TimerHandle | None = None
-        _flush: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            transport.set_write_buffer_limits(high=0)  # so that whatever the client has not taken pauses the writing
             self._timer = self.loop.call_later(read, self._end)
             if len(self.connections) > most:
                 self._say(503, f"the server has {most} connections already; come again later")
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._flush = self.loop.call_later(read, self._check, self.transport.get_write_buffer_size())
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._forget_flush()
-
-        def _check(self, before: int) -> None:
-            """Ends the connection where the client has taken nothing; closing it would wait for the client."""
-            left = self.transport.get_write_buffer_size()
-            if left >= before:
-                self.transport.abort()
-            else:
-                self._flush = self.loop.call_later(read, self._check, left)
-
-        def _forget_flush(self) -> None:
-            if self._flush is not None:
-                self._flush.cancel()
-                self._flush = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -83,7 +97,6 @@ def protocol(read: float, most: int) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
-            self._forget_flush()
             super().connection_lost(exc)
 
         def _forget(self) -> None:
