@@ -11,7 +11,8 @@ import pytest
 from jaxad import config as configs
 from jaxad import methods
 from jaxad.detector import Detector
-from jaxad.exporting import program
+from jaxad.exporting import formats, program
+from jaxad.exporting.card import TOLERANCES
 from jaxad.exporting.convert import to_onnx
 from jaxad.methods import method as records
 from jaxad.models import siamese, weights
@@ -88,6 +89,18 @@ def test_scores_and_maps_are_those_of_the_detector(name):
         assert_close(score, expected.image[rows])
         assert_close(maps, expected.map[rows])
     assert np.ptp(expected.image) > 0 and np.ptp(expected.map) > 0
+
+
+def test_stablehlo_in_bfloat16_is_close(tmp_path):
+    """By what docs/export.md allows, and not by as much as float32 is."""
+    found = detector("lite:object")
+    images = pictures(3, found.config.score.size, seed=7)
+    expected = found.score(images)
+    formats.write(found, tmp_path, format="stablehlo", precision="bfloat16")
+    scores, maps = formats.runner(tmp_path, {"format": "stablehlo"})(3)(images)
+    for made, exact in ((scores, expected.image), (maps, expected.map)):
+        difference = np.abs(made - exact) / np.maximum(np.abs(exact), np.ptp(exact))
+        assert 1e-5 < difference.max() < TOLERANCES["bfloat16"]
 
 
 @pytest.mark.parametrize("name", ["lite:object", "dla:object", "nsa_logistic:bottle"])
