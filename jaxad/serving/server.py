@@ -41,18 +41,22 @@ class _Taken(H11Protocol):
     _flush: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
+        """Lets no part of an answer pile up unseen."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that whatever the client has not taken pauses the writing
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stops waiting for the client."""
         self._forget_flush()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Begins to wait for the client."""
         super().pause_writing()
         self._flush = self.loop.call_later(self.patience, self._check, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
+        """Stops waiting: the client has taken what there was."""
         super().resume_writing()
         self._forget_flush()
 
