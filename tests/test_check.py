@@ -120,7 +120,7 @@ def test_bottles_that_look_alike_are_no_copies(capsys):
     assert status == 0 and not level(lines, "warning")
     note, background = level(lines, "note")
     assert "070.png" in note and "069.png" in note
-    assert "24 % of the training images are a plain background; set config.data.roi=auto" in background
+    assert "23 % of the training images are a plain background; set config.data.roi=auto" in background
 
 
 def test_a_plain_background_is_told(tmp_path, capsys):

@@ -188,7 +188,7 @@ def scoring(config: ConfigDict) -> Scoring:
         scorer, kept = fit_named(key, config, *given)
         return density | {"scorer": scorer}, kept
 
-    def score(density, features, size, factor, valid):
+    def score(density, features, size, factor, valid=None):
         features = chosen(features, density["channels"])
         _check_scorer(config, density["scorer"], features.shape[1:3], size)
         return scored(density["scorer"], features, factor, valid)
