@@ -122,13 +122,14 @@ def _images(found: Detector, given: list[str] | None) -> tuple:
     fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(config))
     chosen = held if len(held) else fitted
     images = pipeline.Images(source, chosen[:_MOST], geometry=found.region.geometry, cache_bytes=0)
-    if (boxes := images.boxes()) is not None:
+    images, boxes = images.framed()
+    if boxes is not None:
         filling = np.flatnonzero([found.region.geometry.valid([box]) is None for box in boxes])
         if others := len(images) - len(filling):
             print(f"left out of the check, since their aspect ratio is another: {counted(others, 'image')}")
         if not len(filling):
             return None, "no good image has the aspect ratio that the export takes"
-        images = pipeline.Chosen(images, filling)
+        images = images[filling]
     return images, _HELD_OUT if len(held) else _TRAINED_ON
 
 

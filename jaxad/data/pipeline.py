@@ -66,13 +66,21 @@ class Images:
             return self._cache[index]
         return self._geometry.image(self._source[int(self._numbers[index])].image)
 
-    def boxes(self) -> np.ndarray | None:
-        """Where the images lie in their frames, int (n, 4), see `Record.box`; None where they fill all frames."""
+    def framed(self, rows: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `stack`, and where each image lies in its frame, int (n, 4), see `Record.box`; None where all fill theirs.
+
+        Each image is decoded once, whether it is kept or not.
+        """
         if not self._geometry.fills:
-            return None
+            return self.stack(rows), None
+
+        def frame(index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+            image = self._source[int(self._numbers[index])].image
+            return self._geometry.image(image), self._geometry.box(image.shape[:2])
+
         with ThreadPoolExecutor(2) as pool:
-            records = pool.map(self._source.__getitem__, map(int, self._numbers))
-            return np.array([self._geometry.box(record.image.shape[:2]) for record in records], int)
+            images, boxes = zip(*pool.map(frame, np.arange(len(self))[rows]), strict=True)
+        return np.stack(images), np.array(boxes, int)
 
     def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """All images, or those with some indices, uint8 (n, h, w, c)."""

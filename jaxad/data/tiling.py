@@ -106,3 +106,9 @@ class Tiles:
     def stack(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """All tiles, or those with some indices, uint8 (n, side, side, c)."""
         return np.stack([self[index] for index in np.arange(len(self))[rows]])
+
+
+def cut(config: ConfigDict, images: Images | Chosen) -> Images | Chosen | Tiles:
+    """What a method takes of framed images: their tiles, or the images themselves where the config has no tiles."""
+    tiling = tiling_of(config)
+    return images if tiling is None else Tiles(images, tiling)

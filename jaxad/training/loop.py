@@ -102,8 +102,7 @@ class _Run:
         return pipeline.Images(self.source, numbers, geometry=geometry.scored(self.config), cache_bytes=cache_bytes)
 
     def _good(self, numbers: np.ndarray) -> Sequence[np.ndarray]:
-        frames, tiles = self._frames(numbers), tiling.tiling_of(self.config)
-        return frames if tiles is None else tiling.Tiles(frames, tiles)
+        return tiling.cut(self.config, self._frames(numbers))
 
     @property
     def rows(self) -> np.ndarray:
@@ -161,7 +160,7 @@ class _Run:
         # A sample of the training images shows how good images score where none were held out.
         sample = self.fitted if self.crossed else self.fitted[: refit.SAMPLE]
         frames, figures = self._frames(self.held if len(self.held) else sample), None
-        seen, boxes = frames.stack(), frames.boxes()
+        seen, boxes = frames.framed()
         if self.crossed:
             figures = refit.complete_crossed(detector, seen, boxes)
         else:
@@ -309,12 +308,10 @@ def _training_images(run: _Run) -> pipeline.Images:
     config, source = run.config, run.source
     framed = {"geometry": geometry.trained(config)}
     open_images = functools.partial(pipeline.Images, source, np.arange(len(source)), **framed)
-    tiles = tiling.tiling_of(config)
-    cut = (lambda images: images) if tiles is None else functools.partial(tiling.Tiles, tiling=tiles)
-    images = cut(open_images(cache_bytes=0))
+    images = tiling.cut(config, open_images(cache_bytes=0))
     if training.fits_on_device(config, run.method, images):
         return images
-    return cut(open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers)))
+    return tiling.cut(config, open_images(cache_bytes=config.data.cache_gib * 2**30 / (1 + config.data.workers)))
 
 
 def train(

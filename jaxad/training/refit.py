@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxad import config as configs
 from jaxad import detector as detectors
@@ -211,12 +210,11 @@ def _take_in(
     fitted, held = _split(len(images), kept, holdout=config.data.holdout, seed=config.seed)
     held_out = held_before + len(held) > 0
     given = found.variables, devices.to_host(found.density), kept.summary
-    density, summary = hook.extend(*given, _cut(config, images, fitted), jax.random.key(config.seed))
+    chosen = tiling.cut(config, pipeline.Chosen(images, fitted))
+    density, summary = hook.extend(*given, chosen, jax.random.key(config.seed))
     # A sample of fitted images stands for held-out ones only as long as there are none.
-    old = kept.seen if held_before or not held_out else kept.seen[:0]
-    shown = held if held_out else fitted[: SAMPLE - len(old)]
-    seen = np.concatenate([old, images.stack(shown)]) if len(shown) else old
-    boxes = _joined(kept.boxes, images, shown, old=len(old))
+    old = len(kept.seen) if held_before or not held_out else 0
+    seen, boxes = _joined(kept, old, images, held if held_out else fitted[: SAMPLE - old])
     made, figures = found.with_weights(found.variables, density), None
     complete(made, seen, boxes, held_out=held_out)
     if held_out:
@@ -224,17 +222,13 @@ def _take_in(
     return made, kept._replace(summary=summary, seen=seen, boxes=boxes, fitted=kept.fitted + len(fitted)), figures
 
 
-def _cut(config: ConfigDict, images: pipeline.Images, numbers: np.ndarray) -> Sequence[np.ndarray]:
-    """Some of the images, or their tiles, as the density takes them."""
-    chosen, tiles = pipeline.Chosen(images, numbers), tiling.tiling_of(config)
-    return chosen if tiles is None else tiling.Tiles(chosen, tiles)
-
-
-def _joined(boxes: np.ndarray | None, images: pipeline.Images, shown: np.ndarray, *, old: int) -> np.ndarray | None:
-    """The boxes of the first `old` images that were kept, and of some new ones; None where all fill their frames."""
-    if boxes is None:
-        return None
-    return np.concatenate([boxes[:old], images.boxes()[shown]]) if len(shown) else boxes[:old]
+def _joined(kept: Kept, old: int, images: pipeline.Images, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first `old` images that were kept with some new ones, and the boxes of all, see `Kept`."""
+    seen, boxes = kept.seen[:old], None if kept.boxes is None else kept.boxes[:old]
+    if not len(shown):
+        return seen, boxes
+    images, new = images.framed(shown)
+    return np.concatenate([seen, images]), None if boxes is None else np.concatenate([boxes, new])
 
 
 def _measure(
@@ -250,8 +244,7 @@ def _take_in_crossed(
 ) -> tuple[Detector, Kept, dict[str, float]]:
     """As `_take_in` where all images of before are at hand: some of all are held out once there are enough."""
     config, key, density = found.config, jax.random.key(found.config.seed), devices.to_host(found.density)
-    every = np.concatenate([kept.seen, images.stack()]) if len(images) else kept.seen
-    boxes = _joined(kept.boxes, images, np.arange(len(images)), old=len(kept.seen))
+    every, boxes = _joined(kept, len(kept.seen), images, np.arange(len(images)))
     if summaries.cross_fits(len(every), config):
         density, summary = hook.extend(found.variables, density, kept.summary, images, key)
         made = found.with_weights(found.variables, density)

@@ -40,8 +40,8 @@ def held_out(config: ConfigDict, source: Source, fitted: np.ndarray, held: np.nd
     """
     framed = geometry.scored(config)
     good, others = (pipeline.Images(source, numbers, geometry=framed, cache_bytes=0) for numbers in (held, fitted))
-    options = {"crop": config.evaluate.crop, "boxes": good.boxes(), "geometry": framed}
-    return synthetic_defects.make(good.stack(), others, **options)
+    images, boxes = good.framed()
+    return synthetic_defects.make(images, others, crop=config.evaluate.crop, boxes=boxes, geometry=framed)
 
 
 def evaluate(scores: Scores, made: SyntheticSet) -> dict:
