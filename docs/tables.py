@@ -120,6 +120,37 @@ def _exports(results: Path) -> list[tables.Table]:
     return [tables.Table([*heads, "device", "date"], rows, "llllrrrrrll")]
 
 
+def _export_speeds(results: Path) -> list[tables.Table]:
+    """How fast exports are: a row for each program of each file of ``docs.export_speed``."""
+    rows, notes = [], []
+    for file in sorted(results.glob("speed_*.json")):
+        made, name = json.loads(file.read_text()), file.stem.removeprefix("speed_")
+        for program in made["batches"]["1"]:
+            cells = [
+                cell
+                for of in (made["batches"][count][program] for count in ("1", "8"))
+                for cell in (f"{of['images_per_s']:.1f}", f"{of['of_jaxad_float32']:.2f}")
+            ]
+            rows.append([name, program, *cells])
+        notes.append(f"{name}: {made['device']}, {made['date']}.")
+    heads = ["detector", "program", "images/s, 1 a call", "times jaxad float32", "images/s, 8 a call"]
+    return [tables.Table([*heads, "times jaxad float32"], rows, "llrrrr", notes=notes)]
+
+
+def _tiles(results: Path) -> list[tables.Table]:
+    """Large images in tiles: a row for each file of ``docs.tiles``."""
+    rows = []
+    for file in sorted(results.glob("tiles_*.json")):
+        made, name = json.loads(file.read_text()), file.stem.removeprefix("tiles_")
+        height, width = made["frame"]
+        cells = [f"{width} x {height}", str(made["tile"]), str(made["tiles"])]
+        shares = made["speed of the network's pixels"], made["speed of the frame's pixels"]
+        cells += [f"{made['seconds']['tiled']:.2f}", *(f"{share:.2f}" for share in shares)]
+        rows.append([name, *cells, f"{made['peak memory'] / 2**30:.2f}", made["device"], made["date"]])
+    heads = ["detector", "image", "tile", "tiles", "seconds", "speed, pixels of tiles", "speed, pixels of the image"]
+    return [tables.Table([*heads, "peak, GiB", "device", "date"], rows, "lr" + "r" * 6 + "ll")]
+
+
 def _load(results: Path) -> list[tables.Table]:
     """A server under load beside predict: a row for each file of ``docs.serve_load``."""
     rows, notes = [], []
@@ -207,7 +238,7 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     },
     "docs/configuration.md": {"configuration": _keys},
     "docs/own_images.md": {"false_alarms": _false_alarms},
-    "docs/export.md": {"exports": _exports},
+    "docs/export.md": {"exports": _exports, "export_speeds": _export_speeds},
     "docs/serving.md": {"load": _load},
     "docs/nsa.md": {
         "full": _measured("jax_0.12", report.summary, only=("nsa_logistic",), category="bottle", epochs=320),

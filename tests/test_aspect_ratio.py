@@ -44,33 +44,40 @@ def surface(number, *, shape=(HEIGHT, WIDTH), spot=None):
     return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A data set of such images in MVTec AD's layout, one of them of another aspect ratio."""
-    root = tmp_path_factory.mktemp("surfaces")
+def made(root, *, shape=(HEIGHT, WIDTH)):
+    """Writes a data set of such images in MVTec AD's layout, one of them of another aspect ratio."""
+    scale = shape[0] / HEIGHT
     for number in range(12):
-        write(root / "train" / "good" / f"{number:02d}.png", surface(number))
+        write(root / "train" / "good" / f"{number:02d}.png", surface(number, shape=shape))
     for number in range(3):
-        write(root / "test" / "good" / f"{number}.png", surface(100 + number))
-        spot, mask = (20 + 20 * number, 40 + 80 * number), np.zeros((HEIGHT, WIDTH), np.uint8)
-        mask[spot[0] - 6 : spot[0] + 6, spot[1] - 6 : spot[1] + 6] = 255
-        write(root / "test" / "spot" / f"{number}.png", surface(200 + number, spot=spot))
+        write(root / "test" / "good" / f"{number}.png", surface(100 + number, shape=shape))
+        spot = int((20 + 20 * number) * scale), (40 + 80 * number) * shape[1] // WIDTH
+        around = tuple(slice(place - int(6 * scale), place + int(6 * scale)) for place in spot)
+        spotted, mask = surface(200 + number, shape=shape), np.zeros(shape, np.uint8)
+        spotted[around], mask[around] = 255, 255
+        write(root / "test" / "spot" / f"{number}.png", spotted)
         write(root / "ground_truth" / "spot" / f"{number}_mask.png", mask)
     write(root / "test" / "good" / "tall.png", surface(300, shape=(200, 100)))
     return root
 
 
-SLOW = ("cutpaste_3way", "cutpaste_patch", "dla", "lite_nsa")  # to compile for eight devices
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("surfaces"))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
-def test_every_method_keeps_the_aspect_ratio(name, root, tmp_path, capsys):
+@pytest.fixture(scope="module", params=[(480, 640), (250, 1000), (512, 4096)], ids=str)
+def photographs(request, tmp_path_factory):
+    """A data set, and the shape of its images."""
+    return made(tmp_path_factory.mktemp("photographs"), shape=request.param), request.param
+
+
+def works(name, root, shape, tmp_path):
+    """Trains, evaluates and predicts; returns the detector."""
     options = {key: value for key, value in (SMALL | METHODS[name]).items()}
     config = load(name, "object" if name != "lite" else "auto", options)
     found = jaxad.train(config, root, tmp_path)
-    assert found.region.size == (64, 160)  # 64 * 256 / 96 is 171, and 32 is a step
-    assert "images are 160 x 64 pixels" in capsys.readouterr().out
-    assert jaxad.load(tmp_path).config.data.aspect == pytest.approx(WIDTH / HEIGHT, abs=1e-4)
+    assert jaxad.load(tmp_path).config.data.aspect == pytest.approx(shape[1] / shape[0], abs=1e-4)
     results = evaluate.evaluate(found, tmp_path)
     assert results["counts"] == {"good": 4, "defective": 3, "with_mask": 3}
     assert results["pixel"]["auroc"] is not None
@@ -79,13 +86,32 @@ def test_every_method_keeps_the_aspect_ratio(name, root, tmp_path, capsys):
     assert command(predict.main, root / "test", "--workdir", tmp_path, "--maps", "npy") == 0
     folder = tmp_path / "predictions"
     for path in (folder / "maps").iterdir():
-        shape = (200, 100) if "tall" in path.name else (HEIGHT, WIDTH)
-        assert np.load(path).shape == shape and np.isfinite(np.load(path)).all()
+        its = (200, 100) if "tall" in path.name else shape
+        assert np.load(path).shape == its and np.isfinite(np.load(path)).all()
         with Image.open(folder / "heatmaps" / f"{path.stem}.jpg") as heatmap:
-            assert heatmap.size == shape[::-1]
+            assert heatmap.size == its[::-1]
+    return found
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (250, 1000), (1000, 250)])
+SLOW = ("cutpaste_3way", "cutpaste_patch", "dla", "lite_nsa")  # to compile for eight devices
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
+def test_every_method_keeps_the_aspect_ratio(name, root, tmp_path, capsys):
+    found = works(name, root, (HEIGHT, WIDTH), tmp_path)
+    assert found.region.size == (64, 160)  # 64 * 256 / 96 is 171, and 32 is a step
+    assert "images are 160 x 64 pixels" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_images_as_cameras_make_them(name, photographs, tmp_path):
+    root, (height, width) = photographs
+    found = works(name, root, (height, width), tmp_path)
+    assert found.region.size[0] == 64 and abs(found.region.size[1] - 64 * width / height) <= 16
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (250, 1000), (1000, 250), (512, 4096)])
 def test_a_map_lines_up_with_its_image_within_a_pixel_of_the_map(shape):
     spot = (shape[0] // 3, 2 * shape[1] // 3)
     config = load("baseline_mean", "object", {"data.size": 128, "score.sigma": 1.0})

@@ -85,7 +85,7 @@ def check_bank(features: int, channels: int) -> None:
 
 
 def check_gaussians(count: int, channels: int) -> None:
-    """Refuses Gaussians whose sums, in float64, and factors, in float32, cannot be held.
+    """Refuses Gaussians whose sums, in float64, and matrices, in float32, cannot be held.
 
     Raises:
       UserError: They need more than all memory of the host.

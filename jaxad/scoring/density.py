@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular as solve_on_device
-from scipy.linalg import solve_triangular
+from scipy.linalg import lapack, solve_triangular
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
@@ -31,11 +31,14 @@ SINGULAR = 1e-10  # smallest variance, relative to the mean one, that float32 sc
 
 
 class Gaussian(NamedTuple):
-    """A Gaussian by the lower Cholesky factor L of its covariance L L^T."""
+    """A Gaussian by the inverse of the lower Cholesky factor L of its covariance L L^T.
+
+    To multiply by the inverse, which float64 computed, takes a tenth of the time of solving with L for each image.
+    """
 
     l2_normalize: Array  # bool ()
     mean: Array  # (*locations, d)
-    factor: Array  # (*locations, d, d) L
+    whitening: Array  # (*locations, d, d) L^-1
 
 
 class LowRankGaussian(NamedTuple):
@@ -172,12 +175,12 @@ def fit_gaussian(
     if not 0 <= ridge < np.inf:
         raise UserError(f"config.density.ridge must be a number of at least 0, not {ridge}", about="density.ridge")
     check_count(*features.shape[-2:], "gaussian", shrinkage=shrinkage, ridge=ridge)
-    kind, fit = (LowRankGaussian, _fit_low_rank) if n <= d else (Gaussian, _fit_cholesky)
+    kind, fit = (LowRankGaussian, _fit_low_rank) if n <= d else (Gaussian, _fit_whitening)
     return _per_location(kind, lambda one: fit(one, shrinkage, ridge, l2_normalize), features, l2_normalize)
 
 
-def _fit_cholesky(features: np.ndarray, shrinkage: str, ridge: float, l2_normalize: bool) -> tuple[np.ndarray, ...]:
-    """Mean and Cholesky factor of features (n, d)."""
+def _fit_whitening(features: np.ndarray, shrinkage: str, ridge: float, l2_normalize: bool) -> tuple[np.ndarray, ...]:
+    """Mean and whitening matrix of features (n, d)."""
     n, d = features.shape
     mean = sum(rows.sum(axis=0) for rows in _rows(features, l2_normalize)) / n
     covariance, fourth = np.zeros((d, d)), 0.0
@@ -185,11 +188,11 @@ def _fit_cholesky(features: np.ndarray, shrinkage: str, ridge: float, l2_normali
         rows = rows - mean
         covariance += rows.T @ rows
         fourth += ((rows**2).sum(axis=1) ** 2).sum()
-    return mean, shrunk_factor(covariance / n, fourth / n, n, shrinkage, ridge)
+    return mean, shrunk_whitening(covariance / n, fourth / n, n, shrinkage, ridge)
 
 
-def shrunk_factor(covariance: np.ndarray, fourth: float, n: int, shrinkage: str, ridge: float) -> np.ndarray:
-    """The lower Cholesky factor of a covariance (d, d) that is made invertible, see `fit_gaussian`.
+def shrunk_whitening(covariance: np.ndarray, fourth: float, n: int, shrinkage: str, ridge: float) -> np.ndarray:
+    """The inverse Cholesky factor, lower (d, d), of a covariance that is made invertible, see `fit_gaussian`.
 
     Args:
       covariance: S of n centered features.
@@ -207,7 +210,8 @@ def shrunk_factor(covariance: np.ndarray, fourth: float, n: int, shrinkage: str,
     variance = np.trace(covariance) / d
     # No eigenvalue is below the floor; to compute them takes ten times as long as the factor.
     _check_resolved(floor if floor > SINGULAR * variance else np.linalg.eigvalsh(covariance)[0], variance, ridge)
-    return np.linalg.cholesky(covariance)
+    inverse, _ = lapack.dtrtri(np.linalg.cholesky(covariance), lower=1)
+    return inverse
 
 
 def _fit_low_rank(features: np.ndarray, shrinkage: str, ridge: float, l2_normalize: bool) -> tuple[np.ndarray, ...]:
@@ -267,8 +271,8 @@ def gaussian_score(density: Gaussian | LowRankGaussian | dict, features: jax.Arr
     """
     density = _record(density, Gaussian, LowRankGaussian)
 
-    def cholesky(mean, factor, x):
-        return 0.5 * (solve_on_device(factor, (x - mean).T, lower=True) ** 2).sum(axis=0)
+    def whitened(mean, whitening, x):
+        return 0.5 * (((x - mean) @ whitening.T) ** 2).sum(axis=-1)
 
     def low_rank(mean, basis, precision_root, floor_root, x):
         x = x - mean
@@ -276,7 +280,7 @@ def gaussian_score(density: Gaussian | LowRankGaussian | dict, features: jax.Arr
         outside = x - inside @ basis
         return 0.5 * (((inside * precision_root) ** 2).sum(axis=-1) + ((outside * floor_root) ** 2).sum(axis=-1))
 
-    score = cholesky if isinstance(density, Gaussian) else low_rank
+    score = whitened if isinstance(density, Gaussian) else low_rank
     return _score(score, density, features, locations=density.mean.ndim - 1)
 
 

@@ -82,7 +82,7 @@ def gaussian(sums: Statistics, *, shrinkage: str, ridge: float) -> density.Gauss
     """
     n, (*locations, d) = sums.count, sums.first.shape
     density.check_count(n, d, "gaussian", shrinkage=shrinkage, ridge=ridge)
-    means, factors = np.empty((*locations, d), np.float32), np.empty((*locations, d, d), np.float32)
+    means, whitenings = np.empty((*locations, d), np.float32), np.empty((*locations, d, d), np.float32)
     # Threads gain nothing on matrices this small.
     with threadpool_limits(1 if locations else None):
         for at in np.ndindex(*locations):
@@ -91,9 +91,9 @@ def gaussian(sums: Statistics, *, shrinkage: str, ridge: float) -> density.Gauss
             fourth = sums.fourth[at] + 4 * mean @ second @ mean - 4 * mean @ sums.third[at]
             fourth += 2 * length * np.trace(second) - 3 * n * length**2
             covariance = second / n - np.outer(mean, mean)
-            factors[at] = density.shrunk_factor(covariance, fourth / n, n, shrinkage, ridge)
+            whitenings[at] = density.shrunk_whitening(covariance, fourth / n, n, shrinkage, ridge)
             means[at] = sums.shift[at] + mean
-    return density.Gaussian(np.asarray(False), means, factors)
+    return density.Gaussian(np.asarray(False), means, whitenings)
 
 
 def location_share(sums: Statistics, counted: np.ndarray | None = None) -> float:

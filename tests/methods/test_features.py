@@ -186,7 +186,7 @@ def test_channels_are_drawn_and_kept_with_the_detector():
 @pytest.mark.parametrize(
     "images, count, scorer, words",
     [
-        (aligned, 12, "factor", "are aligned"),
+        (aligned, 12, "whitening", "are aligned"),
         (pictures, 12, "points", "with 12 images, below 20, nothing else is compared"),
         (black, 20, "points", "too few of 4 images show a synthetic defect"),
         (shifted, 40, "points", "in 8 of them"),

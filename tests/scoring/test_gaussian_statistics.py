@@ -29,7 +29,7 @@ def test_sums_give_the_gaussian_of_the_features(locations, options, sizes):
     x = features(locations)
     found, expected = gs.gaussian(in_parts(x, sizes), **options), densities.fit_gaussian(x, **options)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
-    np.testing.assert_allclose(found.factor, expected.factor, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.whitening, expected.whitening, rtol=1e-5, atol=1e-6)
 
 
 def test_fewer_features_than_channels_score_as_the_low_rank_gaussian_does():
