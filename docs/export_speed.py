@@ -1,16 +1,20 @@
 """How fast a detector's exports are beside jaxad's own programs, and beside PyTorch where it is installed.
 
-    python3 -m docs.export_speed WORKDIR FILE.json
+    python3 -m docs.export_speed WORKDIR FILE.json IMAGES
 
-All programs take turns, so that each meets the same machine. jaxad and the exports turn uint8 images into scores and
-maps. PyTorch is given floats: of NSA it computes the network alone, of Gaussians at each position the network, the
-distances and the blurred map. docs/export.md shows the file as a table.
+IMAGES is a folder, which jaxad.predict scores with heatmaps, by the export and without it. All programs take turns, so
+that each meets the same machine. jaxad and the exports turn uint8 images into scores and maps. PyTorch is given floats:
+of NSA it computes the network alone, of Gaussians at each position the network, the distances and the blurred map,
+which needs the package efficientnet-lite-pytorch. docs/export.md shows the file as a table.
 """
 
 import argparse
 import functools
+import importlib.util
 import json
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad import detector, pytorch_peer, report
+from jaxad import detector, export, pytorch_peer, report
 from jaxad.detector import Detector
 from jaxad.errors import UserError, run
 from jaxad.exporting import card as cards
@@ -30,6 +34,7 @@ BATCHES = (1, 8)
 EXPORTS = ("openvino:float32", "openvino:bfloat16", "onnx:float32")
 DTYPES = ("float32", "bfloat16")
 ROUNDS = 9
+FOLDER_ROUNDS = 3  # calls of jaxad.predict
 SAMPLE_S = 0.5  # what is faster is called several times for one sample
 
 Call = Callable[[], object]
@@ -65,10 +70,9 @@ def _lite_in_pytorch(found: Detector, dtype: str, count: int) -> Call:
     places = (side // 8) ** 2
     images = torch.rand((count, 3, side, side), generator=random).contiguous(memory_format=torch.channels_last)
     scorer = found.density["features"]["scorer"]
-    mean, roots = (torch.from_numpy(np.array(scorer[name])).flatten(0, 1) for name in ("mean", "factor"))
+    mean, whitening = (torch.from_numpy(np.array(scorer[name])).flatten(0, 1) for name in ("mean", "whitening"))
     if mean.shape != (places, 24 + 40 + 112):
         raise UserError("PyTorch's program has Gaussians at each position of level3, of level2, level3 and level5")
-    roots = torch.linalg.inv(roots)
     reach = torch.arange(-8.0, 9.0)
     blur = torch.softmax(-(reach**2) / (2 * found.config.score.sigma**2), 0)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
@@ -85,7 +89,7 @@ def _lite_in_pytorch(found: Detector, dtype: str, count: int) -> Call:
             features = F.avg_pool2d(torch.cat(laid, 1), 3, 1, 1, count_include_pad=False)
             centered = features.flatten(2).permute(2, 0, 1) - mean[:, None]
             with torch.autocast("cpu", enabled=False):
-                distances = torch.bmm(centered, roots.transpose(1, 2)).norm(dim=2)
+                distances = torch.bmm(whitening, centered.transpose(1, 2)).norm(dim=1)
             maps = distances.T.reshape(count, 1, *features.shape[2:])
             maps = F.interpolate(maps, (side, side), mode="bilinear")
             maps = F.conv2d(F.conv2d(maps, blur[None, None, None], padding="same"), blur[None, None, :, None])
@@ -98,10 +102,11 @@ def _pytorch(found: Detector, dtype: str, count: int) -> Call | None:
     """PyTorch's program; None where it is not installed, or has none for the method."""
     if not pytorch_peer.installed():
         return None
+    lite = importlib.util.find_spec("efficientnet_lite_pytorch") and found.config.method == "features"
     if found.config.method == "nsa":
         side = found.config.evaluate.crop or found.config.score.size
         return pytorch_peer.calls(batch=1, size=64, scored=side, scored_batch=count, dtype=dtype)["inference"]
-    return _lite_in_pytorch(found, dtype, count) if found.config.method == "features" else None
+    return _lite_in_pytorch(found, dtype, count) if lite else None
 
 
 def _seconds(call: Call, times: int) -> float:
@@ -150,20 +155,49 @@ def measure(found: Detector) -> dict[str, dict]:
     return made
 
 
+def _predicted(workdir: Path, images: Path, *engine: str | Path) -> float:
+    """Images/s of a call of ``jaxad.predict`` with heatmaps, as it says itself: loading and compiling left out."""
+    command = [sys.executable, "-m", "jaxad.predict", "--workdir", workdir, images, *engine]
+    with tempfile.TemporaryDirectory() as output:
+        done = subprocess.run([*command, "--output", output], capture_output=True, text=True, check=True)
+    return float(re.search(r"([\d.]+) images/s", done.stdout)[1])
+
+
+def measure_folder(workdir: Path, images: Path) -> dict:
+    """Images/s of ``jaxad.predict`` by an export in bfloat16 and without, in turns, and the ratio of the medians."""
+    taken = {"export": [], "jaxad": []}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "export"
+        asked = ["--workdir", str(workdir), "--format", "openvino", "--precision", "bfloat16", "--output", str(place)]
+        try:
+            export.main(asked)
+        except SystemExit as status:  # of a check that was not passed
+            if status.code != 1:
+                raise
+        for _ in range(FOLDER_ROUNDS):
+            taken["export"].append(_predicted(workdir, images, "--engine", "openvino", "--export", place))
+            taken["jaxad"].append(_predicted(workdir, images))
+    medians = {name: float(np.median(values)) for name, values in taken.items()}
+    return {"images_per_s": taken, "ratio": medians["export"] / medians["jaxad"]}
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser("python3 -m docs.export_speed", description="How fast exports are.")
     parser.add_argument("workdir", type=Path)
     parser.add_argument("output", type=Path, metavar="FILE.json")
+    parser.add_argument("images", type=Path, metavar="IMAGES")
     flags = parser.parse_args(argv)
     trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
     made = {
         "command": report.portable(trained["command"]),
-        "measured_by": "python -m docs.export_speed WORKDIR FILE.json",
+        "measured_by": "python -m docs.export_speed WORKDIR FILE.json IMAGES",
         "processors": len(os.sched_getaffinity(0)),
         "computed_in": formats.computes_in("openvino", "bfloat16"),
         **provenance.collect(),
+        "trained_in": detector.load(flags.workdir).config.dtype,
         "batches": measure(detector.load(flags.workdir)),
+        "folder": measure_folder(flags.workdir, flags.images),
     }
     made["versions"] |= {name: formats.version(name) for name in ("onnx", "onnxruntime", "openvino", "torch")}
     flags.output.write_text(json.dumps(made, indent=1) + "\n")

@@ -10,6 +10,7 @@ machine. NAME is seed0, seed1, ... where it is not given. With --history its log
 import argparse
 import hashlib
 import json
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,7 +133,11 @@ def _export_speeds(results: Path) -> list[tables.Table]:
                 for cell in (f"{of['images_per_s']:.1f}", f"{of['of_jaxad_float32']:.2f}")
             ]
             rows.append([name, program, *cells])
-        notes.append(f"{name}: {made['device']}, {made['date']}.")
+        folder = [f"{statistics.median(made['folder']['images_per_s'][kind]):.1f}" for kind in ("export", "jaxad")]
+        notes.append(
+            f"{name}: {made['device']}, {made['date']}. `jaxad.predict` with heatmaps: {folder[0]} images/s by the "
+            f"export in bfloat16, {folder[1]} by jaxad in {made['trained_in']}, {made['folder']['ratio']:.2f} times."
+        )
     heads = ["detector", "program", "images/s, 1 a call", "times jaxad float32", "images/s, 8 a call"]
     return [tables.Table([*heads, "times jaxad float32"], rows, "llrrrr", notes=notes)]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxad import detector
+from jaxad import detector, report
 from jaxad.benchmark import peak_memory
 from jaxad.errors import UserError, run
 from jaxad.runtime import provenance
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("output", type=Path, metavar="FILE.json")
     flags = parser.parse_args(argv)
     trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
-    made = {"command": trained["command"], **provenance.collect(), **measure(flags.workdir)}
+    made = {"command": report.portable(trained["command"]), **provenance.collect(), **measure(flags.workdir)}
     flags.output.write_text(json.dumps(made, indent=1) + "\n")
     print(json.dumps(made, indent=1))
 

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", help="directory to write to (default: export/FORMAT in the workdir)")
     parser.add_argument(
         "--precision", choices=tuple(cards.TOLERANCES), default="float32",
-        help="what its numbers are kept or computed in (default float32); float16 keeps the weights in it",
+        help="what its numbers are kept or computed in (default float32); float16 keeps the weights in it, int8 "
+        "computes the network's convolutions in it",
     )  # fmt: skip
     parser.add_argument(
         "--check", nargs="+", metavar="IMAGES",
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             about="--precision",
         )
     formats.require(flags.format)
+    formats.require(flags.precision)
     devices.set_up_process()
     if not _run(flags, provenance.command("jaxad.export", argv)):
         sys.exit(1)
@@ -60,12 +62,13 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     """Writes and checks what the flags name; returns whether the check was passed, or could not be made."""
     found = detector.load(flags.workdir)
     program.refuse_unexportable(found)
+    good = _calibration(found) if flags.precision == "int8" else None
     images, what = _images(found, flags.check)
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
         with cards.building(folder) as made:
-            formats.write(found, made, format=flags.format, precision=flags.precision)
+            formats.write(found, made, format=flags.format, precision=flags.precision, good=good)
             if flags.format != "stablehlo":
                 shutil.copyfile(runner_file.__file__, made / cards.RUNNER)
             card = cards.described(found, format=flags.format, precision=flags.precision, command=command)
@@ -114,15 +117,11 @@ def _images(found: Detector, given: list[str] | None) -> tuple:
     if given:
         paths, _, _ = prediction_files.walk(given, list_folder, IMAGE_SUFFIXES)
         return _Files(found, paths), f"images of {', '.join(given)}"
-    config = found.config
     try:
-        source = data.load(config, white_level=found.white_level).train
+        fitted, held = _good(found)
     except UserError as error:
         return None, f"the training images are not there ({error})"
-    fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(config))
-    chosen = held if len(held) else fitted
-    images = pipeline.Images(source, chosen[:_MOST], geometry=found.region.geometry, cache_bytes=0)
-    images, boxes = images.framed()
+    images, boxes = (held if len(held) else fitted).framed()
     if boxes is not None:
         filling = np.flatnonzero([found.region.geometry.valid([box]) is None for box in boxes])
         if others := len(images) - len(filling):
@@ -131,6 +130,40 @@ def _images(found: Detector, given: list[str] | None) -> tuple:
             return None, "no good image has the aspect ratio that the export takes"
         images = images[filling]
     return images, _HELD_OUT if len(held) else _TRAINED_ON
+
+
+def _good(found: Detector) -> tuple[pipeline.Images, pipeline.Images]:
+    """Good images that the detector was trained on, and those that were held out, some of each at most.
+
+    Raises:
+      UserError: They are not there.
+    """
+    source = data.load(found.config, white_level=found.white_level).train
+    both = pipeline.split_holdout(source.ids, **configs.split_options(found.config))
+    made = (pipeline.Images(source, part[:_MOST], geometry=found.region.geometry, cache_bytes=0) for part in both)
+    return tuple(made)
+
+
+def _calibration(found: Detector) -> np.ndarray:
+    """Good images for int8, uint8 (n, h, w, c).
+
+    Raises:
+      UserError: There are none, or the detector has a density.
+    """
+    if found.density is not None:
+        raise UserError(
+            f"int8 would move the features of {found.config.experiment} away from the density that was fitted to them; "
+            "choose another --precision",
+            about="--precision",
+        )
+    try:
+        return _good(found)[0].stack()
+    except UserError as error:
+        raise UserError(
+            f"int8 is calibrated on training images, which are not there ({error}); bring them back or choose another "
+            "--precision",
+            about="--precision",
+        ) from error
 
 
 if __name__ == "__main__":

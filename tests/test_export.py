@@ -398,9 +398,16 @@ def test_bad_requests_are_refused(workdir, exported, new, tmp_path, capsys):
     assert "onnx" in refusal(capsys, *given, "--engine", "openvino", "--export", exported)
 
 
-@pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino")])
+def test_int8_is_for_detectors_without_a_density(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(formats, "require", lambda name: None)
+    call = export.main, "--workdir", workdir, "--format", "openvino", "--precision", "int8"
+    assert "the density that was fitted to them" in refusal(capsys, *call, "--output", tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino"), ("int8", "int8")])
 def test_missing_packages_are_named_with_their_extra(monkeypatch, kind, extra):
-    for name in ("onnx", "onnxruntime", "openvino"):
+    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         monkeypatch.setitem(sys.modules, name, None)
     with refuses(about=None, word=f"python3 -m pip install 'jaxad[{extra}]'"):
         require(kind)

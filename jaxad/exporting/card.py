@@ -21,10 +21,10 @@ _WRITER = "jaxad.export"
 # The files of a model by its format, the one that is opened first.
 FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin"), "stablehlo": ("model.stablehlo",)}
 # How far a score may lie from jaxad's, by the precision, as a share of the range of good scores; see docs/export.md.
-TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 1e-1}
+TOLERANCES = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 1e-1, "int8": 3e-1}
 PRECISIONS = {
     "onnx": ("float32", "float16"),
-    "openvino": ("float32", "float16", "bfloat16"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
     "stablehlo": ("float32", "bfloat16"),
 }
 

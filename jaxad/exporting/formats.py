@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,27 @@ from jaxad.exporting import program
 from jaxad.runtime import disk
 
 _LARGEST = 2**31 - 2**20  # bytes of a model in a file of ONNX, whose lengths are numbers of 32 bits
-# What each format needs: a package, and the extra that brings it.
+# What each format and precision needs: a package, and the extra that brings it.
 _NEEDS = {
     "onnx": (("onnx", "onnx"), ("onnxruntime", "onnx")),
     "openvino": (("onnx", "openvino"), ("openvino", "openvino")),
     "stablehlo": (),
+    "int8": (("nncf", "int8"),),
 }
 # What OpenVINO computes in; without being asked, it takes bfloat16 on processors that multiply in it.
-_HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16"}
+_HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def require(format: str) -> None:
-    """Checks that the packages of a format are installed; raises UserError with the command that installs them."""
-    for package, extra in _NEEDS[format]:
+def require(name: str) -> None:
+    """Checks that a format's or precision's packages are installed; raises UserError with the command to do so."""
+    for package, extra in _NEEDS.get(name, ()):
         try:
             importlib.import_module(package)
         except ImportError:
             raise UserError(
-                f"{format} needs the package {package}; run python3 -m pip install 'jaxad[{extra}]'"
+                f"{name} needs the package {package}; run python3 -m pip install 'jaxad[{extra}]'"
             ) from None
 
 
@@ -56,7 +57,9 @@ def computes_in(format: str, precision: str) -> str:
     return "float32" if precision == "float16" else precision
 
 
-def write(found: Detector, folder: Path, *, format: str, precision: str) -> None:
+def write(
+    found: Detector, folder: Path, *, format: str, precision: str, good: Sequence[np.ndarray] | None = None
+) -> None:
     """Writes the model of a detector.
 
     Args:
@@ -64,6 +67,7 @@ def write(found: Detector, folder: Path, *, format: str, precision: str) -> None
       folder: Where to.
       format: A key of `card.FILES`.
       precision: One of `card.PRECISIONS` of the format.
+      good: Good images as they are scored, uint8 (h, w, c) each, by which int8 is calibrated.
 
     Raises:
       UserError: The method has no such form, or a package is missing.
@@ -76,7 +80,7 @@ def write(found: Detector, folder: Path, *, format: str, precision: str) -> None
     if format == "onnx":
         disk.write_bytes(path, model)
     else:
-        _write_openvino(model, path, precision)
+        _write_openvino(model, path, precision, good)
 
 
 def _onnx(found: Detector, *, half: bool) -> bytes:
@@ -94,10 +98,14 @@ def _onnx(found: Detector, *, half: bool) -> bytes:
     return model.SerializeToString()
 
 
-def _write_openvino(model: bytes, path: Path, precision: str) -> None:
+def _write_openvino(model: bytes, path: Path, precision: str, good: Sequence[np.ndarray] | None) -> None:
     import openvino
 
+    from jaxad.exporting import quantization
+
     converted = openvino.Core().read_model(model=model)
+    if precision == "int8":
+        converted = quantization.quantized(converted, good)
     openvino.save_model(converted, path, compress_to_fp16=precision == "float16")
 
 

@@ -118,3 +118,14 @@ def test_stablehlo_takes_any_number_of_images(name):
         made = quick_jit(call)(images[rows])
         assert_close(made["score"], expected.image[rows])
         assert_close(made["map"], expected.map[rows])
+
+
+def test_the_network_in_int8_is_close(tmp_path):
+    pytest.importorskip("nncf")
+    found = detector("nsa_logistic:bottle")
+    images, card = pictures(6, found.config.score.size), {"format": "openvino", "precision": "int8"}
+    formats.write(found, tmp_path, **card, good=pictures(8, found.config.score.size, seed=1))
+    card["input"] = {"shape": [None, *images.shape[1:]]}
+    expected, (image, map) = found.score(images), formats.runner(tmp_path, card)(len(images))(images)
+    for one, other in ((image, expected.image), (map, expected.map)):
+        assert 0 < np.abs(one - other).max() < TOLERANCES["int8"] * np.ptp(other)

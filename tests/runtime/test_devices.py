@@ -361,3 +361,35 @@ def test_freed_memory_is_kept() -> None:
         for more in ({}, {"MALLOC_ARENA_TEST": "8"})
     )
     assert kept < 1000 < returned
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has these switches")
+def test_memory_that_is_bounded_has_few_arenas() -> None:
+    """Threads that all hold a block get arenas of their own, unless they are bounded."""
+    program = """if True:
+        import ctypes, os, sys, tempfile, threading
+        from jaxad.runtime import devices
+        if sys.argv[1] == "bounded":
+            devices.bound_memory()
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+        held = threading.Barrier(8)
+        def hold():
+            libc.malloc(10_000)
+            held.wait()
+        threads = [threading.Thread(target=hold) for _ in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        with tempfile.NamedTemporaryFile() as file:
+            stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+            libc.malloc_info(0, stream)
+            libc.fclose(stream)
+            print(file.read().decode().count("<heap "))
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("GLIBC_", "MALLOC_"))}
+    bounded, other = (
+        int(subprocess.run([sys.executable, "-c", program, kind], env=plain, capture_output=True, check=True).stdout)
+        for kind in ("bounded", "plain")
+    )
+    assert bounded <= 2 < other
