@@ -242,7 +242,11 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
         "methods": _trainings,
     },
     "docs/configuration.md": {"configuration": _keys},
-    "docs/own_images.md": {"false_alarms": _false_alarms},
+    "docs/own_images.md": {
+        "aspect": _measured("jax_0.12", report.summary, only=("lite",), category="tile"),
+        "tiles": _tiles,
+        "false_alarms": _false_alarms,
+    },
     "docs/export.md": {"exports": _exports, "export_speeds": _export_speeds},
     "docs/serving.md": {"load": _load},
     "docs/nsa.md": {

@@ -5,6 +5,7 @@ the threshold, what the scores and maps of good images are like, and the seal of
 """
 
 import contextlib
+import inspect
 import itertools
 import logging
 import operator
@@ -171,6 +172,13 @@ class Detector:
 
         def scaled(weights, rows):
             images, *valid = rows if isinstance(rows, tuple) else (rows,)
+            if valid and len(inspect.signature(function).parameters) < 4:
+                raise UserError(
+                    f"the score of {self.config.method} takes no `valid`, the pixels that count, which a region of "
+                    "interest and images of several aspect ratios need: give it this fourth parameter, or set "
+                    "config.data.resize=squeeze and no config.data.roi",
+                    about="method",
+                )
             return function(*weights, images / jnp.float32(255), *valid)
 
         return devices.jit_per_example(scaled, self._mesh)

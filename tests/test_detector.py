@@ -14,6 +14,7 @@ import jaxad
 from jaxad import config as configs
 from jaxad import detector as detectors
 from jaxad import methods
+from jaxad.data.geometry import Geometry
 from jaxad.data.image import resize_image
 from jaxad.detector import Detector
 from jaxad.errors import UserError
@@ -69,6 +70,14 @@ def divided(monkeypatch):
     method = Method(None, None, None, score, hooks=Hooks(map_terms=map_terms))
     monkeypatch.setitem(methods.METHODS, "baseline_mean", lambda config: method)
     return Detector(config(), {"weight": np.float32(2)}, {})
+
+
+def test_a_score_that_cannot_leave_pixels_out_is_refused(neighbours):
+    images = pictures(2)
+    neighbours.score(images)
+    neighbours.region = neighbours.region._replace(geometry=Geometry((SIZE, SIZE), "pad"))
+    with refuses(about="method", word="takes no `valid`"):
+        neighbours.score(images, boxes=[(4, 0, 12, SIZE)] * 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9, 17])
