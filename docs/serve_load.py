@@ -58,8 +58,8 @@ def predicted(workdir: Path, folder: Path) -> float:
     """Images/s of a call of ``jaxad.predict`` without heatmaps, as it says itself: loading and compiling left out."""
     command = [sys.executable, "-m", "jaxad.predict", "--workdir", workdir, "--no-heatmaps", folder]
     with tempfile.TemporaryDirectory() as output:
-        done = subprocess.run([*command, "--output", output], capture_output=True, text=True, check=True)
-    return float(re.search(r"([\d.]+) images/s", done.stdout)[1])
+        done = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, text=True, check=True)
+    return float(re.findall(r"([\d.]+) images/s", done.stdout)[-1])  # the last one; others tell of progress
 
 
 @contextlib.contextmanager

@@ -135,8 +135,9 @@ def _export_speeds(results: Path) -> list[tables.Table]:
             rows.append([name, program, *cells])
         folder = [f"{statistics.median(made['folder']['images_per_s'][kind]):.1f}" for kind in ("export", "jaxad")]
         notes.append(
-            f"{name}: {made['device']}, {made['date']}. `jaxad.predict` with heatmaps: {folder[0]} images/s by the "
-            f"export in bfloat16, {folder[1]} by jaxad in {made['trained_in']}, {made['folder']['ratio']:.2f} times."
+            f"{name}: {made['device']}, {made['date']}; OpenVINO's bfloat16 was computed in {made['computed_in']}. "
+            f"`jaxad.predict` with heatmaps: {folder[0]} images/s by the export in bfloat16, {folder[1]} by jaxad in "
+            f"{made['trained_in']}, {made['folder']['ratio']:.2f} times."
         )
     heads = ["detector", "program", "images/s, 1 a call", "times jaxad float32", "images/s, 8 a call"]
     return [tables.Table([*heads, "times jaxad float32"], rows, "llrrrr", notes=notes)]
@@ -151,7 +152,7 @@ def _tiles(results: Path) -> list[tables.Table]:
         cells = [f"{width} x {height}", str(made["tile"]), str(made["tiles"])]
         shares = made["speed of the network's pixels"], made["speed of the frame's pixels"]
         cells += [f"{made['seconds']['tiled']:.2f}", *(f"{share:.2f}" for share in shares)]
-        rows.append([name, *cells, f"{made['peak memory'] / 2**30:.2f}", made["device"], made["date"]])
+        rows.append([name, *cells, f"{made['peak memory']['bytes'] / 2**30:.2f}", made["device"], made["date"]])
     heads = ["detector", "image", "tile", "tiles", "seconds", "speed, pixels of tiles", "speed, pixels of the image"]
     return [tables.Table([*heads, "peak, GiB", "device", "date"], rows, "lr" + "r" * 6 + "ll")]
 
@@ -276,7 +277,9 @@ SECTIONS: dict[str, dict[str, Callable[[Path], list[tables.Table]]]] = {
     "docs/pretrained_weights.md": {
         "levels": _measured("jax_0.12", _levels, only=("lite_levels",)),
         "measured": _measured("jax_0.12", report.summary, only=("lite_pretrained", "lite_finetune")),
-        "nsa": _measured("jax_0.12", report.summary, only=("lite", "lite_nsa", "lite_nsa_finetune")),
+        "nsa": _measured(
+            "jax_0.12", report.summary, only=("lite", "lite_nsa", "lite_nsa_finetune"), names=("seed", "emphasis")
+        ),
         "published": _published(
             "efficientnet_pretrained", "efficientnet_pretrained, score.level=level7",
             "efficientnet_finetune", "efficientnet_finetune, score.level=level7",

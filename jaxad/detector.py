@@ -172,10 +172,10 @@ class Detector:
 
         def scaled(weights, rows):
             images, *valid = rows if isinstance(rows, tuple) else (rows,)
-            if valid and len(inspect.signature(function).parameters) < 4:
+            if valid and "valid" not in inspect.signature(function).parameters:
                 raise UserError(
                     f"the score of {self.config.method} takes no `valid`, the pixels that count, which a region of "
-                    "interest and images of several aspect ratios need: give it this fourth parameter, or set "
+                    "interest and images of several aspect ratios need: add this parameter, or set "
                     "config.data.resize=squeeze and no config.data.roi",
                     about="method",
                 )

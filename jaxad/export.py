@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxad import config as configs
@@ -62,8 +63,30 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     """Writes and checks what the flags name; returns whether the check was passed, or could not be made."""
     found = detector.load(flags.workdir)
     program.refuse_unexportable(found)
-    good = _calibration(found) if flags.precision == "int8" else None
-    images, what = _images(found, flags.check)
+    quantize, why = flags.precision == "int8", ""
+    if quantize and jax.tree.leaves(found.density):
+        raise UserError(
+            f"int8 would move the features of {found.config.experiment} away from the density that was fitted to them; "
+            "choose another --precision",
+            about="--precision",
+        )
+    fitted = held = None
+    if quantize or not flags.check:
+        try:
+            fitted, held = _good(found)
+        except UserError as error:
+            why = f"the training images are not there ({error})"
+    if quantize and fitted is None:
+        raise UserError(f"int8 is calibrated on training images, and {why}; choose another --precision")
+    good = _filled(found, fitted) if quantize else None
+    if flags.check:
+        paths, _, _ = prediction_files.walk(flags.check, list_folder, IMAGE_SUFFIXES)
+        images, what = _Files(found, paths), f"images of {', '.join(flags.check)}"
+    elif fitted is None:
+        images, what = (), why
+    else:
+        images, what = _filled(found, held if len(held) else fitted), _HELD_OUT if len(held) else _TRAINED_ON
+        what = what if len(images) else "no good image has the aspect ratio that the export takes"
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
@@ -80,7 +103,7 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
             about=folder,
         ) from error
     print(f"written: {folder}", flush=True)
-    if images is None:
+    if not len(images):
         print(f"not checked: {what}; name images by --check")
         return True
     made = checking.compare(found, ExportedDetector(found, folder), _batches(found, images)) | {"with": what}
@@ -112,26 +135,6 @@ class _Files:
         return self._found.region.geometry.image(image)
 
 
-def _images(found: Detector, given: list[str] | None) -> tuple:
-    """Images to check with, by number, and what they are; None and why there are none."""
-    if given:
-        paths, _, _ = prediction_files.walk(given, list_folder, IMAGE_SUFFIXES)
-        return _Files(found, paths), f"images of {', '.join(given)}"
-    try:
-        fitted, held = _good(found)
-    except UserError as error:
-        return None, f"the training images are not there ({error})"
-    images, boxes = (held if len(held) else fitted).framed()
-    if boxes is not None:
-        filling = np.flatnonzero([found.region.geometry.valid([box]) is None for box in boxes])
-        if others := len(images) - len(filling):
-            print(f"left out of the check, since their aspect ratio is another: {counted(others, 'image')}")
-        if not len(filling):
-            return None, "no good image has the aspect ratio that the export takes"
-        images = images[filling]
-    return images, _HELD_OUT if len(held) else _TRAINED_ON
-
-
 def _good(found: Detector) -> tuple[pipeline.Images, pipeline.Images]:
     """Good images that the detector was trained on, and those that were held out, some of each at most.
 
@@ -139,31 +142,20 @@ def _good(found: Detector) -> tuple[pipeline.Images, pipeline.Images]:
       UserError: They are not there.
     """
     source = data.load(found.config, white_level=found.white_level).train
-    both = pipeline.split_holdout(source.ids, **configs.split_options(found.config))
-    made = (pipeline.Images(source, part[:_MOST], geometry=found.region.geometry, cache_bytes=0) for part in both)
-    return tuple(made)
+    fitted, held = pipeline.split_holdout(source.ids, **configs.split_options(found.config))
+    framed = {"geometry": found.region.geometry, "cache_bytes": 0}
+    return pipeline.Images(source, fitted[:_MOST], **framed), pipeline.Images(source, held[:_MOST], **framed)
 
 
-def _calibration(found: Detector) -> np.ndarray:
-    """Good images for int8, uint8 (n, h, w, c).
-
-    Raises:
-      UserError: There are none, or the detector has a density.
-    """
-    if found.density is not None:
-        raise UserError(
-            f"int8 would move the features of {found.config.experiment} away from the density that was fitted to them; "
-            "choose another --precision",
-            about="--precision",
-        )
-    try:
-        return _good(found)[0].stack()
-    except UserError as error:
-        raise UserError(
-            f"int8 is calibrated on training images, which are not there ({error}); bring them back or choose another "
-            "--precision",
-            about="--precision",
-        ) from error
+def _filled(found: Detector, images: pipeline.Images) -> np.ndarray:
+    """Those images that fill their frame, uint8 (n, h, w, c); says how many others there are."""
+    frames, boxes = images.framed()
+    if boxes is None:
+        return frames
+    filling = [found.region.geometry.valid([box]) is None for box in boxes]
+    if others := filling.count(False):
+        print(f"left out of the check, since their aspect ratio is another: {counted(others, 'image')}")
+    return frames[filling]
 
 
 if __name__ == "__main__":

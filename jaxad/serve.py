@@ -65,8 +65,7 @@ def _run(flags: argparse.Namespace) -> None:
     seconds = {name: _number(flags, name) for name in ("wait_ms", "read_timeout", "poll")}
     workdirs = _named(flags.workdir)
     serving = _package()
-    devices.bound_memory()
-    devices.use_compilation_cache()
+    devices.set_up_process(keeps_memory=False)
     largest = {"data.max_megapixels": str(whole["max_megapixels"])}
     found: dict[str, Detector] = {name: detector.load(workdir, largest) for name, workdir in workdirs.items()}
     watched = serving.folders(flags.watch, flags.done, flags.results) if flags.watch else None

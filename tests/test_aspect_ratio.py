@@ -128,17 +128,17 @@ def test_a_map_lines_up_with_its_image_within_a_pixel_of_the_map(shape):
 
 def test_padding_is_neither_scored_nor_counted(tmp_path):
     images = [surface(number) for number in range(8)]
-    options = {"data.size": 64, "data.resize": "pad", "score.sigma": 1.0, "data.holdout": 0.25}
+    options = {"data.size": 128, "data.resize": "pad", "score.sigma": 1.0, "data.holdout": 0.25}
     options |= {"threshold.cross_fit_below": 0}
     found = jaxad.train(load("baseline_mean", "object", options), images, tmp_path)
     frame = np.stack([found.region.geometry.image(images[0])])
     box = found.region.geometry.placement((HEIGHT, WIDTH)).target
-    assert box == (20, 0, 44, 64)
+    assert box == (40, 0, 88, 128)
     spoiled = frame.copy()
-    spoiled[:, :14] = 255 - spoiled[:, :14]  # far enough for the blur
+    spoiled[:, :34] = 255 - spoiled[:, :34]  # far enough for the blur
     clean, other = (found.score(stack, boxes=[box]) for stack in (frame, spoiled))
     np.testing.assert_allclose(other.image, clean.image, rtol=1e-6)
-    assert (clean.map[0, :20] == 0).all() and (clean.map[0, 44:] == 0).all()
+    assert (clean.map[0, :40] == 0).all() and (clean.map[0, 88:] == 0).all()
     np.testing.assert_allclose(other.map, clean.map, atol=1e-5)
     assert found.score(spoiled).image[0] > 2 * clean.image[0]  # without the box, what is beside the image counts
     _, held = split_holdout(["x"] * 8, holdout=0.25, seed=0)

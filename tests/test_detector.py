@@ -1,5 +1,6 @@
 """A trained detector: padded batches, crops, sizes, peaks, threshold, and its directory."""
 
+import inspect
 import json
 import pickle
 
@@ -18,7 +19,7 @@ from jaxad.data.geometry import Geometry
 from jaxad.data.image import resize_image
 from jaxad.detector import Detector
 from jaxad.errors import UserError
-from jaxad.methods.method import Hooks, Method, Scores
+from jaxad.methods.method import Hooks, Method, Scores, untrained
 from jaxad.runtime import checkpoint
 from jaxad.scoring.regions import find_regions
 from tests.parts import BASELINE, NSA
@@ -78,6 +79,12 @@ def test_a_score_that_cannot_leave_pixels_out_is_refused(neighbours):
     neighbours.region = neighbours.region._replace(geometry=Geometry((SIZE, SIZE), "pad"))
     with refuses(about="method", word="takes no `valid`"):
         neighbours.score(images, boxes=[(4, 0, 12, SIZE)] * 2)
+
+
+def test_a_method_without_training_takes_what_its_score_takes():
+    for score in (lambda variables, density, images, valid=None: None, lambda variables, density, images: None):
+        made = untrained(Method(None, None, None, score))
+        assert inspect.signature(made.score) == inspect.signature(score)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9, 17])

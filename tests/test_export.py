@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from docs import exports, tables
-from jaxad import detector, export, predict
+from jaxad import data, detector, export, predict
 from jaxad.errors import UserError
 from jaxad.exporting import card as cards
 from jaxad.exporting import checking, formats, runner
@@ -398,11 +398,26 @@ def test_bad_requests_are_refused(workdir, exported, new, tmp_path, capsys):
     assert "onnx" in refusal(capsys, *given, "--engine", "openvino", "--export", exported)
 
 
-def test_int8_is_for_detectors_without_a_density(workdir, tmp_path, monkeypatch, capsys):
+def test_int8_takes_training_images_and_no_density(workdir, tmp_path, monkeypatch, capsys):
+    """Up to the call of OpenVINO, which the tests do without."""
+    given = []
+
+    def write(found, folder, *, good, **options):
+        given.append((good, options))
+        raise UserError("written")
+
     monkeypatch.setattr(formats, "require", lambda name: None)
-    call = export.main, "--workdir", workdir, "--format", "openvino", "--precision", "int8"
-    assert "the density that was fitted to them" in refusal(capsys, *call, "--output", tmp_path / "int8")
-    assert not (tmp_path / "int8").exists()
+    monkeypatch.setattr(formats, "write", write)
+    call = export.main, "--workdir", workdir, "--format", "openvino", "--precision", "int8", "--output", tmp_path / "x"
+    assert "the density that was fitted to them" in refusal(capsys, *call)
+    assert not given
+    found = detector.load(workdir)
+    monkeypatch.setattr(detector, "load", lambda workdir: found.with_weights(found.variables, {}))
+    assert "written" in refusal(capsys, *call)
+    [(good, options)] = given
+    assert good.shape == (14, SIZE, SIZE, 3) and options == {"format": "openvino", "precision": "int8"}
+    monkeypatch.setattr(data, "load", lambda *given, **options: (_ for _ in ()).throw(UserError("gone")))
+    assert "calibrated on training images, and the training images are not there (gone)" in refusal(capsys, *call)
 
 
 @pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino"), ("int8", "int8")])

@@ -21,7 +21,7 @@ _PIXELS = 2**26  # in these together; of very large images fewer take part
 _SEED = 20_220_727
 _TRIES = 100
 _VISIBLE = 4.0  # smallest mean change of a defect, in grey levels
-_NARROWEST = 16  # pixels of a side in which there is room for a defect
+_NARROWEST = 32  # pixels of a side in which there is room for a defect
 _SMALLEST = 0.0005  # smallest share of an image that a defect changes
 _BLENDING = Synthesis(half_height=(0.05, 0.35), half_width=(0.05, 0.35), patches=1)
 _JITTER = 0.1  # largest change of the brightness of what is pasted, as in CutPaste (Li et al. 2021, Appendix A.2)

@@ -1,10 +1,13 @@
 """A model of OpenVINO with the layers of its network in int8, calibrated on good images."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxad.errors import UserError, first_line
 
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 
@@ -15,21 +18,30 @@ def quantized(model: Any, good: Sequence[np.ndarray]) -> Any:
     Distances to good features and what is done to maps stay in float32: a range of good images' scores would cut off
     those of defects.
 
+    A convolution to a single channel, such as NSA's last one, stays in float32 too.
+
     Args:
       model: An export's, that takes images.
       good: Good images, uint8 (h, w, c) each, from which the ranges of activations are taken.
+
+    Raises:
+      UserError: NNCF cannot quantize the model.
     """
+    os.environ.setdefault("NNCF_CI", "1")  # else it tells its makers over the network that it is used
     import nncf
 
     nncf.set_log_level(logging.ERROR)
     others = [node.get_friendly_name() for node in model.get_ops() if not _is_layer(node)]
-    return nncf.quantize(
-        model,
-        nncf.Dataset([np.asarray(image)[None] for image in good], lambda image: {"images": image}),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(good),
-        ignored_scope=nncf.IgnoredScope(names=others, validate=False),
-    )
+    try:
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in good], lambda image: {"images": image}),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(good),
+            ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+        )
+    except Exception as error:  # it has its own kinds
+        raise UserError(f"nncf cannot quantize the network ({first_line(error)}); choose another precision") from error
 
 
 def _is_layer(node: Any) -> bool:

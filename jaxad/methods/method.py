@@ -274,7 +274,11 @@ def untrained(method: Method) -> Method:
         return density | {"features": fitted}, kept
 
     def of(function):
-        return lambda variables, density, *rest: function(density["variables"], density["features"], *rest)
+        @functools.wraps(function)  # whose parameters tell whether it takes `valid`
+        def apart(variables, density, *rest):
+            return function(density["variables"], density["features"], *rest)
+
+        return apart
 
     hooks = {name: of(f) for name in ("embed", "map_terms") if (f := getattr(method.hooks, name)) is not None}
     hooks |= dict.fromkeys(("device_augment", "samples", "param_labels", "prepare"))

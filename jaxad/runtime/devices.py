@@ -17,9 +17,13 @@ _STEPS = PartitionSpec(None, AXIS)  # the batches of several steps, (k, b, ...)
 _ALLOCATOR_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_")
 
 
-def set_up_process() -> None:
-    """Makes the settings of a command's process; the Python API leaves those of its caller alone."""
-    keep_freed_memory()
+def set_up_process(*, keeps_memory: bool = True) -> None:
+    """Makes the settings of a command's process; the Python API leaves those of its caller alone.
+
+    Args:
+      keeps_memory: Whether memory that is freed is kept, see `keep_freed_memory` and `bound_memory`.
+    """
+    (keep_freed_memory if keeps_memory else bound_memory)()
     use_compilation_cache()
 
 
@@ -54,11 +58,9 @@ def keep_freed_memory() -> None:
 
 
 def bound_memory() -> None:
-    """Keeps what this process holds small, in place of `keep_freed_memory`, where it runs for weeks beside others.
+    """Holds less memory than `keep_freed_memory` does and is slower: for a process that runs for weeks beside others.
 
-    Scratch memory goes back to the system, and two arenas at most, in place of one for each thread, hold what does not.
-    Under load, a server that scores 256 pixels by `lite` holds half of what it holds with freed memory kept, and is a
-    tenth slower.
+    Large blocks that are freed go back to the system, and two arenas hold the others, in place of one for each thread.
     """
     _set_allocator(arena_max=2)
 

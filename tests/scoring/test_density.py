@@ -129,12 +129,12 @@ def test_sixty_images_of_512_dimensions_at_ridge_1e_3(scale):
 @pytest.mark.slow
 @pytest.mark.parametrize("shrinkage", ["ridge", "ledoit_wolf"])
 @pytest.mark.parametrize("n", [2, 30, 48, 49, 300])
-def test_low_rank_form_equals_the_cholesky_form(n, shrinkage):
+def test_low_rank_form_equals_that_of_the_whole_covariance(n, shrinkage):
     features = draw(n, n, 48)
     x, d = queries(features), features.shape[1]
     ridge = 1e-2
     low_rank = density._fit_low_rank(features, shrinkage, ridge, False)
-    direct = density._fit_cholesky(features, shrinkage, ridge, False)
+    direct = density._fit_whitening(features, shrinkage, ridge, False)
     single = [[np.asarray(part, np.float32) for part in parts] for parts in (low_rank, direct)]
     first = gaussian_score(density.LowRankGaussian(np.asarray(False), *single[0]), x)
     second = gaussian_score(density.Gaussian(np.asarray(False), *single[1]), x)
@@ -368,3 +368,10 @@ def test_no_convergence_is_an_error(monkeypatch):
     monkeypatch.setattr(density, "ITERATIONS", 1)
     with refuses("density.tolerance", "converge"):
         density.fit_mixture(KEY, draw(0, 30, 3), components=2)
+
+
+def test_a_density_of_another_version_is_refused():
+    fitted = density.fit_gaussian(draw(0, 9, 3))._asdict()
+    fitted["factor"] = fitted.pop("whitening")
+    with refuses(about="density", word="it has factor, l2_normalize, mean"):
+        gaussian_score(fitted, jnp.zeros(3))
