@@ -116,9 +116,10 @@ def _exports(results: Path) -> list[tables.Table]:
             figures = ["n/a" if share[name] is None else f"{share[name]:.1e}" for name in ("scores", "maps")]
             kept = f"{row['bytes'] / 2**20:.1f}"
             named = [file.stem.removeprefix("export_"), row["format"], row["precision"], row["computed_in"]]
-            rows.append([*named, str(row["images"]), *figures, decided, kept, made["device"], made["date"]])
-    heads = ["detector", "format", "precision", "computed in", "images", "scores", "maps", "other decisions", "MiB"]
-    return [tables.Table([*heads, "device", "date"], rows, "llllrrrrrll")]
+            passed = "yes" if row["passed"] else "no"
+            rows.append([*named, str(row["images"]), *figures, decided, passed, kept, made["device"], made["date"]])
+    heads = ["detector", "format", "precision", "computed in", "images", "scores", "maps", "other decisions", "passed"]
+    return [tables.Table([*heads, "MiB", "device", "date"], rows, "llllrrrrlrll")]
 
 
 def _export_speeds(results: Path) -> list[tables.Table]:
