@@ -69,7 +69,7 @@ class Images:
     def framed(self, rows: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
         """As `stack`, and where each image lies in its frame, int (n, 4), see `Record.box`; None where all fill theirs.
 
-        Each image is decoded once, whether it is kept or not.
+        Each image is decoded once, whether it is kept or not. There must be one at least.
         """
         if not self._geometry.fills:
             return self.stack(rows), None
