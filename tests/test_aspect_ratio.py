@@ -82,7 +82,7 @@ def works(name, root, shape, tmp_path):
     assert results["counts"] == {"good": 4, "defective": 3, "with_mask": 3}
     assert results["pixel"]["auroc"] is not None
     if name in ("baseline_mean", "lite", "lite_nsa"):
-        assert results["pixel"]["auroc"] > 0.95
+        assert results["pixel"]["auroc"] > 0.9
     assert command(predict.main, root / "test", "--workdir", tmp_path, "--maps", "npy") == 0
     folder = tmp_path / "predictions"
     for path in (folder / "maps").iterdir():
