@@ -3,7 +3,7 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -63,30 +63,8 @@ def _run(flags: argparse.Namespace, command: str) -> bool:
     """Writes and checks what the flags name; returns whether the check was passed, or could not be made."""
     found = detector.load(flags.workdir)
     program.refuse_unexportable(found)
-    quantize, why = flags.precision == "int8", ""
-    if quantize and jax.tree.leaves(found.density):
-        raise UserError(
-            f"int8 would move the features of {found.config.experiment} away from the density that was fitted to them; "
-            "choose another --precision",
-            about="--precision",
-        )
-    fitted = held = None
-    if quantize or not flags.check:
-        try:
-            fitted, held = _good(found)
-        except UserError as error:
-            why = f"the training images are not there ({error})"
-    if quantize and fitted is None:
-        raise UserError(f"int8 is calibrated on training images, and {why}; choose another --precision")
-    good = _filled(found, fitted) if quantize else None
-    if flags.check:
-        paths, _, _ = prediction_files.walk(flags.check, list_folder, IMAGE_SUFFIXES)
-        images, what = _Files(found, paths), f"images of {', '.join(flags.check)}"
-    elif fitted is None:
-        images, what = (), why
-    else:
-        images, what = _filled(found, held if len(held) else fitted), _HELD_OUT if len(held) else _TRAINED_ON
-        what = what if len(images) else "no good image has the aspect ratio that the export takes"
+    good = _calibration(found) if flags.precision == "int8" else None
+    images, what = _named(found, flags.check) if flags.check else _held_out(found)
     folder = Path(flags.output) if flags.output else cards.default_folder(flags.workdir, flags.format)
     disk.refuse_nul(folder)
     try:
@@ -133,6 +111,46 @@ class _Files:
         image = read_image(path, **self._found.read_options)
         program.refuse_unfilled(self._found, image.shape[:2], path, "leave it out of --check")
         return self._found.region.geometry.image(image)
+
+
+def _named(found: Detector, given: list[str]) -> tuple[_Files, str]:
+    """The files and folders that a user named to check with, and what they are."""
+    paths, _, _ = prediction_files.walk(given, list_folder, IMAGE_SUFFIXES)
+    return _Files(found, paths), f"images of {', '.join(given)}"
+
+
+def _held_out(found: Detector) -> tuple[Sequence[np.ndarray], str]:
+    """Good images to check with, and what they are; none, and why there are none."""
+    try:
+        fitted, held = _good(found)
+    except UserError as error:
+        return (), f"the training images are not there ({error})"
+    images = _filled(found, held if len(held) else fitted)
+    if not len(images):
+        return (), "no good image has the aspect ratio that the export takes"
+    return images, _HELD_OUT if len(held) else _TRAINED_ON
+
+
+def _calibration(found: Detector) -> np.ndarray:
+    """Training images for int8, uint8 (n, h, w, c).
+
+    Raises:
+      UserError: They are not there, or the detector has a density.
+    """
+    if jax.tree.leaves(found.density):
+        raise UserError(
+            f"int8 would move the features of {found.config.experiment} away from the density that was fitted to them; "
+            "choose another --precision",
+            about="--precision",
+        )
+    try:
+        fitted, _ = _good(found)
+    except UserError as error:
+        raise UserError(
+            f"int8 is calibrated on training images, which are not there ({error}); choose another --precision",
+            about="--precision",
+        ) from error
+    return _filled(found, fitted)
 
 
 def _good(found: Detector) -> tuple[pipeline.Images, pipeline.Images]:

@@ -417,7 +417,7 @@ def test_int8_takes_training_images_and_no_density(workdir, tmp_path, monkeypatc
     [(good, options)] = given
     assert good.shape == (14, SIZE, SIZE, 3) and options == {"format": "openvino", "precision": "int8"}
     monkeypatch.setattr(data, "load", lambda *given, **options: (_ for _ in ()).throw(UserError("gone")))
-    assert "calibrated on training images, and the training images are not there (gone)" in refusal(capsys, *call)
+    assert "calibrated on training images, which are not there (gone)" in refusal(capsys, *call)
 
 
 @pytest.mark.parametrize("kind, extra", [("onnx", "onnx"), ("openvino", "openvino"), ("int8", "int8")])
