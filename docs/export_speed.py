@@ -13,8 +13,6 @@ import functools
 import importlib.util
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxad import detector, export, pytorch_peer, report
+from docs.exports import exported
+from docs.serve_load import predicted
+from jaxad import detector, pytorch_peer, report
 from jaxad.detector import Detector
 from jaxad.errors import UserError, run
 from jaxad.exporting import card as cards
@@ -163,28 +163,15 @@ def measure(found: Detector) -> dict[str, dict]:
     return made
 
 
-def _predicted(workdir: Path, images: Path, *engine: str | Path) -> float:
-    """Images/s of a call of ``jaxad.predict`` with heatmaps, as it says itself: loading and compiling left out."""
-    command = [sys.executable, "-m", "jaxad.predict", "--workdir", workdir, images, *engine]
-    with tempfile.TemporaryDirectory() as output:
-        done = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, text=True, check=True)
-    return float(re.findall(r"([\d.]+) images/s", done.stdout)[-1])  # the last one; others tell of progress
-
-
 def measure_folder(workdir: Path, images: Path) -> dict:
     """Images/s of ``jaxad.predict`` by an export in bfloat16 and without, in turns, and the ratio of the medians."""
     taken = {"export": [], "jaxad": []}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "export"
-        asked = ["--workdir", str(workdir), "--format", "openvino", "--precision", "bfloat16", "--output", str(place)]
-        try:
-            export.main(asked)
-        except SystemExit as status:  # of a check that was not passed
-            if status.code != 1:
-                raise
+        exported(workdir, place, "openvino:bfloat16")
         for _ in range(FOLDER_ROUNDS):
-            taken["export"].append(_predicted(workdir, images, "--engine", "openvino", "--export", place))
-            taken["jaxad"].append(_predicted(workdir, images))
+            taken["export"].append(predicted(workdir, images, "--engine", "openvino", "--export", place))
+            taken["jaxad"].append(predicted(workdir, images))
     medians = {name: float(np.median(values)) for name, values in taken.items()}
     return {"images_per_s": taken, "ratio": medians["export"] / medians["jaxad"]}
 
@@ -197,15 +184,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("images", type=Path, metavar="IMAGES")
     flags = parser.parse_args(argv)
     devices.set_up_process()
-    trained = json.loads((flags.workdir / "provenance.json").read_text())[-1]
+    found, trained = detector.load(flags.workdir), json.loads((flags.workdir / "provenance.json").read_text())[-1]
     made = {
         "command": report.portable(trained["command"]),
         "measured_by": "python -m docs.export_speed WORKDIR FILE.json IMAGES",
         "processors": len(os.sched_getaffinity(0)),
         "computed_in": formats.computes_in("openvino", "bfloat16"),
         **provenance.collect(),
-        "trained_in": detector.load(flags.workdir).config.dtype,
-        "batches": measure(detector.load(flags.workdir)),
+        "trained_in": found.config.dtype,
+        "batches": measure(found),
         "folder": measure_folder(flags.workdir, flags.images),
     }
     made["versions"] |= {name: formats.version(name) for name in ("onnx", "onnxruntime", "openvino", "torch")}

@@ -16,6 +16,17 @@ from jaxad.exporting import formats
 from jaxad.runtime import provenance
 
 
+def exported(workdir: Path, place: Path, kind: str, *options: str) -> None:
+    """Exports a detector to a folder in a ``FORMAT:PRECISION``, whether the check of it is passed or not."""
+    format, precision = kind.split(":")
+    asked = ["--format", format, "--precision", precision, "--output", str(place)]
+    try:
+        export.main(["--workdir", str(workdir), *asked, *options])
+    except SystemExit as status:  # of a check that was not passed, which the tables shall show
+        if status.code != 1:
+            raise
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser("python3 -m docs.exports", description="Checks exports of a detector.")
@@ -38,14 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in flags.kinds:
         format, precision = kind.split(":")
         with tempfile.TemporaryDirectory() as folder:
-            place, asked = Path(folder) / "export", ["--format", format, "--precision", precision]
-            try:
-                export.main(
-                    [*map(str, ["--workdir", flags.workdir, *asked, "--output", place, "--check", flags.images])]
-                )
-            except SystemExit as status:  # of a check that was not passed, which the table shall show
-                if status.code != 1:
-                    raise
+            place = Path(folder) / "export"
+            exported(flags.workdir, place, kind, "--check", flags.images)
             card = json.loads((place / cards.NAME).read_text())
             size = sum((place / name).stat().st_size for name in cards.FILES[format])
         check = {key: value for key, value in card["check"].items() if key != "with"}

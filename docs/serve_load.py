@@ -54,9 +54,9 @@ def images() -> list[tuple[str, bytes]]:
     return made
 
 
-def predicted(workdir: Path, folder: Path) -> float:
-    """Images/s of a call of ``jaxad.predict`` without heatmaps, as it says itself: loading and compiling left out."""
-    command = [sys.executable, "-m", "jaxad.predict", "--workdir", workdir, "--no-heatmaps", folder]
+def predicted(workdir: Path, folder: Path, *options: str | Path) -> float:
+    """Images/s of a call of ``jaxad.predict``, as it says itself: loading and compiling left out."""
+    command = [sys.executable, "-m", "jaxad.predict", "--workdir", workdir, folder, *options]
     with tempfile.TemporaryDirectory() as output:
         done = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, text=True, check=True)
     return float(re.findall(r"([\d.]+) images/s", done.stdout)[-1])  # the last one; others tell of progress
@@ -133,7 +133,7 @@ def measure(workdir: Path, *, clients: int, requests: int, first: int) -> dict:
             name, content = made[number % len(made)]
             (Path(folder) / f"{number:03d}_{name}").write_bytes(content)
         for part in (range(first), *parts):
-            speeds.append(predicted(workdir, Path(folder)))
+            speeds.append(predicted(workdir, Path(folder), "--no-heatmaps"))
             loads.append(os.getloadavg()[0])
             took, own, wrong = send(port, [files[number] for number in part], clients)
             passed.append(took)
@@ -141,7 +141,7 @@ def measure(workdir: Path, *, clients: int, requests: int, first: int) -> dict:
             failed += wrong
             memory.append(resident(process))
             print(f"{len(seconds)} requests, {len(part) / took:.2f} images/s, predict {speeds[-1]:.2f}", flush=True)
-        speeds.append(predicted(workdir, Path(folder)))
+        speeds.append(predicted(workdir, Path(folder), "--no-heatmaps"))
     return {
         "clients": clients,
         "requests": requests,

@@ -73,7 +73,7 @@ def photographs(request, tmp_path_factory):
 
 
 def works(name, root, shape, tmp_path):
-    """Trains, evaluates and predicts; returns the detector."""
+    """Trains, evaluates and predicts; returns the detector and its results."""
     options = {key: value for key, value in (SMALL | METHODS[name]).items()}
     config = load(name, "object" if name != "lite" else "auto", options)
     found = jaxad.train(config, root, tmp_path)
@@ -81,8 +81,6 @@ def works(name, root, shape, tmp_path):
     results = evaluate.evaluate(found, tmp_path)
     assert results["counts"] == {"good": 4, "defective": 3, "with_mask": 3}
     assert results["pixel"]["auroc"] is not None
-    if name in ("baseline_mean", "lite", "lite_nsa"):
-        assert results["pixel"]["auroc"] > 0.9
     assert command(predict.main, root / "test", "--workdir", tmp_path, "--maps", "npy") == 0
     folder = tmp_path / "predictions"
     for path in (folder / "maps").iterdir():
@@ -90,15 +88,17 @@ def works(name, root, shape, tmp_path):
         assert np.load(path).shape == its and np.isfinite(np.load(path)).all()
         with Image.open(folder / "heatmaps" / f"{path.stem}.jpg") as heatmap:
             assert heatmap.size == tuple(side * min(1, predict.SIDE / max(its)) for side in its[::-1])
-    return found
+    return found, results
 
 
+LOCATES = ("baseline_mean", "lite", "lite_nsa")  # without a long training
 SLOW = ("cutpaste_3way", "cutpaste_patch", "dla", "lite_nsa")  # to compile for eight devices
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_every_method_keeps_the_aspect_ratio(name, root, tmp_path, capsys):
-    found = works(name, root, (HEIGHT, WIDTH), tmp_path)
+    found, results = works(name, root, (HEIGHT, WIDTH), tmp_path)
+    assert name not in LOCATES or results["pixel"]["auroc"] > 0.95
     assert found.region.size == (64, 160)  # 64 * 256 / 96 is 171, and 32 is a step
     assert "images are 160 x 64 pixels" in capsys.readouterr().out
 
@@ -107,7 +107,8 @@ def test_every_method_keeps_the_aspect_ratio(name, root, tmp_path, capsys):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_images_as_cameras_make_them(name, photographs, tmp_path):
     root, (height, width) = photographs
-    found = works(name, root, (height, width), tmp_path)
+    found, results = works(name, root, (height, width), tmp_path)
+    assert name not in LOCATES or results["pixel"]["auroc"] > 0.9  # 64 x 96 pixels leave few positions
     assert found.region.size[0] == 64 and abs(found.region.size[1] - 64 * width / height) <= 16
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxad.detector import Detector
 from jaxad.errors import UserError
 from jaxad.exporting import card as cards
-from jaxad.exporting import program
+from jaxad.exporting import program, quantization
 from jaxad.runtime import disk
 
 _LARGEST = 2**31 - 2**20  # bytes of a model in a file of ONNX, whose lengths are numbers of 32 bits
@@ -100,8 +100,6 @@ def _onnx(found: Detector, *, half: bool) -> bytes:
 
 def _write_openvino(model: bytes, path: Path, precision: str, good: Sequence[np.ndarray] | None) -> None:
     import openvino
-
-    from jaxad.exporting import quantization
 
     converted = openvino.Core().read_model(model=model)
     if precision == "int8":

@@ -275,7 +275,7 @@ def gaussian_score(density: Gaussian | LowRankGaussian | dict, features: jax.Arr
     density = _record(density, Gaussian, LowRankGaussian)
 
     def whitened(mean, whitening, x):
-        # In this order: with x on the left, XLA's batched product on a CPU takes seven times as long.
+        # In this order: with x on the left, XLA's batched product on a CPU can take several times as long.
         return 0.5 * ((whitening @ (x - mean).T) ** 2).sum(axis=0)
 
     def low_rank(mean, basis, precision_root, floor_root, x):
